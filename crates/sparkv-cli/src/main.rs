@@ -1,0 +1,2 @@
+//! The `sparkv` binary. (Being written.)
+fn main() {}

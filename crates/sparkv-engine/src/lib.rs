@@ -1,0 +1,1 @@
+//! Requests in, events out. (Being written; the surface below is settled.)

@@ -1,0 +1,1 @@
+//! Cache row formats and attention kernels. (Being written.)

@@ -1,0 +1,434 @@
+//! What a request may ask of its KV cache, and the checked form of it.
+//!
+//! [`KvOptions`] is the wire form: the `kv_cache` object of a request body, the tables of the TOML file and
+//! the argument of `--kv` all parse into it. [`Presets::resolve`] turns it into a [`KvChoice`], the only way
+//! to obtain [`KvSettings`]: settings that exist are valid.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::budget::Budget;
+
+/// Tokens that leave the recent tail are packed in blocks of this many.
+pub const PACK_BLOCK: usize = 32;
+
+/// Length of the observation window and of the dense recent tail, if nothing else is asked.
+pub const DEFAULT_WINDOW: usize = 32;
+
+/// The longest window a request may ask for: window queries are held in f32 during the prompt.
+pub const MAX_WINDOW: usize = 1024;
+
+/// First tokens of a sequence that are never evicted or pruned (attention sinks), if nothing else is asked.
+pub const DEFAULT_SINKS: usize = 4;
+
+/// The preset that holds when nothing is set: an uncompressed f16 cache.
+pub const EXACT: &str = "exact";
+
+/// The preset name reported for settings that were spelled out.
+pub const CUSTOM: &str = "custom";
+
+/// Presets built into the library, in TOML; each is explained in place.
+const BUILT_IN_PRESETS: &str = include_str!("presets.toml");
+
+/// A setting that cannot be honoured.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{param}: {message}")]
+pub struct SettingsError {
+    /// Path of the offending field below `kv_cache`, e.g. `pruning.key_ratio`.
+    pub param: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl SettingsError {
+    pub(crate) fn new(param: &str, message: impl Into<String>) -> Self {
+        Self { param: param.to_owned(), message: message.into() }
+    }
+}
+
+/// Storage of the values that are kept: of the pruned rows' kept channels, or of the whole dense cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 4 bytes a value; for exactness tests.
+    F32,
+    /// 2 bytes a value.
+    F16,
+    /// 1 byte a value and one f16 scale a row.
+    Int8,
+}
+
+/// Which tokens stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvictionPolicy {
+    /// Every token stays.
+    None,
+    /// Attention sinks and the most recent tokens stay (StreamingLLM); holds while generating, too.
+    Streaming,
+    /// Tokens that the prompt's last queries attend to stay (SnapKV); applies to the prompt.
+    #[serde(rename = "snapkv")]
+    SnapKv,
+}
+
+/// How the query energy of a channel is combined over the query heads of one KV head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QueryStatistic {
+    /// Root of the sum of squares over group and window: heads cannot cancel.
+    #[default]
+    Rms,
+    /// L2 norm over the window of the group's mean query, as in the authors' code.
+    Mean,
+}
+
+/// Wire form of `kv_cache.eviction`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvictionOptions {
+    /// Which tokens stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<EvictionPolicy>,
+    /// Tokens kept, of the prompt (snapkv) or at any time (streaming), sinks and window included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<usize>,
+    /// Tokens kept as a share of the prompt, in (0, 1].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_ratio: Option<f64>,
+}
+
+/// Wire form of `kv_cache.pruning`: the share of channels pruned from every token's row, in [0, 1).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PruningOptions {
+    /// Share of key channels pruned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_ratio: Option<f64>,
+    /// Share of value channels pruned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_ratio: Option<f64>,
+    /// How query energy is combined over a group of query heads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_statistic: Option<QueryStatistic>,
+}
+
+/// Wire form of the `kv_cache` object. Fields that are set override those of the named preset.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KvOptions {
+    /// A preset to start from; `exact` if nothing is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
+    /// What the cache may cost: a share of the dense f16 bytes (`"25%"`) or bytes (`67108864`, `"64MiB"`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
+    /// Which tokens stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eviction: Option<EvictionOptions>,
+    /// Which channels stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pruning: Option<PruningOptions>,
+    /// How kept values are stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<Precision>,
+    /// Tokens of the observation window, and of the recent tail that stays dense.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
+    /// First tokens that are never evicted or pruned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sinks: Option<usize>,
+}
+
+/// How many tokens an eviction policy keeps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Keep {
+    /// At most this many.
+    Tokens(usize),
+    /// This share of the prompt, in (0, 1].
+    Ratio(f64),
+}
+
+impl Keep {
+    /// Tokens kept of a prompt of `prompt_tokens`; never fewer than `floor`.
+    pub fn tokens(self, prompt_tokens: usize, floor: usize) -> usize {
+        match self {
+            Keep::Tokens(tokens) => tokens,
+            Keep::Ratio(ratio) => ((ratio * prompt_tokens as f64).ceil() as usize).max(floor),
+        }
+    }
+}
+
+/// Which tokens stay; the checked form of [`EvictionOptions`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Eviction {
+    /// Every token stays.
+    None,
+    /// Sinks and the most recent tokens.
+    Streaming(Keep),
+    /// The prompt's tokens with the largest attention from the observation window.
+    SnapKv(Keep),
+}
+
+/// Checked settings of one sequence's cache. Made by [`Presets::resolve`] alone, so never invalid.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KvSettings {
+    pub(crate) preset: String,
+    pub(crate) eviction: Eviction,
+    pub(crate) key_ratio: f64,
+    pub(crate) value_ratio: f64,
+    pub(crate) query_statistic: QueryStatistic,
+    pub(crate) precision: Precision,
+    pub(crate) window: usize,
+    pub(crate) sinks: usize,
+}
+
+impl KvSettings {
+    /// The uncompressed f16 cache.
+    pub fn exact() -> Self {
+        Self {
+            preset: EXACT.to_owned(),
+            eviction: Eviction::None,
+            key_ratio: 0.0,
+            value_ratio: 0.0,
+            query_statistic: QueryStatistic::default(),
+            precision: Precision::F16,
+            window: DEFAULT_WINDOW,
+            sinks: DEFAULT_SINKS,
+        }
+    }
+
+    /// Name of the preset these are, or `custom`.
+    pub fn preset(&self) -> &str {
+        &self.preset
+    }
+
+    /// Which tokens stay.
+    pub fn eviction(&self) -> Eviction {
+        self.eviction
+    }
+
+    /// Share of key channels pruned, in [0, 1).
+    pub fn key_ratio(&self) -> f64 {
+        self.key_ratio
+    }
+
+    /// Share of value channels pruned, in [0, 1).
+    pub fn value_ratio(&self) -> f64 {
+        self.value_ratio
+    }
+
+    /// How kept values are stored.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Tokens of the observation window and of the recent dense tail.
+    pub fn window(&self) -> usize {
+        self.window
+    }
+
+    /// First tokens that are never evicted or pruned.
+    pub fn sinks(&self) -> usize {
+        self.sinks
+    }
+
+    /// Whether rows are stored in another form than the prompt computes them in, so that a dense tail is held.
+    pub fn is_packed(&self) -> bool {
+        self.key_ratio > 0.0 || self.value_ratio > 0.0 || self.precision == Precision::Int8
+    }
+
+    /// The fewest tokens a budget can hold: sinks, the window and, where rows are packed, the block that
+    /// fills up behind the window.
+    pub fn min_tokens(&self) -> usize {
+        self.sinks + self.window + if self.is_packed() { PACK_BLOCK } else { 0 }
+    }
+}
+
+/// What a request asked for, checked: settings, or a budget that picks settings once the prompt is known.
+#[derive(Debug, Clone, PartialEq)]
+pub enum KvChoice {
+    /// Settings spelled out or named.
+    Fixed(KvSettings),
+    /// The best settings within these bytes.
+    Budget(Budget),
+}
+
+impl Default for KvChoice {
+    fn default() -> Self {
+        KvChoice::Fixed(KvSettings::exact())
+    }
+}
+
+/// Named settings: the built-in ones and those of the configuration file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Presets {
+    options: BTreeMap<String, KvOptions>,
+}
+
+impl Presets {
+    /// The presets exact, quality, balanced and aggressive (`presets.toml`).
+    ///
+    /// # Errors
+    /// Never, unless the built-in file is broken, which a test excludes.
+    pub fn built_in() -> Result<Self, SettingsError> {
+        let options: BTreeMap<String, KvOptions> =
+            toml::from_str(BUILT_IN_PRESETS).map_err(|e| SettingsError::new("presets", e.to_string()))?;
+        Self { options: BTreeMap::new() }.with(options)
+    }
+
+    /// Adds `presets`, which replace those of the same name.
+    ///
+    /// # Errors
+    /// If one of them is invalid, names another preset, or redefines `exact`.
+    pub fn with(mut self, presets: BTreeMap<String, KvOptions>) -> Result<Self, SettingsError> {
+        for (name, options) in presets {
+            let param = format!("presets.{name}");
+            if name == CUSTOM || (name == EXACT && self.options.contains_key(EXACT)) {
+                return Err(SettingsError::new(&param, "this name is taken"));
+            }
+            if options.preset.is_some() {
+                return Err(SettingsError::new(&param, "a preset cannot start from another preset"));
+            }
+            check(name.clone(), &options)
+                .map_err(|e| SettingsError::new(&format!("{param}.{}", e.param), e.message))?;
+            self.options.insert(name, options);
+        }
+        Ok(self)
+    }
+
+    /// Names and options of all presets, in alphabetical order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &KvOptions)> {
+        self.options.iter().map(|(name, options)| (name.as_str(), options))
+    }
+
+    /// Checks `options` and fills them up from their preset.
+    ///
+    /// # Errors
+    /// An unknown preset, a ratio outside its range, a budget below the window, or fields that exclude one
+    /// another; `param` names the field.
+    pub fn resolve(&self, options: &KvOptions) -> Result<KvChoice, SettingsError> {
+        let name = options.preset.as_deref().unwrap_or(EXACT);
+        let base = self.options.get(name).ok_or_else(|| {
+            let known: Vec<&str> = self.options.keys().map(String::as_str).collect();
+            SettingsError::new("preset", format!("no preset `{name}`; there are {}", known.join(", ")))
+        })?;
+        let spelled_out = KvOptions { preset: None, ..options.clone() };
+        if spelled_out == KvOptions::default() {
+            return check(name.to_owned(), base);
+        }
+        if let Some(budget) = options.budget {
+            let only_budget = KvOptions { budget: Some(budget), ..KvOptions::default() };
+            if *options != only_budget {
+                return Err(SettingsError::new("budget", "a budget picks all other settings; set it alone"));
+            }
+            return check(CUSTOM.to_owned(), options);
+        }
+        check(CUSTOM.to_owned(), &merge(base, spelled_out))
+    }
+}
+
+/// `over` where it is set, `base` elsewhere, field by field. Merging is by leaf, so a request can change one
+/// ratio of a preset.
+fn merge(base: &KvOptions, over: KvOptions) -> KvOptions {
+    let eviction = match (base.eviction.clone(), over.eviction) {
+        // Another policy, or another bound, replaces the bound of the preset.
+        (Some(base), Some(over)) => {
+            let same_policy = over.policy.is_none() || over.policy == base.policy;
+            let bounded = over.max_tokens.is_some() || over.keep_ratio.is_some();
+            let inherited = if same_policy && !bounded { base.clone() } else { EvictionOptions::default() };
+            Some(EvictionOptions {
+                policy: over.policy.or(base.policy),
+                max_tokens: over.max_tokens.or(inherited.max_tokens),
+                keep_ratio: over.keep_ratio.or(inherited.keep_ratio),
+            })
+        }
+        (base, over) => over.or(base),
+    };
+    let pruning = match (base.pruning.clone(), over.pruning) {
+        (Some(base), Some(over)) => Some(PruningOptions {
+            key_ratio: over.key_ratio.or(base.key_ratio),
+            value_ratio: over.value_ratio.or(base.value_ratio),
+            query_statistic: over.query_statistic.or(base.query_statistic),
+        }),
+        (base, over) => over.or(base),
+    };
+    KvOptions {
+        preset: None,
+        budget: over.budget.or(base.budget),
+        eviction,
+        pruning,
+        precision: over.precision.or(base.precision),
+        window: over.window.or(base.window),
+        sinks: over.sinks.or(base.sinks),
+    }
+}
+
+/// The one place where settings are validated.
+fn check(preset: String, options: &KvOptions) -> Result<KvChoice, SettingsError> {
+    if let Some(budget) = options.budget {
+        return Ok(KvChoice::Budget(budget));
+    }
+    let pruning = options.pruning.clone().unwrap_or_default();
+    let mut settings = KvSettings {
+        preset,
+        eviction: Eviction::None,
+        key_ratio: prune_ratio("pruning.key_ratio", pruning.key_ratio)?,
+        value_ratio: prune_ratio("pruning.value_ratio", pruning.value_ratio)?,
+        query_statistic: pruning.query_statistic.unwrap_or_default(),
+        precision: options.precision.unwrap_or(Precision::F16),
+        window: options.window.unwrap_or(DEFAULT_WINDOW),
+        sinks: options.sinks.unwrap_or(DEFAULT_SINKS),
+    };
+    if settings.window == 0 || settings.window > MAX_WINDOW {
+        return Err(SettingsError::new("window", format!("must be between 1 and {MAX_WINDOW}")));
+    }
+    if settings.sinks > MAX_WINDOW {
+        return Err(SettingsError::new("sinks", format!("must be at most {MAX_WINDOW}")));
+    }
+    settings.eviction = check_eviction(options.eviction.as_ref(), settings.min_tokens())?;
+    Ok(KvChoice::Fixed(settings))
+}
+
+fn prune_ratio(param: &str, ratio: Option<f64>) -> Result<f64, SettingsError> {
+    let ratio = ratio.unwrap_or(0.0);
+    if (0.0..1.0).contains(&ratio) {
+        Ok(ratio)
+    } else {
+        Err(SettingsError::new(param, format!("must be at least 0 and below 1, got {ratio}")))
+    }
+}
+
+/// `min_tokens`: what [`KvSettings::min_tokens`] says of the other settings.
+fn check_eviction(options: Option<&EvictionOptions>, min_tokens: usize) -> Result<Eviction, SettingsError> {
+    let options = options.cloned().unwrap_or_default();
+    let bound = match (options.max_tokens, options.keep_ratio) {
+        (Some(_), Some(_)) => {
+            return Err(SettingsError::new("eviction", "set max_tokens or keep_ratio, not both"));
+        }
+        (Some(tokens), None) if tokens < min_tokens => {
+            return Err(SettingsError::new(
+                "eviction.max_tokens",
+                format!("{tokens} is below {min_tokens}, the tokens that stay whatever happens (sinks, window, unpacked block)"),
+            ));
+        }
+        (Some(tokens), None) => Some(Keep::Tokens(tokens)),
+        (None, Some(ratio)) if ratio > 0.0 && ratio <= 1.0 => Some(Keep::Ratio(ratio)),
+        (None, Some(ratio)) => {
+            return Err(SettingsError::new(
+                "eviction.keep_ratio",
+                format!("must be above 0 and at most 1, got {ratio}"),
+            ));
+        }
+        (None, None) => None,
+    };
+    match (options.policy.unwrap_or(EvictionPolicy::None), bound) {
+        (EvictionPolicy::None, None) => Ok(Eviction::None),
+        (EvictionPolicy::None, Some(_)) => {
+            Err(SettingsError::new("eviction.policy", "a bound needs a policy: streaming or snapkv"))
+        }
+        (_, None) => Err(SettingsError::new("eviction", "this policy needs max_tokens or keep_ratio")),
+        (EvictionPolicy::Streaming, Some(keep)) => Ok(Eviction::Streaming(keep)),
+        (EvictionPolicy::SnapKv, Some(keep)) => Ok(Eviction::SnapKv(keep)),
+    }
+}
