@@ -110,6 +110,22 @@ fn rung((precision, ratio): (Precision, f64), eviction: Eviction) -> KvSettings 
     }
 }
 
+impl KvSettings {
+    /// Bytes that the cache of a sequence holds under these settings once `new_tokens` followed a prompt of
+    /// `prompt_tokens`. Exact, not an estimate.
+    ///
+    /// # Errors
+    /// If the shape cannot take the settings.
+    pub fn cache_bytes(
+        &self,
+        shape: &KvShape,
+        prompt_tokens: usize,
+        new_tokens: usize,
+    ) -> Result<u64, SettingsError> {
+        Ok(CachePlan::new(*shape, None, self, prompt_tokens)?.bytes_after(new_tokens))
+    }
+}
+
 impl KvChoice {
     /// The settings for a prompt of `prompt_tokens` followed by at most `new_tokens`: those that were asked
     /// for, or the most faithful ones of which the cache stays within the budget. A share is one of the
@@ -131,9 +147,7 @@ impl KvChoice {
             return Ok(rung(LADDER[0], Eviction::None));
         }
         let budget = budget.bytes(shape.dense_bytes(prompt_tokens + new_tokens));
-        let cost = |settings: &KvSettings| -> Result<u64, SettingsError> {
-            Ok(CachePlan::new(*shape, None, settings, prompt_tokens)?.bytes_after(new_tokens))
-        };
+        let cost = |settings: &KvSettings| settings.cache_bytes(shape, prompt_tokens, new_tokens);
         for step in LADDER {
             let settings = rung(step, Eviction::None);
             if cost(&settings)? <= budget {

@@ -181,3 +181,153 @@ fn largest(mass: &[f32], candidates: std::ops::Range<usize>, count: usize) -> Ve
     }
     indices
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use candle_core::{Device, Tensor, safetensors};
+
+    use super::*;
+    use crate::plan::KvShape;
+    use crate::settings::{KvChoice, KvSettings, Presets};
+
+    fn settings(json: &str) -> KvSettings {
+        let options = serde_json::from_str(json).unwrap();
+        match Presets::built_in().unwrap().resolve(&options).unwrap() {
+            KvChoice::Fixed(settings) => settings,
+            KvChoice::Budget(budget) => panic!("{budget} is a budget"),
+        }
+    }
+
+    /// Material that is not part of the repository; its absence is an error on CI only.
+    fn shared(file: &str) -> Option<PathBuf> {
+        let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
+        let path = std::env::var_os("SPARKV_SHARED").map_or(default, PathBuf::from).join(file);
+        if path.exists() {
+            return Some(path);
+        }
+        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{} is missing", path.display());
+        eprintln!("skipped: {} is missing", path.display());
+        None
+    }
+
+    fn rows(tensor: &Tensor) -> Vec<Vec<f32>> {
+        tensor.to_vec2().unwrap()
+    }
+
+    /// The tokens of `head` as attention sees them, keys back in their own domain.
+    fn recovered_keys(head: &HeadCache) -> Vec<Vec<f32>> {
+        let scaling = head.key_scaling.as_deref();
+        let mut keys = Vec::new();
+        for (store, scaled) in [(&head.sinks, false), (&head.prefix, true), (&head.tail, false)] {
+            store.keys.for_each(|_, key| {
+                let factors = scaling.filter(|_| scaled);
+                let unscale = |(channel, k): (usize, &f32)| k / factors.map_or(1.0, |f| f[channel]);
+                keys.push(key.iter().enumerate().map(unscale).collect());
+            });
+        }
+        keys
+    }
+
+    /// Selection and recovery against the outputs of the SparK authors' reference code.
+    #[test]
+    fn keys_are_recovered_as_by_the_authors() {
+        let Some(path) = shared("data/spark_reference.safetensors") else { return };
+        let tensors = safetensors::load(path, &Device::Cpu).unwrap();
+        for (head_dim, percent) in [(64, 50), (64, 75), (64, 80), (128, 50), (128, 75), (128, 80)] {
+            let tensor = |name: &str| tensors[&format!("d{head_dim}.{name}")].clone();
+            let (queries, keys) = (tensor("q_window"), tensor("k"));
+            let expected = tensor(&format!("r{percent}.k_recovered"));
+            let (kv_heads, tokens, _) = keys.dims3().unwrap();
+            let (query_heads, slots, _) = queries.dims3().unwrap();
+            let shape = KvShape { layers: 1, query_heads, kv_heads, head_dim };
+            let settings = settings(&format!(
+                r#"{{"pruning": {{"key_ratio": 0.{percent}, "query_statistic": "mean"}},
+                    "precision": "f32", "window": {slots}, "sinks": 0}}"#
+            ));
+            let plan = CachePlan::new(shape, None, &settings, tokens + slots).unwrap();
+            let mut window = ObservationWindow::new(slots, query_heads, head_dim);
+            let by_position = queries.transpose(0, 1).unwrap().contiguous().unwrap();
+            window.push(&by_position.flatten_all().unwrap().to_vec1::<f32>().unwrap(), 1.0);
+            for kv_head in 0..kv_heads {
+                let mut head = HeadCache::new(&plan);
+                let zeros = vec![0.0; head_dim];
+                for key in rows(&keys.get(kv_head).unwrap()) {
+                    head.append(&plan, &key, &zeros);
+                }
+                // The recent window stays dense; the reference prunes every token it is given.
+                (0..slots).for_each(|_| head.append(&plan, &zeros, &zeros));
+                head.compress(&plan, kv_head, Some(&window));
+                let recovered = recovered_keys(&head);
+                let expected = rows(&expected.get(kv_head).unwrap());
+                let worst = recovered
+                    .iter()
+                    .flatten()
+                    .zip(expected.iter().flatten())
+                    .map(|(ours, theirs)| (ours - theirs).abs())
+                    .fold(0.0, f32::max);
+                assert_eq!(recovered.len(), tokens + slots);
+                assert!(worst < 1e-5, "D {head_dim}, ratio .{percent}: off by {worst}");
+            }
+        }
+    }
+
+    fn filled(plan: &CachePlan, tokens: usize) -> HeadCache {
+        let mut head = HeadCache::new(plan);
+        head.reserve_prompt(tokens);
+        for token in 0..tokens {
+            head.append(plan, &[token as f32; 8], &[token as f32; 8]);
+        }
+        head
+    }
+
+    fn plan(json: &str, prompt_tokens: usize) -> CachePlan {
+        let shape = KvShape { layers: 1, query_heads: 1, kv_heads: 1, head_dim: 8 };
+        CachePlan::new(shape, None, &settings(json), prompt_tokens).unwrap()
+    }
+
+    /// First channel of the stored keys: the number of the token.
+    fn tokens(head: &HeadCache) -> Vec<usize> {
+        recovered_keys(head).into_iter().map(|key| key[0] as usize).collect()
+    }
+
+    #[test]
+    fn streaming_keeps_sinks_and_the_most_recent_while_generating() {
+        let json = r#"{"eviction": {"policy": "streaming", "max_tokens": 80}, "window": 16}"#;
+        let plan = plan(json, 200);
+        let mut head = filled(&plan, 200);
+        head.compress(&plan, 0, None);
+        for token in 200..500 {
+            head.append(&plan, &[token as f32; 8], &[token as f32; 8]);
+            head.settle(&plan);
+            let mut stored = tokens(&head);
+            // The prefix is a ring: its order is not that of time.
+            stored.sort_unstable();
+            let recent = token + 1 - (stored.len() - 4)..token + 1;
+            assert_eq!(stored, (0..4).chain(recent).collect::<Vec<_>>());
+            assert!((80 - PACK_BLOCK..=80).contains(&stored.len()));
+        }
+    }
+
+    #[test]
+    fn snapkv_keeps_what_the_window_attends_to() {
+        let json = r#"{"eviction": {"policy": "snapkv", "max_tokens": 20}, "window": 4, "sinks": 2}"#;
+        let plan = plan(json, 100);
+        let mut head = HeadCache::new(&plan);
+        let mut window = ObservationWindow::new(4, 1, 8);
+        for token in 0..100 {
+            let mut key = [0.0; 8];
+            key[0] = token as f32;
+            key[1] = if token == 50 { 1.0 } else { 0.0 };
+            head.append(&plan, &key, &[0.0; 8]);
+            window.push(&[0.0, 20.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 1.0);
+        }
+        head.compress(&plan, 0, Some(&window));
+        let stored = tokens(&head);
+        assert_eq!(stored.len(), 20);
+        // Sinks, the pooled neighbourhood of the attended token, the window; the rest are ties, the earliest.
+        let expected: Vec<usize> = (0..11).chain(48..53).chain(96..100).collect();
+        assert_eq!(stored, expected);
+    }
+}
