@@ -15,6 +15,10 @@ const STEPS: usize = 12;
 /// Both compute in f32, in another order; logits are of the order of 1.
 const TOLERANCE: f32 = 2e-4;
 
+/// Activations are rounded to 8 bits on the way into quantized matrices. A last bit of difference may round
+/// one of them the other way, which further layers amplify: one layer, logits of the order of 10.
+const TOLERANCE_QUANTIZED: f32 = 5e-2;
+
 fn load(config: &Value, weights: &Weights) -> Decoder {
     let folder = tempfile::tempdir().unwrap();
     write_folder(folder.path(), config, weights);
@@ -161,15 +165,15 @@ fn gguf_in_every_supported_type() {
     for dtype in [GgmlDType::F32, GgmlDType::F16] {
         compare_with_quantized_llama(json!({}), dtype, TOLERANCE);
     }
-    // Activations are quantized on the way into these; the last bits decide where one is rounded to.
     for dtype in [GgmlDType::Q8_0, GgmlDType::Q4K, GgmlDType::Q6K] {
-        let wide = json!({"hidden_size": 256, "intermediate_size": 512});
-        compare_with_quantized_llama(wide, dtype, 5e-2);
+        let wide = json!({"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1});
+        compare_with_quantized_llama(wide, dtype, TOLERANCE_QUANTIZED);
     }
 }
 
 #[test]
 fn gguf_with_tied_embeddings() {
     compare_with_quantized_llama(json!({"tie_word_embeddings": true}), GgmlDType::F32, TOLERANCE);
-    compare_with_quantized_llama(json!({"tie_word_embeddings": true}), GgmlDType::Q8_0, 5e-2);
+    let one_layer = json!({"tie_word_embeddings": true, "num_hidden_layers": 1});
+    compare_with_quantized_llama(one_layer, GgmlDType::Q8_0, TOLERANCE_QUANTIZED);
 }
