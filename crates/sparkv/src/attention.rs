@@ -12,6 +12,9 @@ use crate::cache::LayerCache;
 /// query heads of its group.
 const TILE_TOKENS: usize = 16;
 
+/// Multiplications below which a second thread costs more than it brings: some ten microseconds of work.
+const SERIAL_WORK: usize = 1 << 17;
+
 /// What attention needs to know of the model.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionConfig {
@@ -149,7 +152,10 @@ fn attend_spans(config: &AttentionConfig, qkv: Qkv<'_>, spans: &mut [Span<'_>], 
         work.push((&mut *span.cache, qkv.slice(config, start..start + span.tokens), rows));
         start += span.tokens;
     }
-    work.into_par_iter().for_each(|(cache, qkv, out)| attend_span(config, qkv, cache, out));
+    match work.as_mut_slice() {
+        [(cache, qkv, out)] => attend_span(config, *qkv, cache, out),
+        _ => work.into_par_iter().for_each(|(cache, qkv, out)| attend_span(config, qkv, cache, out)),
+    }
 }
 
 /// One span, in pieces after which the tail has to be packed. The pieces end at the same tokens however
@@ -178,12 +184,15 @@ fn attend_piece(config: &AttentionConfig, q: &[f32], cache: &LayerCache, out: &m
         })
         .collect();
     let group_row = config.group() * config.head_dim;
-    let results: Vec<Vec<f32>> = tiles
-        .par_iter()
-        .map_init(TileScratch::default, |scratch, (kv_head, range)| {
-            attend_one(config, q, cache, (*kv_head, range.clone()), scratch)
-        })
-        .collect();
+    let compute = |scratch: &mut TileScratch, tile: &(usize, Range<usize>)| {
+        attend_one(config, q, cache, tile.clone(), scratch)
+    };
+    let results: Vec<Vec<f32>> = if q.len() * cache.kept_tokens() < SERIAL_WORK {
+        let mut scratch = TileScratch::default();
+        tiles.iter().map(|tile| compute(&mut scratch, tile)).collect()
+    } else {
+        tiles.par_iter().map_init(TileScratch::default, compute).collect()
+    };
     for ((kv_head, range), result) in tiles.into_iter().zip(results) {
         for (token, heads) in range.zip(result.chunks_exact(group_row)) {
             let start = token * config.query_row() + kv_head * group_row;

@@ -11,6 +11,9 @@ use crate::plan::{CachePlan, KvShape};
 use crate::settings::{KvSettings, SettingsError};
 use crate::window::ObservationWindow;
 
+/// Keys below which a second thread costs more than it brings: some ten microseconds of work.
+const SERIAL_VALUES: usize = 1 << 14;
+
 /// What a sequence's cache costs, as counted, at some moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KvUsage {
@@ -154,12 +157,17 @@ impl LayerCache {
         }
         let head_dim = plan.shape.head_dim;
         let row_len = plan.shape.kv_heads * head_dim;
-        self.heads.par_iter_mut().enumerate().for_each(|(kv_head, head)| {
+        let append = |(kv_head, head): (usize, &mut HeadCache)| {
             let channels = kv_head * head_dim..(kv_head + 1) * head_dim;
             for (key, value) in keys.chunks_exact(row_len).zip(values.chunks_exact(row_len)) {
                 head.append(&plan, &key[channels.clone()], &value[channels.clone()]);
             }
-        });
+        };
+        if keys.len() < SERIAL_VALUES {
+            self.heads.iter_mut().enumerate().for_each(append);
+        } else {
+            self.heads.par_iter_mut().enumerate().for_each(append);
+        }
         self.len += keys.len() / row_len;
     }
 
