@@ -52,6 +52,7 @@ impl Detokenizer {
 
     /// Takes a token; returns the text that it completes, which may be empty.
     pub(super) fn push(&mut self, id: u32) -> tokenizers::Result<String> {
+        // It would only make the window longer.
         if self.model.is_silent(id) {
             return Ok(String::new());
         }
@@ -105,7 +106,7 @@ mod tests {
         let mut pieces: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).to_vec();
         pieces.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));
         let words =
-            ["\u{2581}", "a", "b", "c", "\u{e9}", "\u{2581}a", "bc", "\u{2581}\u{2581}", "\u{2581}abc"];
+            ["", "\u{2581}", "a", "b", "c", "\u{e9}", "\u{2581}a", "bc", "\u{2581}\u{2581}", "\u{2581}abc"];
         pieces.extend(words.map(String::from));
         let vocab: serde_json::Map<String, Value> = pieces.into_iter().zip((0..).map(Value::from)).collect();
         let merges = json!([["\u{2581}", "a"], ["b", "c"], ["\u{2581}", "\u{2581}"], ["\u{2581}a", "bc"]]);
@@ -170,6 +171,20 @@ mod tests {
         assert_eq!(stream(&model, &[1], &[word]), ["abc", ""], "begin-of-sequence is not text");
         assert_eq!(stream(&model, &[], &[word, 2, word]), ["abc", "", " abc", ""], "a special token between");
         assert_eq!(stream(&model, &[], &[word, space, word]), ["abc", " ", " abc", ""]);
+    }
+
+    #[test]
+    fn tokens_without_text_change_nothing() {
+        let tokenizer = sentencepiece();
+        let model = model(tokenizer.clone());
+        let word = tokenizer.token_to_id("\u{2581}abc").unwrap();
+        let empty = tokenizer.token_to_id("").unwrap();
+        assert_eq!(stream(&model, &[], &[word, empty, word]), ["abc", "", " abc", ""]);
+        let mut detokenizer = Detokenizer::after(model, &[]).unwrap();
+        for id in [word].into_iter().chain([2; 100]).chain([9999; 100]) {
+            detokenizer.push(id).unwrap();
+        }
+        assert_eq!(detokenizer.window, [word], "the window grows");
     }
 
     #[test]

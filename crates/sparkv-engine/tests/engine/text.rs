@@ -4,6 +4,10 @@ use sparkv_engine::{
     TextModel, Usage,
 };
 use sparkv_models::fake::{self, BYTE_OFFSET, FakeConfig, FakeModel, Probe};
+use tokenizers::{
+    DecoderWrapper, Tokenizer,
+    decoders::{sequence::Sequence, strip::Strip},
+};
 use tokio_stream::StreamExt;
 
 use crate::support::{config, eventually};
@@ -12,8 +16,12 @@ use crate::support::{config, eventually};
 const PROMPT: &str = "Dear reader";
 
 fn start(fake: &FakeConfig, template: Option<&str>) -> (TextEngine, Probe) {
+    start_with(fake, template, fake::tokenizer().unwrap())
+}
+
+fn start_with(fake: &FakeConfig, template: Option<&str>, tokenizer: Tokenizer) -> (TextEngine, Probe) {
     let (model, probe) = FakeModel::new(fake.clone());
-    let text = TextModel::new(fake::tokenizer().unwrap(), template, Some("<s>"), Some("</s>")).unwrap();
+    let text = TextModel::new(tokenizer, template, Some("<s>"), Some("</s>")).unwrap();
     (TextEngine::start(model, text, config(4)).unwrap(), probe)
 }
 
@@ -193,6 +201,36 @@ fn bytes_that_are_no_text_do_no_harm() {
     let answer = run(&engine, text_request(PROMPT, 90));
     assert_eq!(answer.token_ids, expected(&fake, PROMPT, 90));
     assert!(answer.text().contains('\u{fffd}'));
+}
+
+/// A model that says one byte for ever.
+fn says_only(byte: u8) -> FakeConfig {
+    let id = BYTE_OFFSET + u32::from(byte);
+    FakeConfig { says: id..id + 1, eos_token_id: id, ..FakeConfig::default() }
+}
+
+#[test]
+fn an_unfinished_character_is_replaced_at_the_end() {
+    let (engine, _) = start(&says_only(0xe2), None);
+    let answer = run(&engine, text_request(PROMPT, 3));
+    assert_eq!(answer.pieces, ["\u{fffd}\u{fffd}\u{fffd}"]);
+    // Held back text can complete a stop string, too.
+    let stop = vec!["\u{fffd}\u{fffd}".to_owned()];
+    let answer = run(&engine, GenerateRequest { stop, ..text_request(PROMPT, 3) });
+    assert_eq!((answer.text(), answer.reason), (String::new(), FinishReason::Stop));
+}
+
+#[test]
+fn a_completion_keeps_its_leading_space_and_an_answer_does_not() {
+    // Like sentencepiece's, this decoder drops the first space of what it is given.
+    let mut tokenizer = fake::tokenizer().unwrap();
+    let byte_level = tokenizer.get_decoder().unwrap().clone();
+    let strip = Strip::new(' ', 1, 0).into();
+    tokenizer.with_decoder(Some(DecoderWrapper::Sequence(Sequence::new(vec![byte_level, strip]))));
+    let (engine, _) = start_with(&says_only(b' '), Some(fake::CHAT_TEMPLATE), tokenizer);
+    assert_eq!(run(&engine, text_request(PROMPT, 3)).text(), "   ");
+    let request = GenerateRequest { max_tokens: Some(3), ignore_eos: true, ..chat(&[("user", "Hi")]) };
+    assert_eq!(run(&engine, request).text(), "  ");
 }
 
 #[tokio::test]
