@@ -1,13 +1,11 @@
 //! The decoder against itself and against a plain reference in f64.
-mod common;
-
 use std::cell::Cell;
 
-use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{DType, Device, Tensor};
-use common::{
+use crate::common::{
     Numbers, Weights, decode_one, distance, exact, gguf, llama, prefill, random_weights, write_folder,
 };
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 use sparkv_models::{
     DecodeStep, Decoder, DecoderConfig, GgufFile, GgufWeights, LanguageModel, ModelError, PREFILL_CHUNK,

@@ -1,11 +1,9 @@
 //! Files that lie: each gives an error that names what is wrong, and none a panic.
-mod common;
-
 use std::path::{Path, PathBuf};
 
+use crate::common::{Weights, demo_folder, gguf, llama, random_weights, read_json, write_folder};
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file::Value as Metadatum};
 use candle_core::{DType, Device, Tensor};
-use common::{Weights, demo_folder, gguf, llama, random_weights, read_json, write_folder};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use sparkv_models::{

@@ -1,10 +1,8 @@
 //! Token for token what transformers gives in f32, on trained models.
-mod common;
-
 use std::path::Path;
 
+use crate::common::{demo_folder, gguf, greedy, read_json, shared_model};
 use candle_core::quantized::GgmlDType;
-use common::{demo_folder, gguf, greedy, read_json, shared_model};
 use serde_json::Value;
 use sparkv_models::{
     DecoderConfig, LanguageModel, LoadOptions, LoadedModel, ModelSource, WeightFormat, load,
