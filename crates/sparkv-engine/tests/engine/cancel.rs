@@ -4,7 +4,7 @@ use std::time::Duration;
 use sparkv_engine::{Load, RequestError};
 use sparkv_models::fake::{CHUNK, FakeConfig};
 
-use crate::{answer, eventually, ids, request, start};
+use crate::support::{answer, eventually, ids, request, start};
 
 #[test]
 fn a_waiting_request_gives_up_its_place_at_once() {

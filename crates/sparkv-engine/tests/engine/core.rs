@@ -11,7 +11,7 @@ use sparkv_models::{
     fake::{self, FakeConfig, FakeModel},
 };
 
-use crate::{answer, collect, config, eventually, ids, request, start};
+use crate::support::{answer, collect, config, eventually, ids, request, start};
 
 #[test]
 fn greedy_is_what_the_model_says() {

@@ -5,7 +5,7 @@ use sparkv_models::{
     fake::{FakeConfig, Fault, FaultKind},
 };
 
-use crate::{answer, collect, ids, request, start};
+use crate::support::{answer, collect, ids, request, start};
 
 /// Runs a few requests with a fault at `step`; tells whether it struck.
 fn run(kind: FaultKind, step: usize) -> bool {

@@ -9,7 +9,7 @@ use sparkv_engine::{
 };
 use sparkv_models::fake::{FakeConfig, Probe};
 
-use crate::{answer, eventually, ids, request, start};
+use crate::support::{answer, eventually, ids, request, start};
 
 const MAX_QUEUE: usize = 6;
 

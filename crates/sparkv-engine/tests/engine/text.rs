@@ -6,7 +6,7 @@ use sparkv_engine::{
 use sparkv_models::fake::{self, BYTE_OFFSET, FakeConfig, FakeModel, Probe};
 use tokio_stream::StreamExt;
 
-use crate::{config, eventually};
+use crate::support::{config, eventually};
 
 /// A text that the fake model goes on from for long without an end token.
 const PROMPT: &str = "Dear reader";
