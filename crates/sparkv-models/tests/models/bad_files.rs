@@ -264,6 +264,21 @@ fn gguf_faults_are_named() {
 }
 
 #[test]
+fn a_type_that_ggml_has_and_candle_has_not_is_refused_as_a_type() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    write_gguf(&path, GgmlDType::F32, |_, _| {});
+    let mut bytes = std::fs::read(&path).unwrap();
+    let name = b"blk.0.ffn_up.weight";
+    let at = bytes.windows(name.len()).position(|window| window == name).unwrap();
+    // Behind the name: the number of dimensions (4 bytes), two of them (8 each), the type.
+    bytes[at + name.len() + 20] = 23;
+    std::fs::write(&path, bytes).unwrap();
+    let error = load_gguf(&path).unwrap_err();
+    assert!(matches!(&error, LoadError::TensorType { dtype, .. } if dtype.contains("23")), "{error}");
+}
+
+#[test]
 fn no_cut_or_flipped_byte_of_a_gguf_header_makes_it_panic() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");

@@ -280,6 +280,8 @@ fn tokens_outside_the_vocabulary_and_empty_prompts_are_refused() {
     let error = decoder.prefill(&[1, 160], &mut cache, &mut || true).unwrap_err();
     assert!(matches!(error, ModelError::Token { id: 160, vocab_size: 160 }), "{error}");
     assert!(decoder.prefill(&[], &mut cache, &mut || true).is_err());
+    decoder.prefill(&[1, 2], &mut cache, &mut || true).unwrap().unwrap();
+    assert!(decoder.prefill(&[1, 2], &mut cache, &mut || true).is_err(), "a second prompt in one cache");
 }
 
 #[test]
