@@ -77,6 +77,7 @@ pub struct RopeConfig {
 
 /// A checked description of a decoder. Made by [`DecoderConfig::from_json`] or from a GGUF file's metadata.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct DecoderConfig {
     /// Rows of the embedding table.
     pub vocab_size: usize,

@@ -217,7 +217,10 @@ impl LanguageModel for Decoder {
         cache: &mut SequenceCache,
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Vec<f32>>, ModelError> {
-        let mut chunks = self.chunks(prompt, cache.len())?;
+        if !cache.is_empty() {
+            return Err(candle_core::Error::Msg("the cache holds a prompt already".to_owned()).into());
+        }
+        let mut chunks = self.chunks(prompt, 0)?;
         for (layer, cache) in self.layers.iter().zip(cache.layers_mut()) {
             for chunk in &mut chunks {
                 if !keep_going() {

@@ -112,6 +112,10 @@ impl ModelFiles {
                 config.eos_token_ids = eos;
             }
         }
+        if config.eos_token_ids.is_empty() {
+            let eos = self.text.eos_token.as_deref();
+            config.eos_token_ids.extend(eos.and_then(|token| self.text.tokenizer.token_to_id(token)));
+        }
         let decoder = Decoder::load(&config, source, weights, progress)?;
         Ok(LoadedModel { decoder, text: self.text, name: self.name })
     }

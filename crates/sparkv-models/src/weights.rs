@@ -140,3 +140,18 @@ fn quantize(tensor: Tensor, dtype: GgmlDType) -> candle_core::Result<Stored> {
         None => Ok(Stored::Dense(tensor)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_formats_are_the_same_everywhere() {
+        for name in ["auto", "f32", "f16", "bf16", "q8_0", "q4k"] {
+            let format: WeightFormat = name.parse().unwrap();
+            assert_eq!(format.to_string(), name);
+            assert_eq!(serde_json::to_value(format).unwrap(), name);
+        }
+        assert!("q4_0".parse::<WeightFormat>().unwrap_err().contains("q4k"));
+    }
+}

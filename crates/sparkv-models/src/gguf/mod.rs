@@ -35,7 +35,10 @@ impl GgufFile {
         let read = catch_unwind(AssertUnwindSafe(|| Content::read(&mut Cursor::new(&bytes[..]))));
         let content = match read {
             Ok(Ok(content)) => content,
-            Ok(Err(error)) => return Err(corrupt(error.to_string())),
+            Ok(Err(error)) => {
+                let reason = error.to_string();
+                return Err(unknown_type(&reason).unwrap_or_else(|| corrupt(reason)));
+            }
             Err(_) => return Err(corrupt("its header makes no sense".to_owned())),
         };
         Ok(Self { name, bytes, content })
@@ -95,6 +98,17 @@ impl GgufFile {
             },
         }
     }
+}
+
+/// Candle's reader refuses types it does not know before it says which tensor is of them.
+fn unknown_type(reason: &str) -> Option<LoadError> {
+    let (_, rest) = reason.split_once("unknown dtype for tensor ")?;
+    let number: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    Some(LoadError::TensorType {
+        name: "(its name was not read)".to_owned(),
+        dtype: format!("number {number} of ggml"),
+        supported: weights::SUPPORTED,
+    })
 }
 
 fn as_count(value: &Value) -> Option<usize> {

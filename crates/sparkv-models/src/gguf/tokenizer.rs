@@ -164,12 +164,12 @@ impl Vocabulary {
     /// Tokens that are found in the text before anything else: control tokens, hidden from decoded text, and
     /// tokens that users added.
     fn added_tokens(&self) -> Json {
-        let added = self.tokens.iter().zip(&self.types).enumerate().filter_map(|(id, (token, &kind))| {
-            matches!(kind, UNKNOWN | CONTROL | USER_DEFINED).then(|| {
-                json!({
-                    "id": id, "content": token, "special": kind != USER_DEFINED,
-                    "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-                })
+        let tokens = self.tokens.iter().zip(&self.types).enumerate();
+        let added = tokens.filter(|(_, (_, kind))| matches!(**kind, UNKNOWN | CONTROL | USER_DEFINED));
+        let added = added.map(|(id, (token, &kind))| {
+            json!({
+                "id": id, "content": token, "special": kind != USER_DEFINED,
+                "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
             })
         });
         Json::Array(added.collect())

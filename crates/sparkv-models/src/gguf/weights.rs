@@ -10,7 +10,8 @@ use crate::config::DecoderConfig;
 use crate::error::LoadError;
 use crate::weights::{Stored, TensorSource};
 
-const SUPPORTED: &str = "F32, F16, BF16, Q8_0, Q4_K and Q6_K";
+/// Types that are supported, for errors.
+pub(super) const SUPPORTED: &str = "F32, F16, BF16, Q8_0, Q4_K and Q6_K";
 
 /// The weights of a GGUF file.
 #[derive(Debug)]

@@ -1,7 +1,5 @@
 //! A tokenizer read from GGUF gives what the `tokenizer.json` it was made from gives.
-mod common;
-
-use common::{demo_folder, gguf, read_json, shared_model};
+use crate::common::{demo_folder, gguf, read_json, shared_model};
 use sparkv_models::{GgufFile, TextFiles};
 use tokenizers::Tokenizer;
 

@@ -1,11 +1,9 @@
 //! Files that lie: each gives an error that names what is wrong, and none a panic.
-mod common;
-
 use std::path::{Path, PathBuf};
 
+use crate::common::{Weights, demo_folder, gguf, llama, random_weights, read_json, write_folder};
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file::Value as Metadatum};
 use candle_core::{DType, Device, Tensor};
-use common::{Weights, demo_folder, gguf, llama, random_weights, read_json, write_folder};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use sparkv_models::{
@@ -263,6 +261,21 @@ fn gguf_faults_are_named() {
     }
     write_gguf(&path, GgmlDType::Q8_0, |_, _| {});
     load_gguf(&path).unwrap();
+}
+
+#[test]
+fn a_type_that_ggml_has_and_candle_has_not_is_refused_as_a_type() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    write_gguf(&path, GgmlDType::F32, |_, _| {});
+    let mut bytes = std::fs::read(&path).unwrap();
+    let name = b"blk.0.ffn_up.weight";
+    let at = bytes.windows(name.len()).position(|window| window == name).unwrap();
+    // Behind the name: the number of dimensions (4 bytes), two of them (8 each), the type.
+    bytes[at + name.len() + 20] = 23;
+    std::fs::write(&path, bytes).unwrap();
+    let error = load_gguf(&path).unwrap_err();
+    assert!(matches!(&error, LoadError::TensorType { dtype, .. } if dtype.contains("23")), "{error}");
 }
 
 #[test]

@@ -1,5 +1,4 @@
 //! What the tests share: small random models, their files, and greedy decoding.
-#![allow(dead_code, reason = "every test binary uses a part of it")]
 pub(crate) mod gguf;
 
 use std::collections::HashMap;

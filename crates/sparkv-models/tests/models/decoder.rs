@@ -1,13 +1,11 @@
 //! The decoder against itself and against a plain reference in f64.
-mod common;
-
 use std::cell::Cell;
 
-use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{DType, Device, Tensor};
-use common::{
+use crate::common::{
     Numbers, Weights, decode_one, distance, exact, gguf, llama, prefill, random_weights, write_folder,
 };
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 use sparkv_models::{
     DecodeStep, Decoder, DecoderConfig, GgufFile, GgufWeights, LanguageModel, ModelError, PREFILL_CHUNK,
@@ -282,6 +280,8 @@ fn tokens_outside_the_vocabulary_and_empty_prompts_are_refused() {
     let error = decoder.prefill(&[1, 160], &mut cache, &mut || true).unwrap_err();
     assert!(matches!(error, ModelError::Token { id: 160, vocab_size: 160 }), "{error}");
     assert!(decoder.prefill(&[], &mut cache, &mut || true).is_err());
+    decoder.prefill(&[1, 2], &mut cache, &mut || true).unwrap().unwrap();
+    assert!(decoder.prefill(&[1, 2], &mut cache, &mut || true).is_err(), "a second prompt in one cache");
 }
 
 #[test]

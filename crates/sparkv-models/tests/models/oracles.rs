@@ -1,11 +1,11 @@
 //! Our logits against those of candle-transformers' models, on small random weights of every variant.
-mod common;
-
+use crate::common::{
+    Numbers, Weights, decode_one, distance, gguf, llama, prefill, random_weights, write_folder,
+};
 use candle_core::quantized::{GgmlDType, gguf_file};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::{llama as oracle_llama, mistral as oracle_mistral, quantized_llama};
-use common::{Numbers, Weights, decode_one, distance, gguf, llama, prefill, random_weights, write_folder};
 use serde_json::{Value, json};
 use sparkv_models::{Decoder, DecoderConfig, GgufFile, GgufWeights, SafetensorsFiles, WeightFormat};
 

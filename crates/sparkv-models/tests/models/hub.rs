@@ -1,13 +1,10 @@
 //! The hub: its cache offline, and a small server in its place.
-mod common;
-
-use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use common::{demo_folder, greedy};
+use crate::common::{demo_folder, greedy};
 use sparkv_models::progress::{Progress, Task, Unit};
 use sparkv_models::{HubOptions, LanguageModel, LoadError, LoadOptions, ModelSource, hub, load};
 
@@ -63,28 +60,23 @@ fn a_hub_that_cannot_be_reached_is_an_error() {
     assert!(matches!(&error, LoadError::Hub { repo, .. } if repo == REPO), "{error}");
 }
 
-/// What was downloaded, by file.
+/// What was downloaded: name, size and bytes heard of, in order.
 #[derive(Default)]
-struct Heard(Mutex<(Option<String>, HashMap<String, (u64, u64)>)>);
+struct Heard(Mutex<Vec<(String, u64, u64)>>);
 
 impl Progress for Heard {
     fn begin(&self, task: &Task<'_>) {
-        let mut heard = self.0.lock().unwrap();
-        if task.unit == Unit::Bytes {
-            heard.0 = Some(task.name.to_owned());
-            heard.1.insert(task.name.to_owned(), (task.total, 0));
-        }
+        assert_eq!(task.unit, Unit::Bytes);
+        self.0.lock().unwrap().push((task.name.to_owned(), task.total, 0));
     }
 
     fn advance(&self, amount: u64) {
-        let (current, files) = &mut *self.0.lock().unwrap();
-        if let Some(file) = current.as_ref().and_then(|current| files.get_mut(current)) {
-            file.1 += amount;
-        }
+        self.0.lock().unwrap().last_mut().unwrap().2 += amount;
     }
 
     fn end(&self) {
-        self.0.lock().unwrap().0 = None;
+        let (name, total, heard) = self.0.lock().unwrap().last().unwrap().clone();
+        assert_eq!(heard, total, "{name}");
     }
 }
 
@@ -154,7 +146,7 @@ fn a_model_is_downloaded_once_with_progress() {
         let (found, expected) = (folder.join(file), demo_folder().join(file));
         assert_eq!(std::fs::read(found).unwrap(), std::fs::read(&expected).unwrap(), "{file}");
         let bytes = std::fs::metadata(expected).unwrap().len();
-        assert_eq!(heard.0.lock().unwrap().1[file], (bytes, bytes), "{file}");
+        assert!(heard.0.lock().unwrap().contains(&(file.to_owned(), bytes, bytes)), "{file}");
     }
     let asked_before = asked.lock().unwrap().len();
     assert!(asked_before > FILES.len());

@@ -1,10 +1,8 @@
 //! Token for token what transformers gives in f32, on trained models.
-mod common;
-
 use std::path::Path;
 
-use candle_core::quantized::GgmlDType;
-use common::{demo_folder, gguf, greedy, read_json, shared_model};
+use crate::common::{demo_folder, gguf, greedy, read_json, shared_model};
+use candle_core::quantized::{GgmlDType, gguf_file};
 use serde_json::Value;
 use sparkv_models::{
     DecoderConfig, LanguageModel, LoadOptions, LoadedModel, ModelSource, WeightFormat, load,
@@ -140,4 +138,32 @@ fn the_demo_model_quantized_differs_by_little() {
         assert!(agreement.equal_cases + 2 >= agreement.cases, "{agreement:?}");
     }
     assert!(q4k.logits_off > q8_0.logits_off, "{q4k:?}");
+}
+
+#[test]
+fn a_gguf_header_says_the_same_as_config_json() {
+    let out = tempfile::tempdir().unwrap();
+    let path = out.path().join("model.gguf");
+    let read = |metadata: &gguf::Metadata, tensors| {
+        gguf::write(&path, metadata, tensors);
+        sparkv_models::GgufFile::open(&path).unwrap().config().unwrap()
+    };
+    let json = crate::common::llama(serde_json::json!({
+        "architectures": ["MistralForCausalLM"], "sliding_window": 99, "rope_theta": 77.0,
+        "rope_scaling": {"type": "linear", "factor": 4.0}, "eos_token_id": [2, 5],
+    }));
+    let config = DecoderConfig::from_json(&json.to_string()).unwrap();
+    let tensors = gguf::tensors(&config, &crate::common::random_weights(&json, 1), GgmlDType::F32);
+    let mut metadata = gguf::shape(&config);
+    // Without these two, keys are as long as the heads divide the hidden states.
+    metadata.retain(|(key, _)| !key.ends_with("key_length") && !key.ends_with("value_length"));
+    let text = |text: &str| gguf_file::Value::String(text.to_owned());
+    metadata.extend([
+        ("llama.attention.sliding_window".to_owned(), gguf_file::Value::U32(99)),
+        ("llama.rope.scaling.type".to_owned(), text("linear")),
+        ("llama.rope.scaling.factor".to_owned(), gguf_file::Value::F32(4.0)),
+        ("tokenizer.ggml.eos_token_id".to_owned(), gguf_file::Value::U32(2)),
+        ("tokenizer.ggml.eot_token_id".to_owned(), gguf_file::Value::U32(5)),
+    ]);
+    assert_eq!(read(&metadata, &tensors), config);
 }
