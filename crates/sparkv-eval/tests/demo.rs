@@ -1,16 +1,11 @@
 //! The demo model on fresh samples: the evaluation finds what the model can do, and what settings save.
 
-use sparkv::{KvChoice, KvOptions, Presets};
+use sparkv::{KvOptions, Presets};
 use sparkv_engine::TextModel;
 use sparkv_eval::{Measurement, Mode, Retrieval, SampleShape, SettingsUnderTest, TaskSet};
 use sparkv_models::{LoadOptions, ModelSource, load};
 
 const SHAPE: SampleShape = SampleShape { facts: 4, tokens: 256 };
-
-fn choice(json: &str) -> KvChoice {
-    let options: KvOptions = serde_json::from_str(json).expect("options");
-    Presets::built_in().and_then(|presets| presets.resolve(&options)).expect("settings")
-}
 
 #[test]
 fn settings_trade_bytes_for_right_answers() {
@@ -27,7 +22,9 @@ fn settings_trade_bytes_for_right_answers() {
     let measure = |json: &str, mode: Mode| -> Measurement {
         let retrieval =
             Retrieval { decoder: &model.decoder, text: &text, tasks: &tasks, samples: 20, seed: 7, mode };
-        let settings = SettingsUnderTest { name: json.to_owned(), choice: choice(json) };
+        let options: KvOptions = serde_json::from_str(json).expect(json);
+        let choice = Presets::built_in().and_then(|presets| presets.resolve(&options)).expect(json);
+        let settings = SettingsUnderTest { name: json.to_owned(), choice };
         retrieval.measure(&settings, SHAPE, &|| ()).expect(json)
     };
     let exact = measure("{}", Mode::QueryAware);

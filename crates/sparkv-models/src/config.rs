@@ -122,12 +122,7 @@ impl DecoderConfig {
 
     /// Shape of the model's KV cache.
     pub fn kv_shape(&self) -> KvShape {
-        KvShape {
-            layers: self.layers,
-            query_heads: self.query_heads,
-            kv_heads: self.kv_heads,
-            head_dim: self.head_dim,
-        }
+        KvShape { layers: self.layers, attention: self.attention() }
     }
 
     /// What attention needs to know.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use candle_core::quantized::QTensor;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
-use sparkv::{AttentionConfig, KvSettings, KvUsage, SequenceCache, Span, attend};
+use sparkv::{KvSettings, KvUsage, SequenceCache, Span, attend};
 
 use crate::config::DecoderConfig;
 use crate::error::LoadError;
@@ -22,7 +22,6 @@ pub const PREFILL_CHUNK: usize = 512;
 #[derive(Debug)]
 pub struct Decoder {
     info: ModelInfo,
-    attention: AttentionConfig,
     rms_norm_eps: f32,
     rope: Rope,
     embeddings: Embeddings,
@@ -102,7 +101,6 @@ impl Decoder {
                 eos_token_ids: config.eos_token_ids.clone(),
                 kv_shape: config.kv_shape(),
             },
-            attention: config.attention(),
             rms_norm_eps: config.rms_norm_eps,
             rope: Rope::new(config),
             embeddings,
@@ -181,7 +179,7 @@ impl Decoder {
         let q = rotation.apply(&layer.q.forward(&x)?)?;
         let k = rotation.apply(&layer.k.forward(&x)?)?;
         let v = layer.v.forward(&x)?;
-        let attended = attend(&self.attention, &q, &k, &v, spans)?;
+        let attended = attend(&self.info.kv_shape.attention, &q, &k, &v, spans)?;
         let hidden = (hidden + layer.o.forward(&attended)?)?;
         let x = candle_nn::ops::rms_norm(&hidden, &layer.mlp_norm, self.rms_norm_eps)?;
         let gate = candle_nn::ops::silu(&layer.gate.forward(&x)?)?;
@@ -207,8 +205,7 @@ impl LanguageModel for Decoder {
     }
 
     fn new_cache(&self, settings: &KvSettings, prompt_tokens: usize) -> Result<SequenceCache, ModelError> {
-        let window = self.attention.sliding_window;
-        Ok(SequenceCache::new(self.info.kv_shape, window, settings, prompt_tokens)?)
+        Ok(SequenceCache::new(self.info.kv_shape, settings, prompt_tokens)?)
     }
 
     fn prefill(

@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use sparkv::{KvSettings, KvShape, KvUsage};
+use sparkv::{AttentionConfig, KvSettings, KvShape, KvUsage};
 
 use crate::language_model::{DecodeStep, LanguageModel, ModelError, ModelInfo};
 
@@ -31,7 +31,10 @@ use crate::language_model::{DecodeStep, LanguageModel, ModelError, ModelInfo};
 pub const CHUNK: usize = 8;
 
 /// The shape that its cache pretends to have.
-const SHAPE: KvShape = KvShape { layers: 1, query_heads: 1, kv_heads: 1, head_dim: 8 };
+const SHAPE: KvShape = KvShape {
+    layers: 1,
+    attention: AttentionConfig { query_heads: 1, kv_heads: 1, head_dim: 8, scale: 1.0, sliding_window: None },
+};
 
 /// How a fault shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

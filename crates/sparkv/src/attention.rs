@@ -37,12 +37,12 @@ impl AttentionConfig {
     }
 
     /// Length of a row of keys or values.
-    fn kv_row(&self) -> usize {
+    pub(crate) fn kv_row(&self) -> usize {
         self.kv_heads * self.head_dim
     }
 
     /// Query heads that share a KV head.
-    fn group(&self) -> usize {
+    pub(crate) fn group(&self) -> usize {
         self.query_heads / self.kv_heads
     }
 }
@@ -101,11 +101,9 @@ fn check(config: &AttentionConfig, qkv: [&Tensor; 3], spans: &[Span<'_>]) -> Res
         }
     }
     for span in spans {
-        let shape = span.cache.plan.shape;
-        if (shape.query_heads, shape.kv_heads, shape.head_dim)
-            != (config.query_heads, config.kv_heads, config.head_dim)
-        {
-            candle_core::bail!("a cache of shape {shape:?} does not fit attention {config:?}");
+        let made_for = span.cache.plan.shape.attention;
+        if made_for != *config {
+            candle_core::bail!("a cache for {made_for:?} does not fit attention {config:?}");
         }
     }
     Ok(rows)

@@ -122,7 +122,7 @@ impl KvSettings {
         prompt_tokens: usize,
         new_tokens: usize,
     ) -> Result<u64, SettingsError> {
-        Ok(CachePlan::new(*shape, None, self, prompt_tokens)?.bytes_after(new_tokens))
+        Ok(CachePlan::new(*shape, self, prompt_tokens)?.bytes_after(new_tokens))
     }
 }
 
@@ -179,6 +179,7 @@ impl KvChoice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attention::AttentionConfig;
 
     fn budget(json: &str) -> Result<Budget, serde_json::Error> {
         serde_json::from_str(json)
@@ -206,7 +207,9 @@ mod tests {
 
     #[test]
     fn the_most_faithful_settings_within_the_budget_are_chosen() {
-        let shape = KvShape { layers: 4, query_heads: 4, kv_heads: 2, head_dim: 64 };
+        let attention =
+            AttentionConfig { query_heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125, sliding_window: None };
+        let shape = KvShape { layers: 4, attention };
         let choose = |share| KvChoice::Budget(Budget::Share(share)).settings(&shape, 8000, 200);
         let ratios = |share| {
             let settings = choose(share).unwrap();

@@ -6,6 +6,7 @@ use candle_core::Result;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::attention::AttentionConfig;
 use crate::head::HeadCache;
 use crate::plan::{CachePlan, KvShape};
 use crate::settings::{KvSettings, SettingsError};
@@ -40,19 +41,17 @@ pub struct SequenceCache {
 }
 
 impl SequenceCache {
-    /// An empty cache for a prompt of `prompt_tokens`. `sliding_window`: how many positions the model's
-    /// attention reaches back, if not all.
+    /// An empty cache for a prompt of `prompt_tokens`.
     ///
     /// # Errors
     /// If the model's shape cannot take these settings: a head_dim that is not a multiple of 8, a ratio that
     /// leaves no channel, eviction on a sliding-window model.
     pub fn new(
         shape: KvShape,
-        sliding_window: Option<usize>,
         settings: &KvSettings,
         prompt_tokens: usize,
     ) -> std::result::Result<Self, SettingsError> {
-        let plan = Arc::new(CachePlan::new(shape, sliding_window, settings, prompt_tokens)?);
+        let plan = Arc::new(CachePlan::new(shape, settings, prompt_tokens)?);
         let layers = (0..shape.layers).map(|_| LayerCache::new(Arc::clone(&plan))).collect();
         Ok(Self { preset: settings.preset().to_owned(), plan, layers })
     }
@@ -112,7 +111,7 @@ enum Phase {
 
 impl LayerCache {
     fn new(plan: Arc<CachePlan>) -> Self {
-        let heads = (0..plan.shape.kv_heads).map(|_| HeadCache::new(&plan)).collect();
+        let heads = (0..plan.shape.attention.kv_heads).map(|_| HeadCache::new(&plan)).collect();
         Self { plan, heads, len: 0, phase: Phase::Empty }
     }
 
@@ -150,13 +149,13 @@ impl LayerCache {
     pub(crate) fn append(&mut self, keys: &[f32], values: &[f32]) {
         let plan = Arc::clone(&self.plan);
         if matches!(self.phase, Phase::Empty) {
-            let KvShape { query_heads, head_dim, .. } = plan.shape;
+            let AttentionConfig { query_heads, head_dim, .. } = plan.shape.attention;
             let window = plan.observes().then(|| ObservationWindow::new(plan.window, query_heads, head_dim));
             self.phase = Phase::Prompt(window);
             self.heads.iter_mut().for_each(|head| head.reserve_prompt(plan.prompt_tokens));
         }
-        let head_dim = plan.shape.head_dim;
-        let row_len = plan.shape.kv_heads * head_dim;
+        let head_dim = plan.shape.attention.head_dim;
+        let row_len = plan.shape.attention.kv_row();
         let append = |(kv_head, head): (usize, &mut HeadCache)| {
             let channels = kv_head * head_dim..(kv_head + 1) * head_dim;
             for (key, value) in keys.chunks_exact(row_len).zip(values.chunks_exact(row_len)) {

@@ -104,7 +104,8 @@ impl HeadCache {
             return;
         }
         if plan.scales_keys() {
-            let energy = window.map(|w| w.query_energy(kv_head, plan.group(), plan.statistic));
+            let energy =
+                window.map(|w| w.query_energy(kv_head, plan.shape.attention.group(), plan.statistic));
             self.key_scaling = energy.map(key_scaling);
         }
         let sinks = if plan.has_tail { survivors.len().min(plan.sinks) } else { 0 };
@@ -145,7 +146,7 @@ impl HeadCache {
         let sinks = plan.sinks.min(count);
         let recent = match (plan.survivors, window) {
             (Survivors::HeavyHitters(_), Some(window)) => {
-                let mass = window.attention_mass(kv_head, plan.group(), &self.prefix.keys);
+                let mass = window.attention_mass(kv_head, plan.shape.attention.group(), &self.prefix.keys);
                 let candidates = sinks..prompt_tokens - plan.window.min(count - sinks);
                 let mass = pool(&mass[..candidates.end]);
                 let heavy =
@@ -189,6 +190,7 @@ mod tests {
     use candle_core::{Device, Tensor, safetensors};
 
     use super::*;
+    use crate::attention::AttentionConfig;
     use crate::plan::KvShape;
     use crate::settings::{KvChoice, KvSettings, Presets};
 
@@ -198,6 +200,11 @@ mod tests {
             KvChoice::Fixed(settings) => settings,
             KvChoice::Budget(budget) => panic!("{budget} is a budget"),
         }
+    }
+
+    fn shape(query_heads: usize, kv_heads: usize, head_dim: usize) -> KvShape {
+        let attention = AttentionConfig { query_heads, kv_heads, head_dim, scale: 1.0, sliding_window: None };
+        KvShape { layers: 1, attention }
     }
 
     /// Material that is not part of the repository; its absence is an error on CI only.
@@ -241,12 +248,12 @@ mod tests {
             let expected = tensor(&format!("r{percent}.k_recovered"));
             let (kv_heads, tokens, _) = keys.dims3().unwrap();
             let (query_heads, slots, _) = queries.dims3().unwrap();
-            let shape = KvShape { layers: 1, query_heads, kv_heads, head_dim };
+            let shape = shape(query_heads, kv_heads, head_dim);
             let settings = settings(&format!(
                 r#"{{"pruning": {{"key_ratio": 0.{percent}, "query_statistic": "mean"}},
                     "precision": "f32", "window": {slots}, "sinks": 0}}"#
             ));
-            let plan = CachePlan::new(shape, None, &settings, tokens + slots).unwrap();
+            let plan = CachePlan::new(shape, &settings, tokens + slots).unwrap();
             let mut window = ObservationWindow::new(slots, query_heads, head_dim);
             let by_position = queries.transpose(0, 1).unwrap().contiguous().unwrap();
             window.push(&by_position.flatten_all().unwrap().to_vec1::<f32>().unwrap(), 1.0);
@@ -283,8 +290,7 @@ mod tests {
     }
 
     fn plan(json: &str, prompt_tokens: usize) -> CachePlan {
-        let shape = KvShape { layers: 1, query_heads: 1, kv_heads: 1, head_dim: 8 };
-        CachePlan::new(shape, None, &settings(json), prompt_tokens).unwrap()
+        CachePlan::new(shape(1, 1, 8), &settings(json), prompt_tokens).unwrap()
     }
 
     /// First channel of the stored keys: the number of the token.

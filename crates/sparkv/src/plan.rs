@@ -2,25 +2,22 @@
 
 use sparkv_kernels::{Fill, KeptFormat, LayoutError, PackedLayout, RowFormat, RowLayout};
 
+use crate::attention::AttentionConfig;
 use crate::settings::{Eviction, KvSettings, PACK_BLOCK, Precision, QueryStatistic, SettingsError};
 
 /// The shape of a model's KV cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct KvShape {
     /// Decoder layers.
     pub layers: usize,
-    /// Query heads of a layer; a multiple of `kv_heads`.
-    pub query_heads: usize,
-    /// Key/value heads of a layer.
-    pub kv_heads: usize,
-    /// Channels of a head; a multiple of 8.
-    pub head_dim: usize,
+    /// Attention of each layer.
+    pub attention: AttentionConfig,
 }
 
 impl KvShape {
     /// Bytes of a dense f16 cache of `tokens` tokens.
     pub fn dense_bytes(&self, tokens: usize) -> u64 {
-        (self.layers * self.kv_heads * self.head_dim * 2 * 2) as u64 * tokens as u64
+        (self.layers * self.attention.kv_row() * 2 * 2) as u64 * tokens as u64
     }
 }
 
@@ -71,29 +68,29 @@ impl CachePlan {
     /// If the model's shape cannot take these settings.
     pub(crate) fn new(
         shape: KvShape,
-        sliding_window: Option<usize>,
         settings: &KvSettings,
         prompt_tokens: usize,
     ) -> Result<Self, SettingsError> {
+        let head_dim = shape.attention.head_dim;
         let (dense, kept) = match settings.precision {
             Precision::F32 => (RowFormat::F32, KeptFormat::F32),
             Precision::F16 => (RowFormat::F16, KeptFormat::F16),
             Precision::Int8 => (RowFormat::F16, KeptFormat::Int8),
         };
         let layout = |param: &str, format| {
-            RowLayout::new(shape.head_dim, format).map_err(|error| match error {
+            RowLayout::new(head_dim, format).map_err(|error| match error {
                 LayoutError::HeadDim(_) => SettingsError::new("head_dim", error.to_string()),
                 LayoutError::Kept { .. } => SettingsError::new(param, error.to_string()),
             })
         };
-        let packed = |ratio, fill| PackedLayout::format_for(shape.head_dim, ratio, kept, fill);
+        let packed = |ratio, fill| PackedLayout::format_for(head_dim, ratio, kept, fill);
         let min_tokens = settings.min_tokens();
         let survivors = match settings.eviction {
             Eviction::None => Survivors::All,
             Eviction::Streaming(keep) => Survivors::Recent(keep.tokens(prompt_tokens, min_tokens)),
             Eviction::SnapKv(keep) => Survivors::HeavyHitters(keep.tokens(prompt_tokens, min_tokens)),
         };
-        if sliding_window.is_some() && survivors != Survivors::All {
+        if shape.attention.sliding_window.is_some() && survivors != Survivors::All {
             let reason = "this model attends to a sliding window by itself; eviction on top is not supported";
             return Err(SettingsError::new("eviction.policy", reason));
         }
@@ -114,11 +111,6 @@ impl CachePlan {
             prefix_limit,
             prompt_tokens,
         })
-    }
-
-    /// Query heads that share a KV head.
-    pub(crate) fn group(&self) -> usize {
-        self.shape.query_heads / self.shape.kv_heads
     }
 
     /// Whether keys are stored in the scaled domain.
@@ -153,13 +145,14 @@ impl CachePlan {
             let sink_rows = if late_sinks > 0 { self.sinks } else { sinks };
             let tail_rows = (in_tail + new_tokens).div_ceil(PACK_BLOCK) * PACK_BLOCK - flushed;
             let prefix_rows = packed + blocks;
-            let scaling = if self.scales_keys() { size_of::<f32>() * self.shape.head_dim } else { 0 };
+            let scaling =
+                if self.scales_keys() { size_of::<f32>() * self.shape.attention.head_dim } else { 0 };
             (sink_rows + tail_rows) * dense_row
                 + prefix_rows * (self.keys.row_bytes() + self.values.row_bytes())
                 + scaling
         } else {
             (kept + new_tokens.div_ceil(PACK_BLOCK) * PACK_BLOCK) * dense_row
         };
-        (self.shape.layers * self.shape.kv_heads) as u64 * head_bytes as u64
+        (self.shape.layers * self.shape.attention.kv_heads) as u64 * head_bytes as u64
     }
 }

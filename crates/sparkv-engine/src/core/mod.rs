@@ -98,7 +98,10 @@ impl TokenEngine {
             return Err(RequestError::invalid("prompt", message));
         }
         let max_tokens = self.tokens_to_generate(prompt.len(), max_tokens)?;
-        let kv = kv.settings(&self.info.kv_shape, prompt.len(), max_tokens)?;
+        let shape = &self.info.kv_shape;
+        let kv = kv.settings(shape, prompt.len(), max_tokens)?;
+        // Settings that this model's shape cannot take have no cost.
+        kv.cache_bytes(shape, prompt.len(), max_tokens)?;
         Ok(Work { prompt, max_tokens, sampler, ignore_eos, kv })
     }
 

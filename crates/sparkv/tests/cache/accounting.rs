@@ -7,7 +7,7 @@ use sparkv::settings::{KvChoice, KvOptions, Presets};
 use sparkv::{Budget, KvShape};
 
 fn shape(head_dim: usize) -> KvShape {
-    KvShape { layers: 1, query_heads: 4, kv_heads: 2, head_dim }
+    KvShape { layers: 1, attention: config(head_dim) }
 }
 
 /// Bytes per packed token of keys and values together, by the arithmetic.

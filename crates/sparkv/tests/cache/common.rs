@@ -56,9 +56,8 @@ pub(crate) struct Layer {
 
 impl Layer {
     pub(crate) fn new(config: AttentionConfig, settings: &KvSettings, prompt_tokens: usize) -> Self {
-        let AttentionConfig { query_heads, kv_heads, head_dim, sliding_window, .. } = config;
-        let shape = KvShape { layers: 1, query_heads, kv_heads, head_dim };
-        Self { config, cache: SequenceCache::new(shape, sliding_window, settings, prompt_tokens).unwrap() }
+        let shape = KvShape { layers: 1, attention: config };
+        Self { config, cache: SequenceCache::new(shape, settings, prompt_tokens).unwrap() }
     }
 
     /// Attention of further tokens: (tokens, query_heads * head_dim).
