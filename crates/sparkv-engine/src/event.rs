@@ -1,0 +1,91 @@
+//! What a running request tells.
+use serde::{Deserialize, Serialize};
+use sparkv::{KvUsage, SettingsError};
+use sparkv_models::ModelError;
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The model ended it, or a stop string was met.
+    Stop,
+    /// `max_tokens` were generated.
+    Length,
+}
+
+/// What a request cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens generated, an end-of-sequence token included.
+    pub completion_tokens: usize,
+    /// What its KV cache held when the last token was sampled.
+    pub kv_cache: KvUsage,
+}
+
+/// Where a request's time went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timings {
+    /// From its arrival until the model took it up.
+    pub queue_seconds: f64,
+    /// From then until its first token.
+    pub prefill_seconds: f64,
+    /// From its first token to its last.
+    pub decode_seconds: f64,
+}
+
+/// One event of a request. Any number of `Text`, then one `Done`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Text that is final: complete UTF-8, never part of a stop string. Held-back text arrives with a later
+    /// event, so an event may stand for several tokens; the last one may carry ids without text.
+    Text {
+        /// What follows the text of the events before.
+        text: String,
+        /// Tokens generated since the event before. All events' ids together are the completion, an
+        /// end-of-sequence token and the tokens of a stop string included.
+        token_ids: Vec<u32>,
+    },
+    /// The last event.
+    Done {
+        /// Why the answer ended.
+        reason: FinishReason,
+        /// What it cost.
+        usage: Usage,
+        /// Where its time went.
+        timings: Timings,
+    },
+}
+
+/// Why a request failed while it ran. It fails alone.
+#[derive(Debug, thiserror::Error)]
+pub enum GenerateError {
+    /// The model cannot take the request's KV settings. Comes before any text.
+    #[error("kv_cache.{0}")]
+    Settings(SettingsError),
+    /// The model's computation failed.
+    #[error(transparent)]
+    Model(ModelError),
+    /// The model's logits hold no finite number.
+    #[error("the model's logits hold no finite number")]
+    Logits,
+    /// The computation panicked.
+    #[error("the computation panicked: {0}")]
+    Panicked(String),
+    /// The tokens have no text.
+    #[error("the tokens cannot be decoded: {0}")]
+    Decode(String),
+    /// The engine's thread ended before the request did.
+    #[error("the engine stopped")]
+    Stopped,
+}
+
+impl From<ModelError> for GenerateError {
+    fn from(error: ModelError) -> Self {
+        match error {
+            ModelError::Settings(error) => Self::Settings(error),
+            error => Self::Model(error),
+        }
+    }
+}

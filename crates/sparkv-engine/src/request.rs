@@ -1,0 +1,120 @@
+//! What may be asked of the engine, and why it may refuse.
+use sparkv::{KvChoice, SettingsError};
+
+use crate::sampler::{InvalidParam, SamplingParams};
+
+/// What to continue.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prompt {
+    /// Text; gets the tokenizer's BOS and the like, as its post-processor says.
+    Text(String),
+    /// Token ids, taken as they are.
+    Tokens(Vec<u32>),
+    /// A conversation, rendered by the model's chat template up to where the assistant's answer begins.
+    Chat(Vec<ChatMessage>),
+}
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ChatMessage {
+    /// Who speaks: `system`, `user`, `assistant`, or what else the template knows.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+}
+
+/// A request to generate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateRequest {
+    /// What to continue.
+    pub prompt: Prompt,
+    /// The most tokens to generate, at least 1; what fits in the context if `None`.
+    pub max_tokens: Option<usize>,
+    /// How tokens are drawn.
+    pub sampling: SamplingParams,
+    /// Texts that end the answer; they are not part of it.
+    pub stop: Vec<String>,
+    /// Go on past the model's end-of-sequence tokens.
+    pub ignore_eos: bool,
+    /// What the KV cache may cost.
+    pub kv: KvChoice,
+}
+
+impl GenerateRequest {
+    /// A request with every option at its default: greedy, no stop strings, the exact cache.
+    pub fn new(prompt: Prompt) -> Self {
+        Self {
+            prompt,
+            max_tokens: None,
+            sampling: SamplingParams::default(),
+            stop: Vec::new(),
+            ignore_eos: false,
+            kv: KvChoice::default(),
+        }
+    }
+}
+
+/// Why a request was refused before it ran.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// A field holds what cannot be honoured.
+    #[error("{param}: {message}")]
+    InvalidParam {
+        /// The field, as requests spell it: `temperature`, `stop`, `kv_cache.pruning.key_ratio`, ...
+        param: String,
+        /// What is wrong and what would be right.
+        message: String,
+    },
+    /// Prompt and completion do not fit in the model's context.
+    #[error("{}", context_message(*limit, *prompt_tokens, *max_tokens))]
+    ContextExceeded {
+        /// Tokens the model was made for, prompt and completion together.
+        limit: usize,
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// Tokens asked for, if a number was given.
+        max_tokens: Option<usize>,
+    },
+    /// As many requests wait as may wait.
+    #[error("{max_queue} requests are waiting already; try again later")]
+    QueueFull {
+        /// The most requests that may wait.
+        max_queue: usize,
+    },
+    /// A conversation for a model that has no chat template.
+    #[error("this model has no chat template; send a plain prompt")]
+    NoChatTemplate,
+    /// The chat template refused the conversation, in its own words.
+    #[error("the chat template refused the messages: {0}")]
+    Template(String),
+    /// The engine is shutting down, or its thread is gone.
+    #[error("the engine takes no more requests")]
+    Stopped,
+}
+
+impl RequestError {
+    /// A field that cannot be honoured.
+    pub fn invalid(param: &str, message: impl Into<String>) -> Self {
+        Self::InvalidParam { param: param.to_owned(), message: message.into() }
+    }
+}
+
+impl From<InvalidParam> for RequestError {
+    fn from(error: InvalidParam) -> Self {
+        Self::invalid(error.param, error.message)
+    }
+}
+
+impl From<SettingsError> for RequestError {
+    fn from(error: SettingsError) -> Self {
+        Self::invalid(&format!("kv_cache.{}", error.param), error.message)
+    }
+}
+
+fn context_message(limit: usize, prompt_tokens: usize, max_tokens: Option<usize>) -> String {
+    let asked = match max_tokens {
+        Some(max) => format!("{prompt_tokens} in the prompt and {max} to generate"),
+        None => format!("{prompt_tokens} in the prompt, which leaves none to generate"),
+    };
+    format!("this model's context holds {limit} tokens; the request has {asked}")
+}
