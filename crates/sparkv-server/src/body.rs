@@ -54,10 +54,11 @@ impl Fields {
         let text = std::str::from_utf8(bytes)
             .map_err(|error| ApiError::Malformed(format!("the body is not valid UTF-8: {error}")))?;
         let mut parser = serde_json::Deserializer::from_str(text);
-        let fields = parser
-            .deserialize_map(FieldsVisitor)
-            .and_then(|fields| parser.end().map(|()| fields))
-            .map_err(|error| ApiError::Malformed(format!("the body is not a JSON object: {error}")))?;
+        let fields =
+            parser
+                .deserialize_map(FieldsVisitor)
+                .and_then(|fields| parser.end().map(|()| fields))
+                .map_err(|error| ApiError::Malformed(format!("the body is not a JSON object: {error}")))?;
         Ok(fields)
     }
 }
@@ -119,7 +120,8 @@ fn is_json(headers: &HeaderMap) -> bool {
 /// Whether the client waits for permission (`Expect: 100-continue`) to send a body that is too large. Others
 /// are sending already, and what they send has to be read before they listen.
 fn announces_more_than(limit: usize, headers: &HeaderMap) -> bool {
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let length =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     headers.contains_key(header::EXPECT) && length.is_some_and(|length| length > limit)
 }
 
@@ -179,7 +181,8 @@ mod tests {
 
     #[test]
     fn what_is_not_one_json_object_is_malformed() {
-        for bytes in [&b"[]"[..], b"{", b"", b"{} {}", b"\xff", br#"{"a": 1, "a": 2}"#, b"{\"a\": \"\xff\"}"] {
+        for bytes in [&b"[]"[..], b"{", b"", b"{} {}", b"\xff", br#"{"a": 1, "a": 2}"#, b"{\"a\": \"\xff\"}"]
+        {
             assert!(matches!(Fields::parse(bytes), Err(ApiError::Malformed(_))), "{bytes:?}");
         }
     }

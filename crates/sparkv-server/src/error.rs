@@ -41,19 +41,12 @@ pub enum ApiError {
         param: String,
     },
     /// Prompt and completion do not fit the model.
-    #[error(
-        "the model's context is {limit} tokens, but the prompt has {prompt_tokens}{}",
-        completion_tokens(*max_tokens)
-    )]
+    #[error("{message}")]
     ContextExceeded {
         /// The field that holds the prompt.
         param: &'static str,
-        /// Tokens of prompt and completion together.
-        limit: usize,
-        /// Tokens of the prompt.
-        prompt_tokens: usize,
-        /// Tokens asked for, if any were.
-        max_tokens: Option<usize>,
+        /// The model's limit and the prompt's length.
+        message: String,
     },
     /// No API key, or a wrong one.
     #[error("missing or wrong API key; send it as `Authorization: Bearer KEY`")]
@@ -95,25 +88,14 @@ pub enum ApiError {
     #[error("the body must be JSON, sent with `Content-Type: application/json`")]
     NotJson,
     /// As many requests are waiting as the server lets wait.
-    #[error("{max_queue} requests are waiting already; try again later")]
-    QueueFull {
-        /// Requests that may wait.
-        max_queue: usize,
-    },
+    #[error("{0}")]
+    QueueFull(String),
     /// The server cannot answer at the moment.
     #[error("{0}")]
     Unavailable(&'static str),
     /// The request was fine, the server was not.
     #[error("internal error: {0}")]
     Internal(String),
-}
-
-/// What [`ApiError::ContextExceeded`] says of the completion.
-fn completion_tokens(max_tokens: Option<usize>) -> String {
-    match max_tokens {
-        Some(tokens) => format!(" and {tokens} more were asked for"),
-        None => " and leaves no room for an answer".to_owned(),
-    }
 }
 
 impl ApiError {
@@ -127,18 +109,15 @@ impl ApiError {
 
     /// What the engine said when it refused a request whose prompt was in `prompt_param`.
     pub(crate) fn refused(error: RequestError, prompt_param: &'static str) -> Self {
+        let message = error.to_string();
         match error {
             RequestError::InvalidParam { param, message } => Self::Invalid { param, message },
-            RequestError::ContextExceeded { limit, prompt_tokens, max_tokens } => {
-                Self::ContextExceeded { param: prompt_param, limit, prompt_tokens, max_tokens }
+            RequestError::ContextExceeded { .. } => Self::ContextExceeded { param: prompt_param, message },
+            RequestError::QueueFull { .. } => Self::QueueFull(message),
+            RequestError::NoChatTemplate | RequestError::Template(_) => Self::invalid(prompt_param, message),
+            RequestError::Stopped => {
+                Self::Unavailable("the server is shutting down or its engine has stopped")
             }
-            RequestError::QueueFull { max_queue } => Self::QueueFull { max_queue },
-            RequestError::NoChatTemplate => Self::invalid(
-                prompt_param,
-                "this model has no chat template; use /v1/completions, or a model made for chat",
-            ),
-            RequestError::Template(message) => Self::Invalid { param: prompt_param.to_owned(), message },
-            RequestError::Stopped => Self::Unavailable("the server is shutting down or its engine has stopped"),
         }
     }
 
@@ -162,7 +141,7 @@ impl ApiError {
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, INVALID, Some("request_timeout")),
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Some("request_too_large")),
             Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Some("unsupported_media_type")),
-            Self::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("queue_full")),
+            Self::QueueFull(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("queue_full")),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("unavailable")),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", None),
         }
@@ -194,7 +173,13 @@ impl ApiError {
 
 impl From<GenerateError> for ApiError {
     fn from(error: GenerateError) -> Self {
-        Self::Internal(error.to_string())
+        match error {
+            GenerateError::Settings(error) => {
+                Self::invalid(format!("kv_cache.{}", error.param), error.message)
+            }
+            GenerateError::Stopped => Self::Unavailable("the engine stopped before the answer was complete"),
+            error => Self::Internal(error.to_string()),
+        }
     }
 }
 
@@ -207,7 +192,7 @@ impl IntoResponse for ApiError {
         let mut response = (status, Json(self.body())).into_response();
         let headers = response.headers_mut();
         match self {
-            Self::QueueFull { .. } => {
+            Self::QueueFull(_) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
             }
             Self::Unauthorized => {

@@ -45,10 +45,12 @@ fn generation(field: &str) -> Option<Rule> {
             (never, "constrained output is not implemented")
         }
         "metadata" => (is_empty, "answers are not stored"),
+        // Says who asks, for operators who count; it changes no answer, and nothing is kept of it.
+        "user" => (Value::is_string, "must be a string"),
         "store" => (is_false, "answers are not stored"),
         "service_tier" => (is_default_tier, "there is one tier"),
         "prompt_cache_key" => (never, "there is no prompt cache"),
-        "safety_identifier" => (never, "use `user`"),
+        "safety_identifier" => (never, "nobody reads it"),
         _ => return None,
     })
 }

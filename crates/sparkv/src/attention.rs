@@ -31,7 +31,13 @@ pub struct Span<'a> {
 ///
 /// `q`: (rows, query_heads * head_dim), `k`, `v`: (rows, kv_heads * head_dim), f32, after RoPE; rows of all
 /// spans one after the other. Returns (rows, query_heads * head_dim), f32.
-pub fn attend(config: &AttentionConfig, q: &Tensor, k: &Tensor, v: &Tensor, spans: &mut [Span<'_>]) -> Result<Tensor> {
+pub fn attend(
+    config: &AttentionConfig,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    spans: &mut [Span<'_>],
+) -> Result<Tensor> {
     let _ = (config, q, k, v, spans);
     todo!()
 }

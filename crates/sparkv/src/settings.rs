@@ -409,7 +409,9 @@ fn check_eviction(options: Option<&EvictionOptions>, min_tokens: usize) -> Resul
         (Some(tokens), None) if tokens < min_tokens => {
             return Err(SettingsError::new(
                 "eviction.max_tokens",
-                format!("{tokens} is below {min_tokens}, the tokens that stay whatever happens (sinks, window, unpacked block)"),
+                format!(
+                    "{tokens} is below {min_tokens}, the tokens that stay whatever happens (sinks, window, unpacked block)"
+                ),
             ));
         }
         (Some(tokens), None) => Some(Keep::Tokens(tokens)),

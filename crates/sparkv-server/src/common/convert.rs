@@ -33,6 +33,11 @@ impl Head {
         }
     }
 
+    /// Whether a last chunk reports the usage.
+    pub(crate) fn include_usage(&self) -> bool {
+        self.include_usage
+    }
+
     /// `usage` of a chunk: absent unless asked for, and null before the last chunk.
     pub(crate) fn chunk_usage(&self, usage: Option<UsageBody>) -> Option<Option<UsageBody>> {
         self.include_usage.then_some(usage)

@@ -24,7 +24,6 @@ pub(crate) struct GenerationFields {
     pub(crate) stream: Option<bool>,
     pub(crate) stream_options: Option<StreamOptions>,
     pub(crate) n: Option<u64>,
-    pub(crate) user: Option<String>,
     /// Go on after an end-of-text token (vLLM).
     pub(crate) ignore_eos: Option<bool>,
     /// What the KV cache may cost.
@@ -50,7 +49,6 @@ impl GenerationFields {
             stream: fields.take("stream")?,
             stream_options: fields.take("stream_options")?,
             n: fields.take("n")?,
-            user: fields.take("user")?,
             ignore_eos: fields.take("ignore_eos")?,
             kv_cache: fields.take("kv_cache")?,
         })

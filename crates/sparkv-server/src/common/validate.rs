@@ -1,8 +1,8 @@
 //! Checks of the fields that both generating endpoints take.
 
+use serde_json::Number;
 use sparkv::{KvChoice, KvOptions};
 use sparkv_engine::{GenerateRequest, Prompt, SamplingParams};
-use serde_json::Number;
 
 use crate::app::App;
 use crate::common::types::{GenerationFields, Stop, StreamOptions};
@@ -36,8 +36,6 @@ pub(crate) fn validate(
         stream,
         stream_options,
         n,
-        // Says who asks, for operators who count; it changes no answer, and no logs are kept of it.
-        user: _,
         ignore_eos,
         kv_cache,
     } = fields;
@@ -85,7 +83,10 @@ fn check_seed(seed: Option<Number>) -> Result<Option<u64>, ApiError> {
 fn check_max_tokens(old: Option<usize>, new: Option<usize>) -> Result<Option<usize>, ApiError> {
     let (param, tokens) = match (old, new) {
         (Some(old), Some(new)) if old != new => {
-            return Err(ApiError::invalid("max_tokens", "differs from max_completion_tokens; set one of them"));
+            return Err(ApiError::invalid(
+                "max_tokens",
+                "differs from max_completion_tokens; set one of them",
+            ));
         }
         (_, Some(new)) => ("max_completion_tokens", new),
         (Some(old), None) => ("max_tokens", old),
