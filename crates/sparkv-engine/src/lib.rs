@@ -15,7 +15,6 @@
 //! - dropping an [`EventStream`] cancels its request: waiting, in its prompt, or between two tokens;
 //! - a sequence that fails (an error, a panic, logits without a number in them) fails alone;
 //! - the tokens of a request depend on the request alone, never on what else runs.
-#![warn(missing_docs)]
 
 pub mod core;
 pub mod event;

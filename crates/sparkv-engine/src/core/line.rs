@@ -1,0 +1,132 @@
+//! Where requests wait for the model.
+//!
+//! The lock guards the line alone and is never held while the model computes: whoever asks, joins or leaves
+//! waits for a few list operations at most.
+use std::{
+    collections::VecDeque,
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+};
+
+use super::{Load, sequence::Job};
+use crate::request::RequestError;
+
+/// Sequences that run at a time.
+pub(super) const MAX_RUNNING: usize = 1;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Takes requests.
+    Open,
+    /// Finishes those it took.
+    Draining,
+    /// The thread is gone.
+    Dead,
+}
+
+#[derive(Debug)]
+struct State {
+    waiting: VecDeque<Job>,
+    running: usize,
+    phase: Phase,
+}
+
+/// The bounded line between the handles and the engine's thread.
+#[derive(Debug)]
+pub(super) struct Line {
+    state: Mutex<State>,
+    changed: Condvar,
+    max_queue: usize,
+}
+
+impl Line {
+    pub(super) fn new(max_queue: usize) -> Self {
+        let state = State { waiting: VecDeque::new(), running: 0, phase: Phase::Open };
+        Self { state: Mutex::new(state), changed: Condvar::new(), max_queue }
+    }
+
+    /// Puts a job at the end of the line.
+    pub(super) fn join(&self, job: Job) -> Result<(), RequestError> {
+        let mut state = self.lock();
+        if state.phase != Phase::Open {
+            return Err(RequestError::Stopped);
+        }
+        // Free places to run count too: the thread may not have taken up yet what it is free for.
+        let free = MAX_RUNNING.saturating_sub(state.running);
+        if state.waiting.len() >= self.max_queue.saturating_add(free) {
+            return Err(RequestError::QueueFull { max_queue: self.max_queue });
+        }
+        state.waiting.push_back(job);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Takes the first job, which counts as running from now on. Waits for one; `None` once there is none to
+    /// wait for.
+    pub(super) fn wait(&self) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            if let Some(job) = state.take() {
+                return Some(job);
+            }
+            if state.phase != Phase::Open {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Takes the first job, if there is one; it counts as running from now on.
+    pub(super) fn poll(&self) -> Option<Job> {
+        self.lock().take()
+    }
+
+    /// One job has ended that counted as running.
+    pub(super) fn leave(&self) {
+        let mut state = self.lock();
+        state.running = state.running.saturating_sub(1);
+    }
+
+    /// Removes the jobs that nobody waits for any more.
+    pub(super) fn forget_cancelled(&self) {
+        self.lock().waiting.retain(|job| !job.is_cancelled());
+    }
+
+    pub(super) fn load(&self) -> Load {
+        let state = self.lock();
+        Load { running: state.running, waiting: state.waiting.len() }
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.lock().phase != Phase::Dead
+    }
+
+    /// Takes no more jobs.
+    pub(super) fn drain(&self) {
+        let mut state = self.lock();
+        if state.phase == Phase::Open {
+            state.phase = Phase::Draining;
+        }
+        self.changed.notify_all();
+    }
+
+    /// The thread is gone: ends every job that waits.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.phase = Phase::Dead;
+        state.running = 0;
+        state.waiting.clear();
+    }
+
+    /// No operation above leaves the state half changed, so a poisoned lock is as good as another.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take(&mut self) -> Option<Job> {
+        let job = self.waiting.pop_front()?;
+        self.running += 1;
+        Some(job)
+    }
+}

@@ -1,0 +1,71 @@
+//! The tokens of one request, as they come.
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use sparkv::KvUsage;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::line::Line;
+use crate::event::{FinishReason, GenerateError, Timings};
+
+/// One generated token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Token {
+    /// Its id.
+    pub id: u32,
+    /// What the KV cache held when it was drawn.
+    pub kv: KvUsage,
+    /// Where the request's time went so far.
+    pub timings: Timings,
+    /// Set on the last token.
+    pub finish: Option<FinishReason>,
+}
+
+/// The tokens of one request. Ends after the token that has [`Token::finish`] set, or an error. Dropping it
+/// cancels the request: at once if it waits, within a chunk of its prompt or a token if it runs.
+#[derive(Debug)]
+pub struct TokenStream {
+    tokens: UnboundedReceiver<Result<Token, GenerateError>>,
+    line: Arc<Line>,
+    ended: bool,
+}
+
+impl TokenStream {
+    pub(super) fn new(tokens: UnboundedReceiver<Result<Token, GenerateError>>, line: Arc<Line>) -> Self {
+        Self { tokens, line, ended: false }
+    }
+
+    /// The next token; `None` after the last.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Token, GenerateError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        self.tokens.poll_recv(context).map(|token| Some(self.took(token)))
+    }
+
+    /// The next token; `None` after the last. For threads outside an async runtime.
+    pub fn blocking_next(&mut self) -> Option<Result<Token, GenerateError>> {
+        if self.ended {
+            return None;
+        }
+        let token = self.tokens.blocking_recv();
+        Some(self.took(token))
+    }
+
+    fn took(&mut self, token: Option<Result<Token, GenerateError>>) -> Result<Token, GenerateError> {
+        // The engine closes the channel of a request that has not ended only when its thread is gone.
+        let token = token.unwrap_or(Err(GenerateError::Stopped));
+        self.ended = !matches!(token, Ok(Token { finish: None, .. }));
+        token
+    }
+}
+
+impl Drop for TokenStream {
+    fn drop(&mut self) {
+        self.tokens.close();
+        // One that runs is noticed by the scheduler; one that waits gives up its place now.
+        self.line.forget_cancelled();
+    }
+}

@@ -1,0 +1,79 @@
+//! The engine as its users see it.
+use std::sync::Arc;
+
+use sparkv_models::{LanguageModel, ModelInfo};
+use tokenizers::Tokenizer;
+
+use super::{detokenizer::Detokenizer, model::TextModel, stop::StopMatcher, stream::EventStream};
+use crate::{
+    core::{EngineConfig, Load, TokenEngine, TokenRequest},
+    request::{GenerateRequest, Prompt, RequestError},
+};
+
+/// A handle on a running engine: cheap to clone, shared by all who serve it. When the last one is dropped the
+/// engine finishes what it took and ends.
+#[derive(Debug, Clone)]
+pub struct TextEngine {
+    tokens: Arc<TokenEngine>,
+    text: Arc<TextModel>,
+}
+
+impl TextEngine {
+    /// Starts the thread that owns `model`.
+    ///
+    /// # Errors
+    /// If the system has no thread to give.
+    pub fn start<M: LanguageModel + 'static>(
+        model: M,
+        text: TextModel,
+        config: EngineConfig,
+    ) -> std::io::Result<Self> {
+        Ok(Self { tokens: Arc::new(TokenEngine::start(model, config)?), text: Arc::new(text) })
+    }
+
+    /// Renders, encodes and checks a request, and puts it in line. Does not wait, but encodes on the caller's
+    /// thread: milliseconds for a long prompt.
+    ///
+    /// # Errors
+    /// Whatever of [`RequestError`] applies; nothing was queued then.
+    pub fn generate(&self, request: GenerateRequest) -> Result<EventStream, RequestError> {
+        let GenerateRequest { prompt, max_tokens, sampling, stop, ignore_eos, kv } = request;
+        if stop.iter().any(String::is_empty) {
+            return Err(RequestError::invalid("stop", "a stop string must not be empty"));
+        }
+        // An answer is a text of its own; a completion goes on where its prompt ends, leading space and all.
+        let continues = !matches!(prompt, Prompt::Chat(_));
+        let prompt = self.text.encode(prompt)?;
+        let prompt_tokens = prompt.len();
+        let context = if continues { prompt.as_slice() } else { &[] };
+        let text = Detokenizer::after(Arc::clone(&self.text), context)
+            .map_err(|error| RequestError::invalid("prompt", format!("cannot be decoded: {error}")))?;
+        let tokens = self.tokens.submit(TokenRequest { prompt, max_tokens, sampling, ignore_eos, kv })?;
+        Ok(EventStream::new(tokens, text, StopMatcher::new(stop), prompt_tokens))
+    }
+
+    /// Facts of the model.
+    pub fn info(&self) -> &ModelInfo {
+        self.tokens.info()
+    }
+
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        self.text.tokenizer()
+    }
+
+    /// Whether the engine's thread lives; true while it drains.
+    pub fn is_alive(&self) -> bool {
+        self.tokens.is_alive()
+    }
+
+    /// How busy the engine is.
+    pub fn load(&self) -> Load {
+        self.tokens.load()
+    }
+
+    /// Takes no more requests; those taken, running or waiting, are finished. Does not wait.
+    pub fn shutdown(&self) {
+        self.tokens.shutdown();
+    }
+}

@@ -1,0 +1,137 @@
+//! Tokens to events.
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio_stream::Stream;
+
+use super::{
+    detokenizer::Detokenizer,
+    stop::{Released, StopMatcher},
+};
+use crate::{
+    core::{Token, TokenStream},
+    event::{Event, FinishReason, GenerateError, Usage},
+};
+
+/// The events of one request. Ends after [`Event::Done`] or an error. Dropping it cancels the request.
+#[derive(Debug)]
+pub struct EventStream {
+    /// `None` once the last token was taken: to drop the tokens is to cancel what is left of them.
+    source: Option<Source>,
+    /// Events that are due.
+    ready: VecDeque<Event>,
+}
+
+/// Where the tokens come from, and what becomes of them.
+#[derive(Debug)]
+struct Source {
+    tokens: TokenStream,
+    text: Detokenizer,
+    stop: StopMatcher,
+    prompt_tokens: usize,
+    completion_tokens: usize,
+    /// Tokens taken since the last event.
+    untold: Vec<u32>,
+}
+
+impl EventStream {
+    pub(super) fn new(
+        tokens: TokenStream,
+        text: Detokenizer,
+        stop: StopMatcher,
+        prompt_tokens: usize,
+    ) -> Self {
+        let source = Source { tokens, text, stop, prompt_tokens, completion_tokens: 0, untold: Vec::new() };
+        Self { source: Some(source), ready: VecDeque::new() }
+    }
+
+    /// The next event; `None` after the last.
+    pub async fn next(&mut self) -> Option<Result<Event, GenerateError>> {
+        poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    }
+
+    /// The next event; `None` after the last. For threads outside an async runtime.
+    pub fn blocking_next(&mut self) -> Option<Result<Event, GenerateError>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(Ok(event));
+            }
+            let token = self.source.as_mut()?.tokens.blocking_next()?;
+            if let Err(error) = self.take(token) {
+                return Some(Err(error));
+            }
+        }
+    }
+
+    /// Turns a token into the events it makes due.
+    fn take(&mut self, token: Result<Token, GenerateError>) -> Result<(), GenerateError> {
+        // Put back below unless this was the last token, so that every other way out ends the stream.
+        let Some(mut source) = self.source.take() else { return Ok(()) };
+        let token = token?;
+        let Released { text, stopped } =
+            source.release(&token).map_err(|e| GenerateError::Decode(e.to_string()))?;
+        match if stopped { Some(FinishReason::Stop) } else { token.finish } {
+            None => {
+                if !text.is_empty() {
+                    self.ready.push_back(source.text_event(text));
+                }
+                self.source = Some(source);
+            }
+            Some(reason) => {
+                self.ready.push_back(source.text_event(text));
+                let usage = Usage {
+                    prompt_tokens: source.prompt_tokens,
+                    completion_tokens: source.completion_tokens,
+                    kv_cache: token.kv,
+                };
+                self.ready.push_back(Event::Done { reason, usage, timings: token.timings });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Source {
+    /// Takes a token and releases the text that is certain after it; all of it after the last token.
+    fn release(&mut self, token: &Token) -> tokenizers::Result<Released> {
+        self.untold.push(token.id);
+        self.completion_tokens += 1;
+        // An end-of-sequence token is not text, even where the tokenizer has one for it.
+        let ended_by_model = token.finish == Some(FinishReason::Stop);
+        let mut piece = if ended_by_model { String::new() } else { self.text.push(token.id)? };
+        if token.finish.is_some() {
+            piece.push_str(&self.text.finish()?);
+        }
+        let mut released = self.stop.push(&piece);
+        if token.finish.is_some() && !released.stopped {
+            released.text.push_str(&self.stop.finish());
+        }
+        Ok(released)
+    }
+
+    /// An event for `text` and the tokens since the last event.
+    fn text_event(&mut self, text: String) -> Event {
+        Event::Text { text, token_ids: std::mem::take(&mut self.untold) }
+    }
+}
+
+impl Stream for EventStream {
+    type Item = Result<Event, GenerateError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Poll::Ready(Some(Ok(event)));
+            }
+            let Some(source) = self.source.as_mut() else { return Poll::Ready(None) };
+            let Some(token) = ready!(source.tokens.poll_next(context)) else { return Poll::Ready(None) };
+            if let Err(error) = self.take(token) {
+                return Poll::Ready(Some(Err(error)));
+            }
+        }
+    }
+}
