@@ -1,1 +1,24 @@
-//! Cache row formats and attention kernels. (Being written.)
+//! Cache row formats and the attention over them: slices in, slices out, no tensors.
+//!
+//! A **row** is one token's key or value vector of one KV head, `head_dim` channels. [`RowLayout`] says how
+//! a row is stored: dense in f32, f16 or int8, or **packed**, with only the most salient channels kept and
+//! the others recovered as a sign times one magnitude ([`packed`]). All rows of a layout have the same
+//! number of bytes, so offsets are computed and never stored.
+//!
+//! [`attend_tile`] computes attention for a tile of queries over runs of such rows. It reads every row once
+//! for the whole tile (the query heads of a group, and in prefill many positions), decodes it into a block
+//! that stays in the first-level cache, and never holds a dense copy of more than [`KEY_BLOCK`] rows.
+//!
+//! This crate is the scalar reference: plain Rust, no unsafe code, the oracle for every faster kernel.
+
+#![forbid(unsafe_code)]
+
+pub mod attention;
+pub mod packed;
+pub mod row;
+mod vector;
+
+pub use attention::{KEY_BLOCK, KvRun, QueryTile, Rows, TileScratch, attend_tile};
+pub use packed::{Fill, KeptFormat, PackedLayout};
+pub use row::{LayoutError, MAX_HEAD_DIM, RowFormat, RowLayout};
+pub use vector::{dot, softmax_probability};

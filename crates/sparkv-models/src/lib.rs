@@ -1,5 +1,54 @@
+<<<<<<< HEAD
 //! One decoder for the Llama family and the loaders that fill it. (Being written; the surface below is settled.)
 pub mod fake;
+=======
+//! One decoder for the Llama family, and the loaders that fill it.
+//!
+//! A model runs in two halves that know nothing of each other. [`Decoder`] is the network: it takes token
+//! ids and a [`sparkv::SequenceCache`] and gives logits, for any shape that a [`DecoderConfig`] describes
+//! and any [`WeightFormat`]. Everything that knows of attention and of the cache is behind
+//! [`sparkv::attend`]. The loaders know files: a [`TensorSource`] hands tensors over under one set of names
+//! and in one order of rows, whether they come from safetensors ([`SafetensorsFiles`]), from GGUF
+//! ([`GgufFile`]), or are made up ([`load_dummy`]).
+//!
+//! [`load`] is the way in for everybody else. The engine knows a model by [`LanguageModel`] only.
+//!
+//! ```no_run
+//! use sparkv_models::{LanguageModel, LoadOptions, ModelSource, load};
+//!
+//! let model = load(&ModelSource::Demo, &LoadOptions::default(), &())?;
+//! println!("{} has {} tokens", model.name, model.decoder.info().vocab_size);
+//! # Ok::<(), sparkv_models::LoadError>(())
+//! ```
+pub mod config;
+mod decoder;
+pub mod demo;
+mod dummy;
+mod error;
+mod files;
+pub mod gguf;
+pub mod hub;
+>>>>>>> models
 pub mod language_model;
+mod linear;
+mod load;
+pub mod progress;
+mod rope;
+mod safetensors_files;
+mod source;
+mod text;
+mod weights;
 
+pub use config::{ConfigError, DecoderConfig};
+pub use decoder::{Decoder, PREFILL_CHUNK};
+pub use dummy::load_dummy;
+pub use error::LoadError;
+pub use gguf::{GgufFile, GgufWeights};
+pub use hub::HubOptions;
 pub use language_model::{DecodeStep, LanguageModel, ModelError, ModelInfo};
+pub use load::{LoadOptions, LoadedModel, load};
+pub use progress::Progress;
+pub use safetensors_files::SafetensorsFiles;
+pub use source::{DeviceChoice, ModelSource};
+pub use text::TextFiles;
+pub use weights::{Stored, TensorSource, WeightFormat};

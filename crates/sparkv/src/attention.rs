@@ -1,7 +1,16 @@
-//! The attention seam.
-use candle_core::{Result, Tensor};
+//! The attention seam: what the decoder hands over, and the one place that knows the device.
+
+use std::ops::Range;
+
+use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
+use rayon::prelude::*;
+use sparkv_kernels::{QueryTile, TileScratch, attend_tile};
 
 use crate::cache::LayerCache;
+
+/// Positions whose queries are computed together: each stored row is decoded once for all of them and all
+/// query heads of its group.
+const TILE_TOKENS: usize = 16;
 
 /// What attention needs to know of the model.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -18,6 +27,23 @@ pub struct AttentionConfig {
     pub sliding_window: Option<usize>,
 }
 
+impl AttentionConfig {
+    /// Length of a row of queries, and of attention's output.
+    fn query_row(&self) -> usize {
+        self.query_heads * self.head_dim
+    }
+
+    /// Length of a row of keys or values.
+    fn kv_row(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Query heads that share a KV head.
+    fn group(&self) -> usize {
+        self.query_heads / self.kv_heads
+    }
+}
+
 /// One sequence's part of a ragged batch: `tokens` rows of q, k and v, in order, and the cache they extend.
 #[derive(Debug)]
 pub struct Span<'a> {
@@ -27,10 +53,14 @@ pub struct Span<'a> {
     pub cache: &'a mut LayerCache,
 }
 
-/// Appends k and v to the spans' caches and attends with q over them, causally.
+/// Appends k and v to the spans' caches and attends with q over them, causally, each token over the stored
+/// tokens up to itself. Tokens that leave the window are packed afterwards.
 ///
 /// `q`: (rows, query_heads * head_dim), `k`, `v`: (rows, kv_heads * head_dim), f32, after RoPE; rows of all
 /// spans one after the other. Returns (rows, query_heads * head_dim), f32.
+///
+/// # Errors
+/// If shapes, types or the spans do not fit one another, or the tensors are not on the CPU.
 pub fn attend(
     config: &AttentionConfig,
     q: &Tensor,
@@ -38,6 +68,162 @@ pub fn attend(
     v: &Tensor,
     spans: &mut [Span<'_>],
 ) -> Result<Tensor> {
-    let _ = (config, q, k, v, spans);
-    todo!()
+    let rows = check(config, [q, k, v], spans)?;
+    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+    let mut out = vec![0f32; rows * config.query_row()];
+    with_rows(&q, |q| {
+        with_rows(&k, |k| {
+            with_rows(&v, |v| {
+                attend_spans(config, Qkv { q, k, v }, spans, &mut out);
+                Ok(())
+            })
+        })
+    })?;
+    Tensor::from_vec(out, (rows, config.query_row()), &Device::Cpu)
+}
+
+/// The number of rows, if everything fits.
+fn check(config: &AttentionConfig, qkv: [&Tensor; 3], spans: &[Span<'_>]) -> Result<usize> {
+    if config.kv_heads == 0 || !config.query_heads.is_multiple_of(config.kv_heads) {
+        candle_core::bail!("{} query heads do not share {} KV heads", config.query_heads, config.kv_heads);
+    }
+    let rows = spans.iter().map(|span| span.tokens).sum::<usize>();
+    for (tensor, row) in qkv.into_iter().zip([config.query_row(), config.kv_row(), config.kv_row()]) {
+        if tensor.dims2()? != (rows, row) || tensor.dtype() != DType::F32 {
+            candle_core::bail!(
+                "attention wants f32 ({rows}, {row}), got {:?} {:?}",
+                tensor.dtype(),
+                tensor.shape()
+            );
+        }
+    }
+    for span in spans {
+        let shape = span.cache.plan.shape;
+        if (shape.query_heads, shape.kv_heads, shape.head_dim)
+            != (config.query_heads, config.kv_heads, config.head_dim)
+        {
+            candle_core::bail!("a cache of shape {shape:?} does not fit attention {config:?}");
+        }
+    }
+    Ok(rows)
+}
+
+/// Calls `compute` with the values of a contiguous f32 tensor on the CPU.
+fn with_rows<R>(tensor: &Tensor, compute: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => compute(&values[start..end]),
+        _ => candle_core::bail!("attention has no kernel for {:?} on {:?}", tensor.dtype(), tensor.device()),
+    }
+}
+
+/// Rows of queries, keys and values of the same tokens.
+#[derive(Clone, Copy)]
+struct Qkv<'a> {
+    /// (tokens, query_heads * head_dim)
+    q: &'a [f32],
+    /// (tokens, kv_heads * head_dim)
+    k: &'a [f32],
+    /// (tokens, kv_heads * head_dim)
+    v: &'a [f32],
+}
+
+impl<'a> Qkv<'a> {
+    fn slice(&self, config: &AttentionConfig, tokens: Range<usize>) -> Qkv<'a> {
+        let rows = |values: &'a [f32], row: usize| &values[tokens.start * row..tokens.end * row];
+        Qkv {
+            q: rows(self.q, config.query_row()),
+            k: rows(self.k, config.kv_row()),
+            v: rows(self.v, config.kv_row()),
+        }
+    }
+}
+
+/// All spans in parallel; `out`: (rows, query_heads * head_dim).
+fn attend_spans(config: &AttentionConfig, qkv: Qkv<'_>, spans: &mut [Span<'_>], mut out: &mut [f32]) {
+    let mut start = 0;
+    let mut work = Vec::with_capacity(spans.len());
+    for span in spans {
+        let (rows, rest) = std::mem::take(&mut out).split_at_mut(span.tokens * config.query_row());
+        out = rest;
+        work.push((&mut *span.cache, qkv.slice(config, start..start + span.tokens), rows));
+        start += span.tokens;
+    }
+    work.into_par_iter().for_each(|(cache, qkv, out)| attend_span(config, qkv, cache, out));
+}
+
+/// One span, in pieces after which the tail has to be packed. The pieces end at the same tokens however
+/// the sequence is cut into spans.
+fn attend_span(config: &AttentionConfig, qkv: Qkv<'_>, cache: &mut LayerCache, out: &mut [f32]) {
+    let tokens = qkv.k.len() / config.kv_row();
+    let mut start = 0;
+    while start < tokens {
+        let end = tokens.min(start.saturating_add(cache.room()));
+        let piece = qkv.slice(config, start..end);
+        cache.append(piece.k, piece.v);
+        cache.observe(piece.q, config.scale);
+        attend_piece(config, piece.q, cache, &mut out[start * config.query_row()..end * config.query_row()]);
+        cache.settle();
+        start = end;
+    }
+}
+
+/// Attention of the tokens just appended: `q`, `out`: (tokens, query_heads * head_dim).
+fn attend_piece(config: &AttentionConfig, q: &[f32], cache: &LayerCache, out: &mut [f32]) {
+    let tokens = q.len() / config.query_row();
+    let tiles: Vec<(usize, Range<usize>)> = (0..tokens)
+        .step_by(TILE_TOKENS)
+        .flat_map(|start| {
+            (0..config.kv_heads).map(move |head| (head, start..tokens.min(start + TILE_TOKENS)))
+        })
+        .collect();
+    let group_row = config.group() * config.head_dim;
+    let results: Vec<Vec<f32>> = tiles
+        .par_iter()
+        .map_init(TileScratch::default, |scratch, (kv_head, range)| {
+            attend_one(config, q, cache, (*kv_head, range.clone()), scratch)
+        })
+        .collect();
+    for ((kv_head, range), result) in tiles.into_iter().zip(results) {
+        for (token, heads) in range.zip(result.chunks_exact(group_row)) {
+            let start = token * config.query_row() + kv_head * group_row;
+            out[start..start + group_row].copy_from_slice(heads);
+        }
+    }
+}
+
+/// One tile: the query heads of a group at the positions `range` among the appended tokens. Returns
+/// (range.len(), group * head_dim).
+fn attend_one(
+    config: &AttentionConfig,
+    q: &[f32],
+    cache: &LayerCache,
+    (kv_head, range): (usize, Range<usize>),
+    scratch: &mut TileScratch,
+) -> Vec<f32> {
+    let head = &cache.heads[kv_head];
+    let group_row = config.group() * config.head_dim;
+    let appended = q.len() / config.query_row();
+    let mut queries = Vec::with_capacity(range.len() * group_row);
+    let mut visible = Vec::with_capacity(range.len() * config.group());
+    for token in range {
+        let start = token * config.query_row() + kv_head * group_row;
+        queries.extend(q[start..start + group_row].iter().map(|channel| channel * config.scale));
+        // Later tokens of the span are stored already, behind this one. Under a sliding window nothing is
+        // evicted, so stored rows are positions.
+        let end = head.len() - (appended - 1 - token);
+        let first = config.sliding_window.map_or(0, |window| end.saturating_sub(window));
+        visible.extend(std::iter::repeat_n(first..end, config.group()));
+    }
+    let scaled_queries: Vec<f32> =
+        queries.chunks_exact(config.head_dim).filter_map(|query| head.scale_query(query)).flatten().collect();
+    let tile = QueryTile {
+        head_dim: config.head_dim,
+        queries: &queries,
+        scaled_queries: &scaled_queries,
+        visible: &visible,
+    };
+    let mut out = vec![0.0; queries.len()];
+    attend_tile(&tile, &head.runs(), scratch, &mut out);
+    out
 }

@@ -1,21 +1,15 @@
-//! The caches.
+//! The caches of a sequence: what is held, and what it costs.
+
+use std::sync::Arc;
+
 use candle_core::Result;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::head::HeadCache;
+use crate::plan::{CachePlan, KvShape};
 use crate::settings::{KvSettings, SettingsError};
-
-/// The shape of a model's KV cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KvShape {
-    /// Decoder layers.
-    pub layers: usize,
-    /// Query heads of a layer; a multiple of `kv_heads`.
-    pub query_heads: usize,
-    /// Key/value heads of a layer.
-    pub kv_heads: usize,
-    /// Channels of a head; a multiple of 8.
-    pub head_dim: usize,
-}
+use crate::window::ObservationWindow;
 
 /// What a sequence's cache costs, as counted, at some moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,7 +18,7 @@ pub struct KvUsage {
     pub preset: String,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
-    /// Tokens stored per layer and KV head.
+    /// Tokens stored per layer and KV head, of prompt and completion.
     pub kept_tokens: usize,
     /// Bytes held.
     pub bytes: u64,
@@ -34,61 +28,173 @@ pub struct KvUsage {
     pub bytes_per_token: f64,
 }
 
-/// One sequence's cache.
+/// One sequence's cache: a [`LayerCache`] per decoder layer.
 #[derive(Debug)]
 pub struct SequenceCache {
+    preset: String,
+    plan: Arc<CachePlan>,
     layers: Vec<LayerCache>,
 }
 
 impl SequenceCache {
-    /// An empty cache for a prompt of `prompt_tokens`.
+    /// An empty cache for a prompt of `prompt_tokens`. `sliding_window`: how many positions the model's
+    /// attention reaches back, if not all.
     ///
     /// # Errors
-    /// If the model's shape cannot take these settings (`head_dim` not a multiple of 8, eviction on a
-    /// sliding-window model, ...).
+    /// If the model's shape cannot take these settings: a head_dim that is not a multiple of 8, a ratio that
+    /// leaves no channel, eviction on a sliding-window model.
     pub fn new(
         shape: KvShape,
         sliding_window: Option<usize>,
         settings: &KvSettings,
         prompt_tokens: usize,
     ) -> std::result::Result<Self, SettingsError> {
-        let _ = (shape, sliding_window, settings, prompt_tokens);
-        todo!()
+        let plan = Arc::new(CachePlan::new(shape, sliding_window, settings, prompt_tokens)?);
+        let layers = (0..shape.layers).map(|_| LayerCache::new(Arc::clone(&plan))).collect();
+        Ok(Self { preset: settings.preset().to_owned(), plan, layers })
     }
+
     /// The layers' caches. Prefill goes layer by layer; see [`LayerCache::finish_prompt`].
     pub fn layers_mut(&mut self) -> &mut [LayerCache] {
         &mut self.layers
     }
+
     /// Logical length: tokens that went through every layer; the position of the next token.
     pub fn len(&self) -> usize {
-        todo!()
+        self.layers.last().map_or(0, LayerCache::len)
     }
+
     /// Whether no token has been seen.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Bytes held and tokens kept, counted over all layers.
+
+    /// Bytes held, counted over all layers.
+    pub fn bytes(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.bytes() as u64).sum()
+    }
+
+    /// Bytes held and tokens kept.
     pub fn usage(&self) -> KvUsage {
-        todo!()
+        let (tokens, bytes) = (self.len(), self.bytes());
+        KvUsage {
+            preset: self.preset.clone(),
+            prompt_tokens: self.plan.prompt_tokens,
+            kept_tokens: self.layers.last().map_or(0, LayerCache::kept_tokens),
+            bytes,
+            dense_bytes: self.plan.shape.dense_bytes(tokens),
+            bytes_per_token: if tokens > 0 { bytes as f64 / tokens as f64 } else { 0.0 },
+        }
     }
 }
 
 /// One layer's cache of one sequence.
 #[derive(Debug)]
-pub struct LayerCache {}
+pub struct LayerCache {
+    pub(crate) plan: Arc<CachePlan>,
+    pub(crate) heads: Vec<HeadCache>,
+    len: usize,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Nothing was stored yet.
+    Empty,
+    /// The prompt is being computed; its last queries are held where they will be needed.
+    Prompt(Option<ObservationWindow>),
+    /// The prompt is compressed.
+    Generating,
+}
 
 impl LayerCache {
+    fn new(plan: Arc<CachePlan>) -> Self {
+        let heads = (0..plan.shape.kv_heads).map(|_| HeadCache::new(&plan)).collect();
+        Self { plan, heads, len: 0, phase: Phase::Empty }
+    }
+
     /// Logical length: tokens this layer has seen; the position of its next token.
     pub fn len(&self) -> usize {
-        todo!()
+        self.len
     }
+
     /// Whether no token has been seen.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len == 0
     }
+
+    /// Tokens stored per KV head.
+    pub(crate) fn kept_tokens(&self) -> usize {
+        self.heads.first().map_or(0, HeadCache::len)
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        let window = match &self.phase {
+            Phase::Prompt(Some(window)) => window.bytes(),
+            _ => 0,
+        };
+        self.heads.iter().map(HeadCache::bytes).sum::<usize>() + window
+    }
+
+    /// Tokens that may be appended at once.
+    pub(crate) fn room(&self) -> usize {
+        self.heads.first().map_or(usize::MAX, |head| head.room(&self.plan))
+    }
+
+    /// Stores further tokens; `keys` and `values` are (tokens, kv_heads * head_dim). At most
+    /// [`LayerCache::room`] tokens; `settle` is due after their attention.
+    pub(crate) fn append(&mut self, keys: &[f32], values: &[f32]) {
+        let plan = Arc::clone(&self.plan);
+        if matches!(self.phase, Phase::Empty) {
+            let KvShape { query_heads, head_dim, .. } = plan.shape;
+            let window = plan.observes().then(|| ObservationWindow::new(plan.window, query_heads, head_dim));
+            self.phase = Phase::Prompt(window);
+            self.heads.iter_mut().for_each(|head| head.reserve_prompt(plan.prompt_tokens));
+        }
+        let head_dim = plan.shape.head_dim;
+        let row_len = plan.shape.kv_heads * head_dim;
+        self.heads.par_iter_mut().enumerate().for_each(|(kv_head, head)| {
+            let channels = kv_head * head_dim..(kv_head + 1) * head_dim;
+            for (key, value) in keys.chunks_exact(row_len).zip(values.chunks_exact(row_len)) {
+                head.append(&plan, &key[channels.clone()], &value[channels.clone()]);
+            }
+        });
+        self.len += keys.len() / row_len;
+    }
+
+    /// Takes note of the queries (tokens, query_heads * head_dim) of tokens just appended, where the
+    /// compression of the prompt will need them. `scale`: the attention scale.
+    pub(crate) fn observe(&mut self, queries: &[f32], scale: f32) {
+        if let Phase::Prompt(Some(window)) = &mut self.phase {
+            window.push(queries, scale);
+        }
+    }
+
+    /// After the attention of appended tokens: packs what left the window.
+    pub(crate) fn settle(&mut self) {
+        if matches!(self.phase, Phase::Generating) {
+            let plan = &self.plan;
+            self.heads.iter_mut().for_each(|head| head.settle(plan));
+        }
+    }
+
     /// Evicts, prunes, quantizes and packs once the whole prompt went through this layer. What follows is
-    /// packed as it leaves the window. To be called exactly once, after the prompt's last span.
+    /// packed as it leaves the window. To be called once, after the prompt's last span.
+    ///
+    /// # Errors
+    /// If no token was seen, or the prompt is finished already.
     pub fn finish_prompt(&mut self) -> Result<()> {
-        todo!()
+        match std::mem::replace(&mut self.phase, Phase::Generating) {
+            Phase::Prompt(window) => {
+                let plan = &self.plan;
+                self.heads.par_iter_mut().enumerate().for_each(|(kv_head, head)| {
+                    head.compress(plan, kv_head, window.as_ref());
+                });
+                Ok(())
+            }
+            Phase::Empty => candle_core::bail!("the prompt cannot be finished before its first token"),
+            Phase::Generating => candle_core::bail!("the prompt is finished already"),
+        }
     }
 }

@@ -233,15 +233,17 @@ impl KvSettings {
         self.sinks
     }
 
-    /// Whether rows are stored in another form than the prompt computes them in, so that a dense tail is held.
-    pub fn is_packed(&self) -> bool {
-        self.key_ratio > 0.0 || self.value_ratio > 0.0 || self.precision == Precision::Int8
+    /// Whether recent tokens are held apart from the rest: because older ones are stored in another form
+    /// than the prompt computes them in, or are dropped while generating.
+    pub fn has_tail(&self) -> bool {
+        let repacked = self.key_ratio > 0.0 || self.value_ratio > 0.0 || self.precision == Precision::Int8;
+        repacked || matches!(self.eviction, Eviction::Streaming(_))
     }
 
-    /// The fewest tokens a budget can hold: sinks, the window and, where rows are packed, the block that
+    /// The fewest tokens a budget can hold: sinks, the window and, where there is a tail, the block that
     /// fills up behind the window.
     pub fn min_tokens(&self) -> usize {
-        self.sinks + self.window + if self.is_packed() { PACK_BLOCK } else { 0 }
+        self.sinks + self.window + if self.has_tail() { PACK_BLOCK } else { 0 }
     }
 }
 
@@ -386,8 +388,22 @@ fn check(preset: String, options: &KvOptions) -> Result<KvChoice, SettingsError>
     if settings.sinks > MAX_WINDOW {
         return Err(SettingsError::new("sinks", format!("must be at most {MAX_WINDOW}")));
     }
-    settings.eviction = check_eviction(options.eviction.as_ref(), settings.min_tokens())?;
-    Ok(KvChoice::Fixed(settings))
+    settings.eviction = check_eviction(options.eviction.as_ref())?;
+    let min_tokens = settings.min_tokens();
+    match settings.eviction {
+        Eviction::Streaming(Keep::Tokens(tokens)) | Eviction::SnapKv(Keep::Tokens(tokens))
+            if tokens < min_tokens =>
+        {
+            Err(SettingsError::new(
+                "eviction.max_tokens",
+                format!(
+                    "{tokens} is below {min_tokens}, the tokens that always stay: sinks, window and the \
+                     block that is packed next"
+                ),
+            ))
+        }
+        _ => Ok(KvChoice::Fixed(settings)),
+    }
 }
 
 fn prune_ratio(param: &str, ratio: Option<f64>) -> Result<f64, SettingsError> {
@@ -399,20 +415,11 @@ fn prune_ratio(param: &str, ratio: Option<f64>) -> Result<f64, SettingsError> {
     }
 }
 
-/// `min_tokens`: what [`KvSettings::min_tokens`] says of the other settings.
-fn check_eviction(options: Option<&EvictionOptions>, min_tokens: usize) -> Result<Eviction, SettingsError> {
+fn check_eviction(options: Option<&EvictionOptions>) -> Result<Eviction, SettingsError> {
     let options = options.cloned().unwrap_or_default();
     let bound = match (options.max_tokens, options.keep_ratio) {
         (Some(_), Some(_)) => {
             return Err(SettingsError::new("eviction", "set max_tokens or keep_ratio, not both"));
-        }
-        (Some(tokens), None) if tokens < min_tokens => {
-            return Err(SettingsError::new(
-                "eviction.max_tokens",
-                format!(
-                    "{tokens} is below {min_tokens}, the tokens that stay whatever happens (sinks, window, unpacked block)"
-                ),
-            ));
         }
         (Some(tokens), None) => Some(Keep::Tokens(tokens)),
         (None, Some(ratio)) if ratio > 0.0 && ratio <= 1.0 => Some(Keep::Ratio(ratio)),

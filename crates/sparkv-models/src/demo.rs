@@ -1,0 +1,36 @@
+//! The demo model, part of the binary: what runs when no model is named.
+use crate::error::LoadError;
+use crate::load::{LoadedModel, ModelFiles};
+use crate::progress::Progress;
+use crate::safetensors_files::SafetensorsFiles;
+use crate::text::TextFiles;
+use crate::weights::WeightFormat;
+
+/// What the demo model is called in answers.
+pub const NAME: &str = "sparkv-demo";
+
+/// Where its files are, for errors.
+const PLACE: &str = "embedded demo model";
+
+/// Files of the demo model.
+macro_rules! demo_file {
+    ($include:ident, $name:literal) => {
+        $include!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/demo/", $name))
+    };
+}
+
+pub(crate) fn load(weights: WeightFormat, progress: &dyn Progress) -> Result<LoadedModel, LoadError> {
+    let files = ModelFiles {
+        name: NAME.to_owned(),
+        place: PLACE.to_owned(),
+        config: demo_file!(include_str, "config.json").to_owned(),
+        generation_config: Some(demo_file!(include_str, "generation_config.json").to_owned()),
+        text: TextFiles::parse(
+            PLACE,
+            demo_file!(include_str, "tokenizer.json"),
+            Some(demo_file!(include_str, "tokenizer_config.json")),
+        )?,
+    };
+    let source = SafetensorsFiles::embedded(PLACE, demo_file!(include_bytes, "model.safetensors"))?;
+    files.load(&source, weights, progress)
+}

@@ -1,0 +1,177 @@
+//! The tensors of a GGUF file under Hugging Face's names and in its order of rows.
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use candle_core::quantized::{GgmlDType, ggml_file::qtensor_from_ggml};
+use candle_core::{DType, Device, Tensor};
+
+use super::GgufFile;
+use crate::config::DecoderConfig;
+use crate::error::LoadError;
+use crate::weights::{Stored, TensorSource};
+
+const SUPPORTED: &str = "F32, F16, BF16, Q8_0, Q4_K and Q6_K";
+
+/// The weights of a GGUF file.
+#[derive(Debug)]
+pub struct GgufWeights<'a> {
+    file: &'a GgufFile,
+    config: &'a DecoderConfig,
+}
+
+impl<'a> GgufWeights<'a> {
+    /// The weights of `file`, whose configuration is `config`.
+    pub fn new(file: &'a GgufFile, config: &'a DecoderConfig) -> Self {
+        Self { file, config }
+    }
+}
+
+impl TensorSource for GgufWeights<'_> {
+    fn contains(&self, name: &str) -> bool {
+        gguf_name(name).is_some_and(|name| self.file.content.tensor_infos.contains_key(&name))
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored, LoadError> {
+        let file_name = gguf_name(name).ok_or_else(|| LoadError::MissingTensor { name: name.to_owned() })?;
+        let (dtype, bytes) = self.file.tensor_bytes(&file_name, shape)?;
+        let heads = if name.contains(".q_proj.") {
+            Some(self.config.query_heads)
+        } else if name.contains(".k_proj.") {
+            Some(self.config.kv_heads)
+        } else {
+            None
+        };
+        let bytes = match heads {
+            Some(heads) => Cow::Owned(half_split_rows(bytes, heads, self.config.head_dim)),
+            None => Cow::Borrowed(bytes),
+        };
+        self.file.stored(&file_name, dtype, &bytes, shape)
+    }
+}
+
+impl GgufFile {
+    /// A tensor in f32.
+    pub(super) fn dense(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        let (dtype, bytes) = self.tensor_bytes(name, shape)?;
+        Ok(self.stored(name, dtype, bytes, shape)?.to_f32()?)
+    }
+
+    /// Type and bytes of a tensor.
+    fn tensor_bytes(&self, name: &str, shape: &[usize]) -> Result<(GgmlDType, &[u8]), LoadError> {
+        let missing = || LoadError::MissingTensor { name: name.to_owned() };
+        let info = self.content.tensor_infos.get(name).ok_or_else(missing)?;
+        if info.shape.dims() != shape {
+            return Err(LoadError::Shape {
+                name: name.to_owned(),
+                expected: shape.to_vec(),
+                found: info.shape.dims().to_vec(),
+            });
+        }
+        let dtype = info.ggml_dtype;
+        let row = shape.last().copied().unwrap_or(0);
+        if !row.is_multiple_of(dtype.block_size()) {
+            return Err(self.corrupt(format!("rows of `{name}` do not fill blocks of {dtype:?}")));
+        }
+        let outside = || self.corrupt(format!("tensor `{name}` lies outside the file"));
+        let length = byte_length(dtype, shape).ok_or_else(outside)?;
+        let start = self.content.tensor_data_offset.checked_add(info.offset).ok_or_else(outside)?;
+        let start = usize::try_from(start).map_err(|_| outside())?;
+        let end = start.checked_add(length).ok_or_else(outside)?;
+        Ok((dtype, self.bytes.get(start..end).ok_or_else(outside)?))
+    }
+
+    fn stored(
+        &self,
+        name: &str,
+        dtype: GgmlDType,
+        bytes: &[u8],
+        shape: &[usize],
+    ) -> Result<Stored, LoadError> {
+        let dense = |dtype| Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu).map(Stored::Dense);
+        match dtype {
+            GgmlDType::F32 => Ok(dense(DType::F32)?),
+            GgmlDType::F16 => Ok(dense(DType::F16)?),
+            GgmlDType::BF16 => Ok(dense(DType::BF16)?),
+            GgmlDType::Q8_0 | GgmlDType::Q4K | GgmlDType::Q6K => {
+                // Candle reads the blocks in place, so they must lie as GGUF aligns them.
+                if !bytes.as_ptr().cast::<u64>().is_aligned() {
+                    return Err(self.corrupt(format!("tensor `{name}` is not aligned")));
+                }
+                let blocks = qtensor_from_ggml(dtype, bytes, shape.to_vec(), &Device::Cpu)?;
+                Ok(Stored::Quantized(Arc::new(blocks)))
+            }
+            other => Err(LoadError::TensorType {
+                name: name.to_owned(),
+                dtype: format!("{other:?}"),
+                supported: SUPPORTED,
+            }),
+        }
+    }
+}
+
+fn byte_length(dtype: GgmlDType, shape: &[usize]) -> Option<usize> {
+    let elements = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size))?;
+    (elements / dtype.block_size()).checked_mul(dtype.type_size())
+}
+
+/// Undoes llama.cpp's reordering of q and k, which interleaves the halves of each head (channel i next to
+/// i + D/2). Whole rows move, so quantized blocks stay as they are.
+fn half_split_rows(bytes: &[u8], heads: usize, head_dim: usize) -> Vec<u8> {
+    let row = bytes.len() / (heads * head_dim);
+    let mut rows = Vec::with_capacity(bytes.len());
+    for head in bytes.chunks_exact((row * head_dim).max(1)) {
+        for half in 0..2 {
+            head.chunks_exact(row.max(1))
+                .skip(half)
+                .step_by(2)
+                .for_each(|bytes| rows.extend_from_slice(bytes));
+        }
+    }
+    rows
+}
+
+/// llama.cpp's name of a tensor.
+fn gguf_name(name: &str) -> Option<String> {
+    match name {
+        "model.embed_tokens.weight" => return Some("token_embd.weight".to_owned()),
+        "model.norm.weight" => return Some("output_norm.weight".to_owned()),
+        "lm_head.weight" => return Some("output.weight".to_owned()),
+        _ => {}
+    }
+    let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
+    let (module, kind) = rest.rsplit_once('.')?;
+    let module = match module {
+        "input_layernorm" => "attn_norm",
+        "self_attn.q_proj" => "attn_q",
+        "self_attn.k_proj" => "attn_k",
+        "self_attn.v_proj" => "attn_v",
+        "self_attn.o_proj" => "attn_output",
+        "post_attention_layernorm" => "ffn_norm",
+        "mlp.gate_proj" => "ffn_gate",
+        "mlp.up_proj" => "ffn_up",
+        "mlp.down_proj" => "ffn_down",
+        _ => return None,
+    };
+    Some(format!("blk.{layer}.{module}.{kind}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_a_head_go_back_to_two_halves() {
+        // Two heads of four channels, rows of two bytes, as llama.cpp writes channels 0 2 1 3 (+ 4 a head).
+        let written: Vec<u8> = [0, 2, 1, 3, 4, 6, 5, 7].into_iter().flat_map(|row| [row, row]).collect();
+        let expected: Vec<u8> = (0..8).flat_map(|row| [row, row]).collect();
+        assert_eq!(half_split_rows(&written, 2, 4), expected);
+    }
+
+    #[test]
+    fn names_are_those_of_llama_cpp() {
+        let name = |name| gguf_name(name).unwrap();
+        assert_eq!(name("model.layers.11.self_attn.o_proj.weight"), "blk.11.attn_output.weight");
+        assert_eq!(name("model.layers.0.mlp.down_proj.bias"), "blk.0.ffn_down.bias");
+        assert_eq!(gguf_name("model.layers.0.self_attn.rotary_emb.inv_freq"), None);
+    }
+}

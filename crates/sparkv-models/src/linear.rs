@@ -1,0 +1,126 @@
+//! The one type behind which all weight matrices are.
+use candle_core::quantized::QMatMul;
+use candle_core::{DType, Module, Result, Tensor};
+use rayon::prelude::*;
+
+use crate::error::LoadError;
+use crate::weights::{Stored, TensorSource, WeightFormat};
+
+/// Rows of a half-precision matrix that are widened at a time: small enough to stay in a core's cache.
+const WIDENED_ROWS: usize = 64;
+
+/// y = x W^T + b.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    weight: Weight,
+    /// (out), f32
+    bias: Option<Tensor>,
+}
+
+/// A matrix (out, in).
+#[derive(Debug)]
+enum Weight {
+    F32(Tensor),
+    /// f16 or bf16.
+    Half(Tensor),
+    Quantized(QMatMul),
+}
+
+impl Linear {
+    /// Reads `name`.weight, (out, in), and `name`.bias, (out), if there is to be one.
+    pub(crate) fn load(
+        source: &dyn TensorSource,
+        name: &str,
+        shape: [usize; 2],
+        has_bias: bool,
+        format: WeightFormat,
+    ) -> std::result::Result<Self, LoadError> {
+        let weight = source.tensor(&format!("{name}.weight"), &shape)?.convert(format)?;
+        let mut linear = Self::new(weight)?;
+        if has_bias {
+            let [out, _] = shape;
+            linear.bias = Some(source.tensor(&format!("{name}.bias"), &[out])?.to_f32()?);
+        }
+        Ok(linear)
+    }
+
+    /// Without bias.
+    pub(crate) fn new(weight: Stored) -> Result<Self> {
+        let weight = match weight {
+            Stored::Dense(tensor) if tensor.dtype() == DType::F32 => Weight::F32(tensor),
+            Stored::Dense(tensor) => Weight::Half(tensor),
+            Stored::Quantized(blocks) => Weight::Quantized(QMatMul::QTensor(blocks)),
+        };
+        Ok(Self { weight, bias: None })
+    }
+
+    /// x: (rows, in), f32; gives (rows, out), f32.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = match &self.weight {
+            Weight::F32(weight) => x.matmul(&weight.t()?)?,
+            Weight::Half(weight) => matmul_widened(x, weight)?,
+            Weight::Quantized(weight) => weight.forward(x)?,
+        };
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+}
+
+/// x W^T in f32 with W in f16 or bf16, a few rows of W widened at a time, so that no f32 copy of W is made.
+fn matmul_widened(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let out = weight.dim(0)?;
+    let blocks = (0..out).step_by(WIDENED_ROWS).collect::<Vec<_>>();
+    let parts = blocks
+        .into_par_iter()
+        .map(|start| {
+            let rows = weight.narrow(0, start, WIDENED_ROWS.min(out - start))?;
+            x.matmul(&rows.to_dtype(DType::F32)?.t()?)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Tensor::cat(&parts, 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    fn matrix(rows: usize, columns: usize) -> Tensor {
+        let values: Vec<f32> = (0..rows * columns).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
+        Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap()
+    }
+
+    /// Largest absolute difference from the f32 product, relative to the largest absolute value of that.
+    fn error_of(format: WeightFormat, columns: usize) -> f32 {
+        let (weight, x) = (matrix(150, columns), matrix(5, columns));
+        let exact = x.matmul(&weight.t().unwrap()).unwrap();
+        let linear = Linear::new(Stored::Dense(weight).convert(format).unwrap()).unwrap();
+        let worst = |t: Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        worst((linear.forward(&x).unwrap() - &exact).unwrap()) / worst(exact)
+    }
+
+    #[test]
+    fn every_format_is_as_exact_as_its_bits() {
+        assert_eq!(error_of(WeightFormat::F32, 256), 0.0);
+        let expected = [
+            (WeightFormat::F16, 1e-3),
+            (WeightFormat::Bf16, 4e-3),
+            (WeightFormat::Q8_0, 1e-2),
+            (WeightFormat::Auto, 1e-2),
+            (WeightFormat::Q4K, 1e-1),
+        ];
+        for (format, bound) in expected {
+            let error = error_of(format, 256);
+            assert!(error > 0.0 && error < bound, "{format}: {error}");
+        }
+    }
+
+    #[test]
+    fn rows_that_do_not_fill_blocks_fall_back() {
+        assert_eq!(error_of(WeightFormat::Q4K, 64), error_of(WeightFormat::Q8_0, 64));
+        assert_eq!(error_of(WeightFormat::Q4K, 172), 0.0);
+        assert_eq!(error_of(WeightFormat::Auto, 172), 0.0);
+    }
+}

@@ -1,0 +1,121 @@
+//! Rotary position embedding in the half-split convention (`rotate_half`): channel i pairs with i + D/2.
+use candle_core::{Device, Result, Tensor};
+
+use crate::config::{DecoderConfig, RopeScaling};
+
+/// Frequencies of the rotation. Angles are computed for the positions at hand, once per chunk and step, so a
+/// long context costs no table.
+#[derive(Debug)]
+pub(crate) struct Rope {
+    /// (head_dim / 2) radians per position.
+    frequencies: Vec<f32>,
+}
+
+/// Cosine and sine of the rotation of some rows, each (rows, head_dim / 2).
+#[derive(Debug)]
+pub(crate) struct Rotation {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl Rope {
+    pub(crate) fn new(config: &DecoderConfig) -> Self {
+        let dim = config.head_dim as f32;
+        let mut frequencies: Vec<f32> =
+            (0..config.head_dim).step_by(2).map(|i| 1.0 / config.rope.theta.powf(i as f32 / dim)).collect();
+        match &config.rope.scaling {
+            RopeScaling::None => {}
+            RopeScaling::Linear { factor } => frequencies.iter_mut().for_each(|f| *f /= factor),
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+                let original = *original_context as f32;
+                for frequency in &mut frequencies {
+                    // Periods that fit into the original context.
+                    let turns = original * *frequency / (2.0 * std::f32::consts::PI);
+                    let kept =
+                        ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
+                    *frequency = (1.0 - kept) * *frequency / factor + kept * *frequency;
+                }
+            }
+            RopeScaling::Divisors(divisors) => {
+                frequencies.iter_mut().zip(divisors).for_each(|(frequency, divisor)| *frequency /= divisor);
+            }
+        }
+        Self { frequencies }
+    }
+
+    /// The rotation of rows at these positions.
+    pub(crate) fn at(&self, positions: impl ExactSizeIterator<Item = usize>) -> Result<Rotation> {
+        let shape = (positions.len(), self.frequencies.len());
+        let angles: Vec<f32> = positions
+            .flat_map(|position| self.frequencies.iter().map(move |f| position as f32 * f))
+            .collect();
+        let angles = Tensor::from_vec(angles, shape, &Device::Cpu)?;
+        Ok(Rotation { cos: angles.cos()?, sin: angles.sin()? })
+    }
+}
+
+impl Rotation {
+    /// Rotates every head of `x`: (rows, heads * head_dim).
+    pub(crate) fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        let (rows, width) = x.dims2()?;
+        let head_dim = self.cos.dim(1)? * 2;
+        let heads = x.reshape((1, rows, width / head_dim, head_dim))?.contiguous()?;
+        candle_nn::rotary_emb::rope_thd(&heads, &self.cos, &self.sin)?.reshape((rows, width))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::DecoderConfig;
+
+    fn frequencies(rope: &str) -> Vec<f32> {
+        let config = format!(
+            r#"{{"architectures": ["LlamaForCausalLM"], "vocab_size": 8, "hidden_size": 16, "intermediate_size": 8,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 8192, {rope}}}"#
+        );
+        Rope::new(&DecoderConfig::from_json(&config).unwrap()).frequencies
+    }
+
+    #[test]
+    fn frequencies_fall_from_one_by_powers_of_theta() {
+        assert_eq!(frequencies(r#""rope_theta": 10000.0"#), [1.0, 0.1, 0.01, 0.001]);
+        let halved = frequencies(r#""rope_scaling": {"type": "linear", "factor": 2.0}"#);
+        assert_eq!(halved, [0.5, 0.05, 0.005, 0.0005]);
+    }
+
+    #[test]
+    fn llama3_keeps_high_frequencies_and_divides_low_ones() {
+        let plain = frequencies(r#""rope_theta": 500000.0"#);
+        let scaled = frequencies(
+            r#""rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", "factor": 8.0,
+            "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}"#,
+        );
+        assert_eq!(scaled[0], plain[0]);
+        assert_eq!(scaled[3], plain[3] / 8.0);
+        assert!(scaled[2] > plain[2] / 8.0 && scaled[2] < plain[2], "{} of {}", scaled[2], plain[2]);
+    }
+
+    #[test]
+    fn both_spellings_of_rope_parameters_mean_the_same() {
+        let old = frequencies(r#""rope_theta": 5000.0, "rope_scaling": {"type": "linear", "factor": 4.0}"#);
+        let new =
+            frequencies(r#""rope_parameters": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 4.0}"#);
+        assert_eq!(old, new);
+    }
+
+    #[test]
+    fn rotation_turns_each_pair_by_its_angle() {
+        let config = r#"{"model_type": "llama", "vocab_size": 8, "hidden_size": 16, "intermediate_size": 8,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64}"#;
+        let rope = Rope::new(&DecoderConfig::from_json(config).unwrap());
+        let mut row = vec![0f32; 16];
+        row[0] = 1.0; // head 0, pair 0, first half
+        row[8 + 5] = 2.0; // head 1, pair 1, second half
+        let x = Tensor::from_vec(row, (1, 16), &Device::Cpu).unwrap();
+        let y = rope.at([3usize].into_iter()).unwrap().apply(&x).unwrap().to_vec2::<f32>().unwrap().remove(0);
+        let close = |a: f32, b: f32| (a - b).abs() < 1e-6;
+        assert!(close(y[0], 3f32.cos()) && close(y[4], 3f32.sin()), "{y:?}");
+        assert!(close(y[8 + 1], -2.0 * 0.3f32.sin()) && close(y[8 + 5], 2.0 * 0.3f32.cos()), "{y:?}");
+    }
+}

@@ -1,0 +1,127 @@
+//! The formats weights are held in, and the sources they come from.
+use std::sync::Arc;
+
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::error::LoadError;
+
+/// What `--weights` chooses: the format in which weight matrices are held in memory. Norms and biases are
+/// always f32; the embedding table stays dense (in f16 or bf16 if that is asked, else as stored).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightFormat {
+    /// Safetensors: `q8_0`, which is what a CPU runs fastest at next to no loss. GGUF: as stored.
+    #[default]
+    Auto,
+    /// 4 bytes a weight.
+    F32,
+    /// 2 bytes a weight; widened to f32 for computing.
+    F16,
+    /// 2 bytes a weight; widened to f32 for computing.
+    Bf16,
+    /// 8.5 bits a weight, in blocks of 32; f32 for matrices whose rows are no multiple of 32.
+    #[serde(rename = "q8_0")]
+    Q8_0,
+    /// 4.5 bits a weight, in blocks of 256; q8_0 for matrices whose rows are no multiple of 256.
+    #[serde(rename = "q4k")]
+    Q4K,
+}
+
+impl std::str::FromStr for WeightFormat {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            "bf16" => Ok(Self::Bf16),
+            "q8_0" => Ok(Self::Q8_0),
+            "q4k" => Ok(Self::Q4K),
+            _ => Err(format!("unknown weight format `{name}`; there are auto, f32, f16, bf16, q8_0 and q4k")),
+        }
+    }
+}
+
+impl std::fmt::Display for WeightFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Q8_0 => "q8_0",
+            Self::Q4K => "q4k",
+        })
+    }
+}
+
+/// A tensor as its file stores it.
+#[derive(Debug, Clone)]
+pub enum Stored {
+    /// f32, f16 or bf16.
+    Dense(Tensor),
+    /// Blocks of one of GGUF's quantized types.
+    Quantized(Arc<QTensor>),
+}
+
+/// Where a decoder's weights come from. Tensors go by Hugging Face's names, weight matrices are
+/// (out, in), and q and k are ordered for the half-split RoPE.
+pub trait TensorSource: Sync {
+    /// Whether there is such a tensor.
+    fn contains(&self, name: &str) -> bool;
+
+    /// Reads a tensor.
+    ///
+    /// # Errors
+    /// If it is missing, has another shape, or is of a type that is not supported.
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored, LoadError>;
+}
+
+impl Stored {
+    /// The tensor in f32.
+    pub(crate) fn to_f32(&self) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Dense(tensor) => tensor.to_dtype(DType::F32),
+            Self::Quantized(blocks) => blocks.dequantize(&Device::Cpu),
+        }
+    }
+
+    /// The same matrix in `format`.
+    pub(crate) fn convert(self, format: WeightFormat) -> candle_core::Result<Self> {
+        let quantized = match format {
+            WeightFormat::F32 => return Ok(Self::Dense(self.to_f32()?)),
+            WeightFormat::F16 => return self.to_dense(DType::F16),
+            WeightFormat::Bf16 => return self.to_dense(DType::BF16),
+            WeightFormat::Auto if matches!(self, Self::Quantized(_)) => return Ok(self),
+            WeightFormat::Auto | WeightFormat::Q8_0 => GgmlDType::Q8_0,
+            WeightFormat::Q4K => GgmlDType::Q4K,
+        };
+        self.quantize(quantized)
+    }
+
+    fn to_dense(&self, dtype: DType) -> candle_core::Result<Self> {
+        let tensor = match self {
+            Self::Dense(tensor) => tensor.to_dtype(dtype)?,
+            Self::Quantized(_) => self.to_f32()?.to_dtype(dtype)?,
+        };
+        Ok(Self::Dense(tensor))
+    }
+
+    fn quantize(self, dtype: GgmlDType) -> candle_core::Result<Self> {
+        if let Self::Quantized(blocks) = &self
+            && blocks.dtype() == dtype
+        {
+            return Ok(self);
+        }
+        let tensor = self.to_f32()?;
+        let row = tensor.dim(candle_core::D::Minus1)?;
+        let dtype = [dtype, GgmlDType::Q8_0].into_iter().find(|dtype| row.is_multiple_of(dtype.block_size()));
+        match dtype {
+            Some(dtype) => Ok(Self::Quantized(Arc::new(QTensor::quantize(&tensor, dtype)?))),
+            None => Ok(Self::Dense(tensor)),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Storage of rows: where the bytes of a cache are held, and counted.
+
+use sparkv_kernels::{KvRun, RowLayout, Rows};
+
+use crate::settings::PACK_BLOCK;
+
+/// Rows of one layout, keys or values of one KV head, in chunks that are allocated once and never moved.
+/// What is counted ([`RowStore::bytes`]) is what is allocated.
+#[derive(Debug)]
+pub(crate) struct RowStore {
+    layout: RowLayout,
+    /// Chunks of whole rows; all but the last are full.
+    chunks: Vec<Box<[u8]>>,
+    len: usize,
+    capacity: usize,
+    /// With a limit, rows pushed beyond it overwrite the oldest.
+    limit: usize,
+    /// The oldest row, once the limit is reached.
+    oldest: usize,
+}
+
+impl RowStore {
+    /// An empty store that holds at most `limit` rows.
+    pub(crate) fn new(layout: RowLayout, limit: usize) -> Self {
+        Self { layout, chunks: Vec::new(), len: 0, capacity: 0, limit, oldest: 0 }
+    }
+
+    /// Rows held.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Bytes allocated.
+    pub(crate) fn bytes(&self) -> usize {
+        self.capacity * self.layout.row_bytes()
+    }
+
+    /// Makes room for `rows` more rows, exactly.
+    pub(crate) fn reserve(&mut self, rows: usize) {
+        let rows = (self.len + rows).min(self.limit).saturating_sub(self.capacity);
+        if rows > 0 {
+            self.chunks.push(vec![0; rows * self.layout.row_bytes()].into_boxed_slice());
+            self.capacity += rows;
+        }
+    }
+
+    /// Stores one more row (head_dim). Where there is no room left, room for a block is made.
+    pub(crate) fn push(&mut self, row: &[f32]) {
+        if self.limit == 0 {
+            return;
+        }
+        let layout = self.layout;
+        if self.len == self.limit {
+            let oldest = self.oldest;
+            self.oldest = (oldest + 1) % self.limit;
+            if let Some(bytes) = self.row_mut(oldest) {
+                layout.encode(row, bytes);
+            }
+            return;
+        }
+        if self.len == self.capacity {
+            self.reserve(PACK_BLOCK);
+        }
+        if let Some(bytes) = self.row_mut(self.len) {
+            layout.encode(row, bytes);
+            self.len += 1;
+        }
+    }
+
+    /// Searched from the end: rows are nearly always written to the last chunk.
+    fn row_mut(&mut self, index: usize) -> Option<&mut [u8]> {
+        let row_bytes = self.layout.row_bytes();
+        let mut start = self.capacity;
+        for chunk in self.chunks.iter_mut().rev() {
+            start -= chunk.len() / row_bytes;
+            if index >= start {
+                let offset = (index - start) * row_bytes;
+                return chunk.get_mut(offset..offset + row_bytes);
+            }
+        }
+        None
+    }
+
+    /// Removes the first block of rows: `PACK_BLOCK` rows in storage order, if the store was filled by
+    /// [`RowStore::push`] alone and has that many.
+    pub(crate) fn take_block(&mut self) -> Option<Box<[u8]>> {
+        let is_block = self.chunks.first()?.len() == PACK_BLOCK * self.layout.row_bytes();
+        if !is_block || self.len < PACK_BLOCK {
+            return None;
+        }
+        self.len -= PACK_BLOCK;
+        self.capacity -= PACK_BLOCK;
+        Some(self.chunks.remove(0))
+    }
+
+    /// The rows held, as contiguous runs.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = Rows<'_>> {
+        let row_bytes = self.layout.row_bytes();
+        let mut left = self.len * row_bytes;
+        self.chunks.iter().map_while(move |chunk| {
+            let bytes = chunk.get(..chunk.len().min(left))?;
+            left -= bytes.len();
+            (!bytes.is_empty()).then(|| Rows::new(self.layout, bytes))
+        })
+    }
+
+    /// The stored form of the rows held, in storage order.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &[u8]> {
+        self.runs().flat_map(|run| run.iter())
+    }
+
+    /// Calls `visit` with the index and the decoded row (head_dim) of the rows held, in storage order.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(usize, &[f32])) {
+        let mut row = vec![0.0; self.layout.head_dim()];
+        for (index, bytes) in self.rows().enumerate() {
+            self.layout.decode(bytes, &mut row);
+            visit(index, &row);
+        }
+    }
+}
+
+/// Keys and values of the same tokens.
+#[derive(Debug)]
+pub(crate) struct KvRows {
+    pub(crate) keys: RowStore,
+    pub(crate) values: RowStore,
+}
+
+impl KvRows {
+    /// An empty store that holds at most `limit` tokens.
+    pub(crate) fn new(key_layout: RowLayout, value_layout: RowLayout, limit: usize) -> Self {
+        Self { keys: RowStore::new(key_layout, limit), values: RowStore::new(value_layout, limit) }
+    }
+
+    /// Tokens held.
+    pub(crate) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Bytes allocated.
+    pub(crate) fn bytes(&self) -> usize {
+        self.keys.bytes() + self.values.bytes()
+    }
+
+    /// Makes room for `tokens` more, exactly.
+    pub(crate) fn reserve(&mut self, tokens: usize) {
+        self.keys.reserve(tokens);
+        self.values.reserve(tokens);
+    }
+
+    /// Stores one more token's key and value (head_dim each).
+    pub(crate) fn push(&mut self, key: &[f32], value: &[f32]) {
+        self.keys.push(key);
+        self.values.push(value);
+    }
+
+    /// The tokens held, as contiguous runs; the chunks of keys and values have the same tokens.
+    pub(crate) fn runs(&self, scaled: bool) -> impl Iterator<Item = KvRun<'_>> {
+        self.keys.runs().zip(self.values.runs()).map(move |(keys, values)| KvRun { keys, values, scaled })
+    }
+}

@@ -1,0 +1,210 @@
+//! The observation window: what the prompt's last queries say of channels and tokens.
+
+use sparkv_kernels::{dot, softmax_probability};
+
+use crate::rows::RowStore;
+use crate::settings::QueryStatistic;
+
+/// Channels are scaled by no less than this share of the mean query energy: a channel the window never
+/// queried would otherwise be divided by zero.
+const ENERGY_FLOOR: f32 = 1e-4;
+
+/// SnapKV's average pooling over neighbouring tokens.
+const POOL: usize = 5;
+
+/// The last queries of a prompt, after RoPE and times the attention scale, of all query heads of a layer.
+#[derive(Debug)]
+pub(crate) struct ObservationWindow {
+    /// (slots, query_heads * head_dim), used as a ring.
+    rows: Vec<f32>,
+    slots: usize,
+    row_len: usize,
+    head_dim: usize,
+    /// Queries seen; the last `slots` of them are held.
+    seen: usize,
+}
+
+impl ObservationWindow {
+    pub(crate) fn new(slots: usize, query_heads: usize, head_dim: usize) -> Self {
+        let row_len = query_heads * head_dim;
+        Self { rows: vec![0.0; slots * row_len], slots, row_len, head_dim, seen: 0 }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&self.rows[..])
+    }
+
+    /// Takes the queries of further positions, (tokens, query_heads * head_dim), times `scale`.
+    pub(crate) fn push(&mut self, queries: &[f32], scale: f32) {
+        let tokens = queries.len() / self.row_len;
+        let skipped = tokens.saturating_sub(self.slots);
+        self.seen += skipped;
+        for query in queries.chunks_exact(self.row_len).skip(skipped) {
+            let slot = self.seen % self.slots;
+            for (held, query) in self.rows[slot * self.row_len..].iter_mut().zip(query) {
+                *held = query * scale;
+            }
+            self.seen += 1;
+        }
+    }
+
+    /// Position and queries (query_heads * head_dim) of each held position, oldest first.
+    fn positions(&self) -> impl Iterator<Item = (usize, &[f32])> {
+        (self.seen.saturating_sub(self.slots)..self.seen).map(|position| {
+            let slot = position % self.slots;
+            (position, &self.rows[slot * self.row_len..(slot + 1) * self.row_len])
+        })
+    }
+
+    /// Position and query (head_dim) of each held position and query head of the group of `kv_head`.
+    fn group_queries(&self, kv_head: usize, group: usize) -> impl Iterator<Item = (usize, &[f32])> {
+        let heads = kv_head * group * self.head_dim..(kv_head + 1) * group * self.head_dim;
+        self.positions().flat_map(move |(position, row)| {
+            row[heads.clone()].chunks_exact(self.head_dim).map(move |query| (position, query))
+        })
+    }
+
+    /// n: the L2 norm of each query channel (head_dim) over the window, for the `group` heads of `kv_head`.
+    pub(crate) fn query_energy(&self, kv_head: usize, group: usize, statistic: QueryStatistic) -> Vec<f32> {
+        let mut squares = vec![0f64; self.head_dim];
+        let mut add = |query: &mut dyn Iterator<Item = f64>| {
+            squares.iter_mut().zip(query).for_each(|(sum, q)| *sum += q * q);
+        };
+        match statistic {
+            QueryStatistic::Rms => {
+                for (_, query) in self.group_queries(kv_head, group) {
+                    add(&mut query.iter().map(|q| f64::from(*q)));
+                }
+            }
+            QueryStatistic::Mean => {
+                let queries: Vec<&[f32]> =
+                    self.group_queries(kv_head, group).map(|(_, query)| query).collect();
+                for heads in queries.chunks_exact(group) {
+                    add(&mut (0..self.head_dim).map(|channel| {
+                        heads.iter().map(|head| f64::from(head[channel])).sum::<f64>() / group as f64
+                    }));
+                }
+            }
+        }
+        squares.into_iter().map(|square| square.sqrt() as f32).collect()
+    }
+
+    /// How much attention each of the stored prompt tokens gets from the window: the softmax of every held
+    /// query over the keys at or before it, summed. `keys` holds the prompt's tokens in order.
+    pub(crate) fn attention_mass(&self, kv_head: usize, group: usize, keys: &RowStore) -> Vec<f32> {
+        let queries: Vec<(usize, &[f32])> = self.group_queries(kv_head, group).collect();
+        // Two passes over the keys, so that scores are not held for all of them.
+        let mut max = vec![f32::NEG_INFINITY; queries.len()];
+        let mut sum = vec![0f32; queries.len()];
+        keys.for_each(|index, key| {
+            for ((position, query), (max, sum)) in queries.iter().zip(max.iter_mut().zip(&mut sum)) {
+                if index <= *position {
+                    let score = dot(query, key);
+                    if score > *max {
+                        *sum *= softmax_probability(*max, score);
+                        *max = score;
+                    }
+                    *sum += softmax_probability(score, *max);
+                }
+            }
+        });
+        let mut mass = vec![0f32; keys.len()];
+        keys.for_each(|index, key| {
+            for ((position, query), (max, sum)) in queries.iter().zip(max.iter().zip(&sum)) {
+                if index <= *position {
+                    mass[index] += softmax_probability(dot(query, key), *max) / sum;
+                }
+            }
+        });
+        mass
+    }
+}
+
+/// The factor on key channels in the scaled domain, sqrt(n), from the query energy n (head_dim).
+///
+/// Selection and recovery do not change if n is multiplied by a constant, so n is first divided by its
+/// mean: scaled keys keep the range of keys, and fit f16.
+pub(crate) fn key_scaling(mut energy: Vec<f32>) -> Box<[f32]> {
+    let mean = energy.iter().sum::<f32>() / energy.len() as f32;
+    for n in &mut energy {
+        *n = if mean > 0.0 && mean.is_finite() { (*n / mean).max(ENERGY_FLOOR).sqrt() } else { 1.0 };
+    }
+    energy.into_boxed_slice()
+}
+
+/// SnapKV's pooling: the mean over `POOL` neighbours, those beyond the ends counting as 0.
+pub(crate) fn pool(mass: &[f32]) -> Vec<f32> {
+    let reach = POOL / 2;
+    (0..mass.len())
+        .map(|i| {
+            mass[i.saturating_sub(reach)..mass.len().min(i + reach + 1)].iter().sum::<f32>() / POOL as f32
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sparkv_kernels::{RowFormat, RowLayout};
+
+    fn window(slots: usize, rows: &[[f32; 16]]) -> ObservationWindow {
+        let mut window = ObservationWindow::new(slots, 2, 8);
+        rows.iter().for_each(|row| window.push(row, 1.0));
+        window
+    }
+
+    #[test]
+    fn only_the_last_queries_are_held_however_they_arrive() {
+        let rows: Vec<[f32; 16]> = (0..10).map(|i| [i as f32; 16]).collect();
+        let one_by_one = window(4, &rows);
+        let mut at_once = ObservationWindow::new(4, 2, 8);
+        at_once.push(rows.as_flattened(), 1.0);
+        for window in [&one_by_one, &at_once] {
+            let held: Vec<(usize, f32)> = window.positions().map(|(p, row)| (p, row[0])).collect();
+            assert_eq!(held, [(6, 6.0), (7, 7.0), (8, 8.0), (9, 9.0)]);
+        }
+    }
+
+    #[test]
+    fn opposite_heads_cancel_in_the_mean_but_not_in_the_rms() {
+        let mut row = [3.0; 16];
+        row[8..].fill(-3.0);
+        let window = window(4, &[row]);
+        assert_eq!(window.query_energy(0, 2, QueryStatistic::Mean), vec![0.0; 8]);
+        assert_eq!(window.query_energy(0, 2, QueryStatistic::Rms), vec![18f32.sqrt(); 8]);
+        assert_eq!(window.query_energy(1, 1, QueryStatistic::Mean), vec![3.0; 8]);
+    }
+
+    #[test]
+    fn scaling_survives_energies_of_zero() {
+        assert_eq!(*key_scaling(vec![0.0; 8]), [1.0; 8]);
+        let scaling = key_scaling(vec![2.0, 0.0]);
+        assert_eq!(*scaling, [2f32.sqrt(), ENERGY_FLOOR.sqrt()]);
+    }
+
+    #[test]
+    fn attention_mass_is_a_causal_softmax() {
+        let layout = RowLayout::new(8, RowFormat::F32).unwrap();
+        let mut keys = RowStore::new(layout, usize::MAX);
+        for i in 0..6 {
+            keys.push(&[i as f32 * 0.1; 8]);
+        }
+        let rows: Vec<[f32; 16]> = (0..6).map(|i| [0.3 * i as f32; 16]).collect();
+        let mass = window(2, &rows).attention_mass(1, 1, &keys);
+        let mut expected = [0f64; 6];
+        for position in [4usize, 5] {
+            let weights: Vec<f64> =
+                (0..=position).map(|i| (8.0 * 0.3 * position as f64 * 0.1 * i as f64).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            weights.iter().zip(&mut expected).for_each(|(w, e)| *e += w / sum);
+        }
+        for (mass, expected) in mass.iter().zip(expected) {
+            assert!((f64::from(*mass) - expected).abs() < 1e-5, "{mass} for {expected}");
+        }
+    }
+
+    #[test]
+    fn pooling_counts_what_lies_beyond_as_zero() {
+        assert_eq!(pool(&[5.0, 0.0, 0.0, 0.0, 10.0]), [1.0, 1.0, 3.0, 2.0, 2.0]);
+    }
+}

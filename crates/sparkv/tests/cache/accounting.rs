@@ -1,0 +1,174 @@
+//! Bytes reported are bytes held are bytes computed from the settings; and what must not change anything
+//! does not.
+
+use crate::common::{Layer, Tokens, config, settings};
+use proptest::prelude::*;
+use sparkv::settings::{KvChoice, KvOptions, Presets};
+use sparkv::{Budget, KvShape};
+
+fn shape(head_dim: usize) -> KvShape {
+    KvShape { layers: 1, query_heads: 4, kv_heads: 2, head_dim }
+}
+
+/// Bytes per packed token of keys and values together, by the arithmetic.
+fn packed_bytes(head_dim: usize, ratios: (f64, f64), value_bytes: usize, magnitude: usize) -> usize {
+    let row = |ratio: f64| {
+        let pruned = (ratio * head_dim as f64).floor() as usize;
+        value_bytes * (head_dim - pruned) + head_dim / 8 + pruned.div_ceil(8) + magnitude
+    };
+    row(ratios.0) + row(ratios.1)
+}
+
+/// 4 sinks and 32 recent tokens dense in f16, 32 dense rows for the block that fills up, the scaling.
+#[test]
+fn held_bytes_are_those_of_the_arithmetic() {
+    let cases = [
+        (r#"{"pruning": {"key_ratio": 0.8, "value_ratio": 0.8}}"#, packed_bytes(128, (0.8, 0.8), 2, 2)),
+        (
+            r#"{"pruning": {"key_ratio": 0.75, "value_ratio": 0.5}, "precision": "int8"}"#,
+            packed_bytes(128, (0.75, 0.5), 1, 3),
+        ),
+        (r#"{"preset": "balanced"}"#, packed_bytes(128, (0.5, 0.5), 1, 3)),
+    ];
+    for (json, packed) in cases {
+        let config = config(128);
+        let tokens = Tokens::random(&config, 1000);
+        let (layer, _) = Layer::run(config, &settings(json), &tokens, 1000);
+        let dense_token = 2 * 2 * 128;
+        let head_bytes = (4 + 32) * dense_token + (1000 - 36) * packed + 4 * 128;
+        assert_eq!(layer.cache.bytes(), 2 * head_bytes as u64, "{json}");
+        let usage = layer.cache.usage();
+        assert_eq!((usage.kept_tokens, usage.prompt_tokens), (1000, 1000));
+        assert_eq!(usage.dense_bytes, 2 * 1000 * dense_token as u64);
+        assert_eq!(usage.bytes, layer.cache.bytes());
+    }
+}
+
+#[test]
+fn the_exact_cache_holds_the_dense_bytes() {
+    let config = config(64);
+    let tokens = Tokens::random(&config, 333);
+    let (layer, _) = Layer::run(config, &settings("{}"), &tokens, 333);
+    let usage = layer.cache.usage();
+    assert_eq!(usage.bytes, usage.dense_bytes);
+    assert_eq!(usage.preset, "exact");
+}
+
+/// Ten times the window is generated: the added bytes per added token stay those of packed rows.
+#[test]
+fn a_long_generation_keeps_its_bytes_per_token() {
+    let config = config(64);
+    let tokens = Tokens::random(&config, 200 + 640);
+    let settings = settings(r#"{"preset": "balanced"}"#);
+    let mut layer = Layer::new(config, &settings, 200);
+    layer.prompt(&tokens.slice(0, 200));
+    // From the same fill of the tail to the same fill of the tail.
+    layer.attend(&tokens.slice(200, 320));
+    let before = layer.cache.bytes();
+    layer.attend(&tokens.slice(520, 320));
+    let added = layer.cache.bytes() - before;
+    assert_eq!(added as usize, 320 * 2 * packed_bytes(64, (0.5, 0.5), 1, 3));
+}
+
+#[test]
+fn a_streaming_budget_holds_while_generating() {
+    let config = config(64);
+    let tokens = Tokens::random(&config, 800);
+    let json = r#"{"eviction": {"policy": "streaming", "max_tokens": 128}, "preset": "balanced"}"#;
+    let mut layer = Layer::new(config, &settings(json), 300);
+    layer.prompt(&tokens.slice(0, 300));
+    for position in 300..800 {
+        layer.attend(&tokens.slice(position, 1));
+        assert!(layer.cache.usage().kept_tokens <= 128);
+        assert!(layer.cache.bytes() < 2 * 128 * 4 * 64);
+    }
+}
+
+/// Bit for bit.
+#[test]
+fn ratio_0_and_a_budget_of_everything_equal_no_settings() {
+    let config = config(64);
+    let tokens = Tokens::random(&config, 260);
+    let (_, exact) = Layer::run(config, &settings("{}"), &tokens, 200);
+    for json in [
+        r#"{"preset": "exact"}"#,
+        r#"{"pruning": {"key_ratio": 0.0, "value_ratio": 0.0}}"#,
+        r#"{"eviction": {"policy": "snapkv", "max_tokens": 200}}"#,
+        r#"{"eviction": {"policy": "snapkv", "keep_ratio": 1.0}}"#,
+        r#"{"eviction": {"policy": "streaming", "max_tokens": 1000}}"#,
+    ] {
+        assert_eq!(Layer::run(config, &settings(json), &tokens, 200).1, exact, "{json}");
+    }
+    let everything: KvOptions = serde_json::from_str(r#"{"budget": "100%"}"#).unwrap();
+    let choice = Presets::built_in().unwrap().resolve(&everything).unwrap();
+    let settings = choice.settings(&shape(64), 200, 60).unwrap();
+    assert_eq!(Layer::run(config, &settings, &tokens, 200).1, exact);
+}
+
+/// Bit for bit, however the sequence is cut: prompt in chunks, completion in spans.
+#[test]
+fn chunks_do_not_matter() {
+    let config = config(64);
+    let tokens = Tokens::random(&config, 400);
+    for json in ["{}", r#"{"preset": "balanced"}"#, r#"{"preset": "aggressive"}"#] {
+        let settings = settings(json);
+        let (whole, expected) = Layer::run(config, &settings, &tokens, 250);
+        let mut layer = Layer::new(config, &settings, 250);
+        let mut out = Vec::new();
+        for (start, len) in [(0, 1), (1, 99), (100, 150)] {
+            out.extend(layer.attend(&tokens.slice(start, len)));
+        }
+        layer.cache.layers_mut()[0].finish_prompt().unwrap();
+        for (start, len) in [(250, 3), (253, 120), (373, 27)] {
+            out.extend(layer.attend(&tokens.slice(start, len)));
+        }
+        assert_eq!(out, expected, "{json}");
+        assert_eq!(layer.cache.usage(), whole.cache.usage(), "{json}");
+    }
+}
+
+fn any_settings() -> impl Strategy<Value = String> {
+    let ratio = || prop::sample::select(vec![0.0, 0.01, 0.5, 0.8, 0.9]);
+    let precision = prop::sample::select(vec!["f32", "f16", "int8"]);
+    let policy = prop::sample::select(vec!["none", "streaming", "snapkv"]);
+    (ratio(), ratio(), precision, policy, 1usize..50, 0usize..40, 0usize..300).prop_map(
+        |(keys, values, precision, policy, window, sinks, extra)| {
+            let bound = window + sinks + 32 + extra;
+            let bound = if policy == "none" { String::new() } else { format!(r#", "max_tokens": {bound}"#) };
+            format!(
+                r#"{{"pruning": {{"key_ratio": {keys}, "value_ratio": {values}}}, "precision": "{precision}",
+                    "window": {window}, "sinks": {sinks}, "eviction": {{"policy": "{policy}"{bound}}}}}"#
+            )
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// What admission computes is what the caches hold, for any settings, prompt and completion.
+    #[test]
+    fn computed_bytes_are_held_bytes(json in any_settings(), prompt in 1usize..300, new in 0usize..200) {
+        let config = config(8);
+        let settings = settings(&json);
+        let tokens = Tokens::random(&config, prompt + new);
+        let mut layer = Layer::new(config, &settings, prompt);
+        layer.prompt(&tokens.slice(0, prompt));
+        if new > 0 {
+            layer.attend(&tokens.slice(prompt, new));
+        }
+        let computed = settings.cache_bytes(&shape(8), prompt, new).unwrap();
+        prop_assert_eq!(layer.cache.bytes(), computed, "{}", json);
+    }
+
+    /// A budget is never exceeded at the end of a request.
+    #[test]
+    fn budgets_hold(percent in 1u32..=100, prompt in 1usize..600, new in 0usize..100) {
+        let share = f64::from(percent) / 100.0;
+        if let Ok(settings) = KvChoice::Budget(Budget::Share(share)).settings(&shape(64), prompt, new) {
+            let dense = shape(64).dense_bytes(prompt + new) as f64;
+            let bytes = settings.cache_bytes(&shape(64), prompt, new).unwrap() as f64;
+            prop_assert!(percent == 100 || bytes <= share * dense + 1.0);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What the integration tests share: random tensors and a layer's cache driven like a decoder drives it.
+
+use candle_core::{Device, Tensor};
+use sparkv::settings::{KvChoice, KvOptions, KvSettings, Presets};
+use sparkv::{AttentionConfig, KvShape, SequenceCache, Span, attend};
+
+/// The settings that the JSON of a `kv_cache` object asks for.
+pub(crate) fn settings(json: &str) -> KvSettings {
+    let options: KvOptions = serde_json::from_str(json).unwrap();
+    match Presets::built_in().unwrap().resolve(&options).unwrap() {
+        KvChoice::Fixed(settings) => settings,
+        KvChoice::Budget(budget) => panic!("{budget} is a budget"),
+    }
+}
+
+/// Two query heads to each of two KV heads.
+pub(crate) fn config(head_dim: usize) -> AttentionConfig {
+    AttentionConfig {
+        query_heads: 4,
+        kv_heads: 2,
+        head_dim,
+        scale: 1.0 / (head_dim as f32).sqrt(),
+        sliding_window: None,
+    }
+}
+
+/// q, k and v of `tokens` random tokens.
+#[derive(Clone)]
+pub(crate) struct Tokens {
+    pub(crate) q: Tensor,
+    pub(crate) k: Tensor,
+    pub(crate) v: Tensor,
+}
+
+impl Tokens {
+    pub(crate) fn random(config: &AttentionConfig, tokens: usize) -> Self {
+        let row = |heads| Tensor::randn(0f32, 1.0, (tokens, heads * config.head_dim), &Device::Cpu).unwrap();
+        Self { q: row(config.query_heads), k: row(config.kv_heads), v: row(config.kv_heads) }
+    }
+
+    pub(crate) fn slice(&self, start: usize, len: usize) -> Self {
+        let part = |tensor: &Tensor| tensor.narrow(0, start, len).unwrap();
+        Self { q: part(&self.q), k: part(&self.k), v: part(&self.v) }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.q.dim(0).unwrap()
+    }
+}
+
+/// The cache of a one-layer model.
+pub(crate) struct Layer {
+    pub(crate) config: AttentionConfig,
+    pub(crate) cache: SequenceCache,
+}
+
+impl Layer {
+    pub(crate) fn new(config: AttentionConfig, settings: &KvSettings, prompt_tokens: usize) -> Self {
+        let AttentionConfig { query_heads, kv_heads, head_dim, sliding_window, .. } = config;
+        let shape = KvShape { layers: 1, query_heads, kv_heads, head_dim };
+        Self { config, cache: SequenceCache::new(shape, sliding_window, settings, prompt_tokens).unwrap() }
+    }
+
+    /// Attention of further tokens: (tokens, query_heads * head_dim).
+    pub(crate) fn attend(&mut self, tokens: &Tokens) -> Vec<Vec<f32>> {
+        let span = Span { tokens: tokens.len(), cache: &mut self.cache.layers_mut()[0] };
+        attend(&self.config, &tokens.q, &tokens.k, &tokens.v, &mut [span]).unwrap().to_vec2().unwrap()
+    }
+
+    /// The whole prompt at once, then its compression.
+    pub(crate) fn prompt(&mut self, tokens: &Tokens) -> Vec<Vec<f32>> {
+        let out = self.attend(tokens);
+        self.cache.layers_mut()[0].finish_prompt().unwrap();
+        out
+    }
+
+    /// Prompt and completion, token by token after the prompt.
+    pub(crate) fn run(
+        config: AttentionConfig,
+        settings: &KvSettings,
+        tokens: &Tokens,
+        prompt: usize,
+    ) -> (Self, Vec<Vec<f32>>) {
+        let mut layer = Self::new(config, settings, prompt);
+        let mut out = layer.prompt(&tokens.slice(0, prompt));
+        for position in prompt..tokens.len() {
+            out.extend(layer.attend(&tokens.slice(position, 1)));
+        }
+        (layer, out)
+    }
+}
+
+/// The largest difference of two outputs.
+pub(crate) fn distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
