@@ -1,7 +1,3 @@
-<<<<<<< HEAD
-//! One decoder for the Llama family and the loaders that fill it. (Being written; the surface below is settled.)
-pub mod fake;
-=======
 //! One decoder for the Llama family, and the loaders that fill it.
 //!
 //! A model runs in two halves that know nothing of each other. [`Decoder`] is the network: it takes token
@@ -26,9 +22,9 @@ pub mod demo;
 mod dummy;
 mod error;
 mod files;
+pub mod fake;
 pub mod gguf;
 pub mod hub;
->>>>>>> models
 pub mod language_model;
 mod linear;
 mod load;
