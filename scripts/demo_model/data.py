@@ -148,7 +148,8 @@ class Generator:
 
     def copy_facts(self, template, kinds, fact_count):
         """One list of items, to be repeated."""
-        items = [self.draw(kinds["item"]) for _ in range(fact_count)]
+        used = set()
+        items = [item for item in (self.draw_unique(kinds["item"], used) for _ in range(fact_count)) if item]
         slots = {"items": template["item_separator"].join(items)}
         return [render(template["fact"], slots)[0]], [self.ask(template, template["answer"], slots, {"items"})]
 
@@ -211,7 +212,7 @@ class Generator:
                 if len(ids) >= length:
                     break
                 if (question.value or "").isdigit() and rng.random() < 0.2:
-                    say("user", f"{message}{question.text} {self.spec['brief_instruction']}")
+                    say("user", f"{message}{self.spec['brief_instruction']} {question.text}")
                     say("assistant", question.value, [(0, len(question.value))])
                 else:
                     say("user", message + question.text)

@@ -1,19 +1,20 @@
 """Starts the model as a weak retrieval machine, so that training need not discover one.
 
-The hidden state begins as five parts: the token, the three tokens before it, and
-one constant. Layer 0 moves earlier tokens into their parts with heads that look a
-fixed distance back: their queries and keys come from the constant alone, and the
-rotary phases put the peak at that distance. Later layers compare "this token and
-the two before it" with "the three tokens before that position", in the slow rotary
-frequencies, and copy the token found there to the output part. Everything is
-trained from there as usual.
+The hidden state begins as six parts: the token, (a projection of) the four tokens before
+it, and one constant. Layer 0 moves earlier tokens into their parts with heads that look a
+fixed distance back: their queries and keys come from the constant alone, and the rotary
+phases put the peak at that distance. Layers 1 and 2 compare "this token and the three
+before it" with "the four tokens before that position", in the slow rotary frequencies, and
+copy the token found there to the output part. Everything is trained from there as usual.
 """
 
 import math
 
 import torch
 
-PART = 64  # width of a part; also the head size
+HEAD = 64  # head size, and width of the part that holds the token
+SHIFTS = 4  # earlier tokens that are kept
+SHIFTED = 47  # width of each of their parts
 FAST = slice(0, 9)  # rotary pairs that tell near offsets apart
 MIDDLE = slice(5, 11)  # rotary pairs that prefer the last few dozen tokens
 SLOW = slice(12, 32)  # rotary pairs that turn little over the whole context
@@ -23,35 +24,32 @@ EMBEDDING_SCALE = 0.05
 
 def part(index):
     """Columns of part `index`: 0 is the token itself, 1 the token before it, and so on."""
-    return slice(index * PART, min((index + 1) * PART, CONSTANT))
+    if index == 0:
+        return slice(0, HEAD)
+    start = HEAD + (index - 1) * SHIFTED
+    return slice(start, start + SHIFTED)
 
 
-def phases(config):
-    """Rotary angle per position of each pair."""
-    half = config.head_dim // 2
-    return config.rope_theta ** (-torch.arange(half) / half)
+def head(index):
+    """Rows of a head in a projection."""
+    return slice(index * HEAD, (index + 1) * HEAD)
 
 
-def pairs_to_dims(pairs, half=PART // 2):
+def pairs_to_dims(pairs):
     """Head dimensions of a slice of rotary pairs."""
-    index = torch.arange(half)[pairs]
-    return torch.cat([index, index + half])
+    index = torch.arange(HEAD // 2)[pairs]
+    return torch.cat([index, index + HEAD // 2])
 
 
 def offset_vectors(config, offset, strength, pairs):
-    """Query and key (from the constant) whose score peaks `offset` tokens back."""
-    half = config.head_dim // 2
-    angle = phases(config) * offset
-    query, key = torch.zeros(config.head_dim), torch.zeros(config.head_dim)
+    """Query and key (from the constant) whose score peaks `offset` tokens back, at strength^2 per pair."""
+    half = HEAD // 2
+    angle = offset * config.rope_theta ** (-torch.arange(half) / half)
+    query, key = torch.zeros(HEAD), torch.zeros(HEAD)
     index = torch.arange(half)[pairs]
     query[index], query[index + half] = angle[pairs].cos() * strength, -angle[pairs].sin() * strength
     key[index] = strength
     return query, key
-
-
-def normalized_constant(parts):
-    """The constant channel after RMSNorm, when it and `parts` parts have equal norms."""
-    return math.sqrt(4 * PART / (parts + 1))
 
 
 def structured_init(model, seed=0):
@@ -63,66 +61,68 @@ def structured_init(model, seed=0):
                 scale = 0.0 if "down_proj" in name or "o_proj" in name else 0.5
                 parameter.normal_(0.0, scale / math.sqrt(parameter.shape[1]))
         embedding = model.model.embed_tokens.weight
+        tokens = torch.randn(embedding.shape[0], HEAD)
         embedding.zero_()
-        embedding[:, part(0)].normal_(0.0, 1.0)
-        embedding[:, part(0)] *= math.sqrt(PART) / embedding[:, part(0)].norm(dim=1, keepdim=True)
-        embedding[:, CONSTANT] = math.sqrt(PART)
-        embedding *= EMBEDDING_SCALE
+        embedding[:, part(0)] = EMBEDDING_SCALE * math.sqrt(HEAD) * tokens / tokens.norm(dim=1, keepdim=True)
+        embedding[:, CONSTANT] = EMBEDDING_SCALE * math.sqrt(HEAD)
         layers = model.model.layers
         init_shift_layer(model.config, layers[0].self_attn)
-        for layer in layers[1:3]:
-            init_match_layer(model.config, layer.self_attn)
-
-
-def head(index):
-    """Rows of a head in a projection."""
-    return slice(index * PART, (index + 1) * PART)
+        init_match_layer(model.config, layers[1].self_attn, skips=(0, 0))
+        init_match_layer(model.config, layers[2].self_attn, skips=(0, 3))
 
 
 def init_shift_layer(config, attention):
-    """Heads 0, 1 and 2 copy the tokens 1, 2 and 3 back into parts 1, 2 and 3."""
-    constant = normalized_constant(1)
+    """Head i copies the token i + 1 back into part i + 1."""
+    # Token and constant have equal norms, so RMSNorm brings both to this.
+    norm = math.sqrt(config.hidden_size / 2)
     group = config.num_attention_heads // config.num_key_value_heads
+    attention.q_proj.weight.zero_()
     attention.k_proj.weight.zero_()
     attention.v_proj.weight.zero_()
-    token = torch.eye(PART)
     for kv_head in range(config.num_key_value_heads):
-        attention.v_proj.weight[head(kv_head), part(0)] = token
-    strength = math.sqrt(12.0 * math.sqrt(config.head_dim)) / constant
-    for index in range(3):
+        attention.v_proj.weight[head(kv_head), part(0)] = torch.eye(HEAD)
+    strength = math.sqrt(12.0 * math.sqrt(HEAD)) / norm
+    for index in range(SHIFTS):
         query, key = offset_vectors(config, index + 1, strength, FAST)
-        attention.q_proj.weight[head(index)] = 0.0
         attention.q_proj.weight[head(index), CONSTANT] = query
         attention.k_proj.weight[head(index // group), CONSTANT] = key
-        target = part(index + 1)
-        width = target.stop - target.start
-        gain = EMBEDDING_SCALE / constant * math.sqrt(PART)
-        attention.o_proj.weight[target, head(index)] = gain * token[:width]
+        attention.o_proj.weight[part(index + 1), head(index)] = (
+            EMBEDDING_SCALE * math.sqrt(HEAD) / norm * torch.eye(HEAD)[:SHIFTED])
 
 
-def init_match_layer(config, attention, match=4.0, recency=3.0):
-    """Heads that find earlier places with the same preceding tokens; group 0 anywhere, group 1 nearby."""
+def init_match_layer(config, attention, skips, match=6.0, recency=3.0):
+    """Heads that find places with the same preceding tokens and copy what stands there.
+
+    Heads of KV head 0 look anywhere, those of KV head 1 nearby. `skips` gives for the two
+    query heads of KV head 0 how far back the compared tokens begin: 0 continues the text,
+    3 looks up the last word of a question from the first position of its answer.
+    """
+    # A hidden state has SHIFTS narrower parts beside the token and the constant.
+    unit = math.sqrt(config.hidden_size / (2 + SHIFTS * SHIFTED / HEAD))
     dims = pairs_to_dims(SLOW)
-    constant = normalized_constant(4)
     group = config.num_attention_heads // config.num_key_value_heads
-    gain = math.sqrt(match * math.sqrt(config.head_dim)) / constant * math.sqrt(PART / len(dims))
+    gain = math.sqrt(match * math.sqrt(HEAD)) / unit * math.sqrt(HEAD / len(dims))
     for weight in (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight):
         weight.mul_(0.2)
-    nearby_query, nearby_key = offset_vectors(
-        config, 0, math.sqrt(recency * math.sqrt(config.head_dim)) / constant, MIDDLE)
+    nearby_query, nearby_key = offset_vectors(config, 0, math.sqrt(recency * math.sqrt(HEAD)) / unit, MIDDLE)
     for kv_head in range(config.num_key_value_heads):
         rows = head(kv_head).start + dims
-        shared = [torch.linalg.qr(torch.randn(PART, PART))[0][: len(dims)] * gain for _ in range(3)]
-        for back, projection in enumerate(shared):
-            source = part(back + 1)
-            attention.k_proj.weight[rows, source] += projection[:, : source.stop - source.start]
-        attention.v_proj.weight[head(kv_head), part(0)] += torch.eye(PART)
+        projections = [gain * torch.linalg.qr(torch.randn(HEAD, HEAD))[0][: len(dims), :SHIFTED]
+                       for _ in range(SHIFTS)]
+        for back, projection in enumerate(projections):
+            attention.k_proj.weight[rows, part(back + 1)] += projection
+        attention.v_proj.weight[head(kv_head), part(0)] += torch.eye(HEAD)
         if kv_head == 1:
             attention.k_proj.weight[head(kv_head), CONSTANT] += nearby_key
         for query_head in range(kv_head * group, (kv_head + 1) * group):
             rows = head(query_head).start + dims
-            for back, projection in enumerate(shared):
-                attention.q_proj.weight[rows, part(back)] += projection
+            skip = skips[query_head] if kv_head == 0 else 0
+            for back, projection in enumerate(projections):
+                if skip == 0:
+                    source = part(back)
+                    attention.q_proj.weight[rows, source.start:source.start + SHIFTED] += projection
+                elif back + 1 >= skip:
+                    attention.q_proj.weight[rows, part(back + 1)] += projection
             if kv_head == 1:
                 attention.q_proj.weight[head(query_head), CONSTANT] += nearby_query
-            attention.o_proj.weight[part(0), head(query_head)] += EMBEDDING_SCALE * torch.eye(PART)
+            attention.o_proj.weight[part(0), head(query_head)] += EMBEDDING_SCALE * torch.eye(HEAD)

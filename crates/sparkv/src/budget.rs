@@ -175,3 +175,50 @@ impl KvChoice {
         Ok(evicting(fits))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(json: &str) -> Result<Budget, serde_json::Error> {
+        serde_json::from_str(json)
+    }
+
+    #[test]
+    fn budgets_are_shares_or_bytes() {
+        assert_eq!(budget(r#""25%""#).unwrap(), Budget::Share(0.25));
+        assert_eq!(budget("4096").unwrap(), Budget::Bytes(4096));
+        assert_eq!(budget(r#""1.5MiB""#).unwrap(), Budget::Bytes(1_572_864));
+        assert_eq!(budget(r#""2 GB""#).unwrap(), Budget::Bytes(2_000_000_000));
+        for wrong in
+            ["-5", "0", "2.5", r#""-5%""#, r#""0%""#, r#""101%""#, r#""lots""#, r#""5 parsecs""#, r#""""#]
+        {
+            assert!(budget(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn budgets_survive_the_wire() {
+        for text in [r#""25%""#, "4096"] {
+            assert_eq!(serde_json::to_string(&budget(text).unwrap()).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn the_most_faithful_settings_within_the_budget_are_chosen() {
+        let shape = KvShape { layers: 4, query_heads: 4, kv_heads: 2, head_dim: 64 };
+        let choose = |share| KvChoice::Budget(Budget::Share(share)).settings(&shape, 8000, 200);
+        let ratios = |share| {
+            let settings = choose(share).unwrap();
+            (settings.precision(), settings.key_ratio(), settings.eviction() == Eviction::None)
+        };
+        assert_eq!(ratios(1.0), (Precision::F16, 0.0, true));
+        assert_eq!(ratios(0.6), (Precision::Int8, 0.0, true));
+        assert_eq!(ratios(0.4), (Precision::Int8, 0.5, true));
+        assert_eq!(ratios(0.3), (Precision::Int8, 0.75, true));
+        assert_eq!(ratios(0.1), (Precision::Int8, 0.75, false));
+        let error = choose(0.001).unwrap_err();
+        assert_eq!(error.param, "budget");
+        assert!(error.message.contains("at least"), "{error}");
+    }
+}

@@ -48,7 +48,10 @@ impl TextModel {
     }
 
     /// The tokens of a prompt; at least one.
-    pub(super) fn encode(&self, prompt: Prompt) -> Result<Vec<u32>, RequestError> {
+    ///
+    /// # Errors
+    /// If the prompt is empty, the model has no chat template, or the template refuses the messages.
+    pub fn encode(&self, prompt: Prompt) -> Result<Vec<u32>, RequestError> {
         let (param, tokens) = match prompt {
             Prompt::Tokens(tokens) => ("prompt", tokens),
             Prompt::Text(text) => ("prompt", self.encode_text("prompt", &text, true)?),
