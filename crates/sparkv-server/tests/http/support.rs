@@ -15,13 +15,13 @@ use sparkv_server::{ApiKey, Server, ServerConfig};
 use tower::ServiceExt;
 
 /// What a test may want to be different.
-pub struct Setup {
-    pub fake: FakeConfig,
-    pub chat_template: Option<&'static str>,
-    pub max_queue: usize,
-    pub api_key: Option<&'static str>,
-    pub default_kv: KvOptions,
-    pub drain_deadline: Duration,
+pub(crate) struct Setup {
+    pub(crate) fake: FakeConfig,
+    pub(crate) chat_template: Option<&'static str>,
+    pub(crate) max_queue: usize,
+    pub(crate) api_key: Option<&'static str>,
+    pub(crate) default_kv: KvOptions,
+    pub(crate) drain_deadline: Duration,
 }
 
 impl Default for Setup {
@@ -38,7 +38,7 @@ impl Default for Setup {
 }
 
 impl Setup {
-    pub fn server(self) -> (Server, TextEngine, Probe) {
+    pub(crate) fn server(self) -> (Server, TextEngine, Probe) {
         let (model, probe) = FakeModel::new(self.fake);
         let text =
             TextModel::new(tokenizer().unwrap(), self.chat_template, Some("<s>"), Some("</s>")).unwrap();
@@ -59,55 +59,55 @@ impl Setup {
         (Server::new(engine.clone(), config), engine, probe)
     }
 
-    pub fn routes(self) -> Router {
+    pub(crate) fn routes(self) -> Router {
         self.server().0.router()
     }
 }
 
 /// A response that was read to its end.
-pub struct Reply {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub text: String,
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
 }
 
 impl Reply {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 }
 
-pub async fn send(routes: &Router, request: Request<Body>) -> Reply {
+pub(crate) async fn send(routes: &Router, request: Request<Body>) -> Reply {
     let response = routes.clone().oneshot(request).await.unwrap();
     let (head, body) = response.into_parts();
     let bytes = to_bytes(body, usize::MAX).await.unwrap();
     Reply { status: head.status, headers: head.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
 }
 
-pub async fn get(routes: &Router, path: &str) -> Reply {
+pub(crate) async fn get(routes: &Router, path: &str) -> Reply {
     send(routes, Request::get(path).body(Body::empty()).unwrap()).await
 }
 
 /// Posts bytes that claim to be JSON.
-pub async fn post(routes: &Router, path: &str, body: impl Into<Body>) -> Reply {
+pub(crate) async fn post(routes: &Router, path: &str, body: impl Into<Body>) -> Reply {
     let request = Request::post(path).header("content-type", "application/json").body(body.into()).unwrap();
     send(routes, request).await
 }
 
-pub async fn chat(routes: &Router, body: &Value) -> Reply {
+pub(crate) async fn chat(routes: &Router, body: &Value) -> Reply {
     post(routes, "/v1/chat/completions", body.to_string()).await
 }
 
-pub async fn complete(routes: &Router, body: &Value) -> Reply {
+pub(crate) async fn complete(routes: &Router, body: &Value) -> Reply {
     post(routes, "/v1/completions", body.to_string()).await
 }
 
 /// A body with one message, greedy and short, and `extra` fields.
-pub fn chat_body(extra: Value) -> Value {
+pub(crate) fn chat_body(extra: Value) -> Value {
     with(
         json!({ "messages": [{ "role": "user", "content": "hello" }], "temperature": 0, "max_tokens": 12 }),
         extra,
@@ -115,7 +115,7 @@ pub fn chat_body(extra: Value) -> Value {
 }
 
 /// A body with a prompt, greedy and short, and `extra` fields.
-pub fn completion_body(extra: Value) -> Value {
+pub(crate) fn completion_body(extra: Value) -> Value {
     with(json!({ "prompt": "hello", "temperature": 0, "max_tokens": 12 }), extra)
 }
 
@@ -126,7 +126,7 @@ fn with(mut body: Value, extra: Value) -> Value {
 }
 
 /// The data of all events; panics unless `[DONE]` comes last, once.
-pub fn chunks(reply: &Reply) -> Vec<Value> {
+pub(crate) fn chunks(reply: &Reply) -> Vec<Value> {
     assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
     assert_eq!(reply.header("content-type"), Some("text/event-stream"));
     let mut events: Vec<&str> =
@@ -136,7 +136,7 @@ pub fn chunks(reply: &Reply) -> Vec<Value> {
 }
 
 /// Replaces what differs from run to run.
-pub fn redact(mut value: Value) -> Value {
+pub(crate) fn redact(mut value: Value) -> Value {
     if let Some(fields) = value.as_object_mut() {
         for (name, field) in fields {
             match name.as_str() {
