@@ -11,7 +11,7 @@ mod progress;
 mod settings;
 mod show;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -31,7 +31,7 @@ const DEFAULT_LOG: &str = "warn,sparkv=info,sparkv_server=info,sparkv_engine=inf
 
 /// An LLM server in which each request chooses what its KV cache may cost.
 #[derive(Debug, Parser)]
-#[command(name = "sparkv", version, about, propagate_version = true, arg_required_else_help = true)]
+#[command(name = "sparkv", version, propagate_version = true, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -121,12 +121,13 @@ fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     match run(cli.command, innermost(&matches)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody is left to tell if standard error is closed.
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            let _ = writeln!(std::io::stderr(), "error: {}", format!("{error:#}").trim_end());
             ExitCode::FAILURE
         }
     }

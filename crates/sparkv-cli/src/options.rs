@@ -101,7 +101,7 @@ pub(crate) struct RunOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_tokens: Option<NonZeroUsize>,
     /// 0 takes the likeliest token; higher is more varied
-    #[arg(long, env = "SPARKV_TEMPERATURE", value_name = "T")]
+    #[arg(long, env = "SPARKV_TEMPERATURE", value_name = "T", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) temperature: Option<f64>,
     /// Makes a temperature above 0 repeatable. (Not above 2^63 - 1: TOML's integers are signed.)

@@ -35,7 +35,7 @@ pub enum ApiError {
         reason: String,
     },
     /// A field that nobody knows.
-    #[error("unknown field `{param}`; nothing is ignored in silence")]
+    #[error("unknown field `{param}`")]
     UnknownField {
         /// Path of the field.
         param: String,

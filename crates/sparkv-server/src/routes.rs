@@ -1,6 +1,7 @@
 //! The routes, and what every request passes through on its way to them.
 
 use std::any::Any;
+use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
@@ -12,8 +13,8 @@ use axum::routing::{get, post};
 use serde_json::{Value, json};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
-use tower_http::trace::{DefaultOnResponse, TraceLayer};
-use tracing::Level;
+use tower_http::trace::TraceLayer;
+use tracing::Span;
 
 use crate::app::App;
 use crate::error::ApiError;
@@ -49,7 +50,7 @@ fn around(routes: Router) -> Router {
         .layer(
             TraceLayer::new_for_http()
                 .make_span_with(request_span)
-                .on_response(DefaultOnResponse::new().level(Level::INFO))
+                .on_response(log_answer)
                 // Errors are logged where they arise, with their reason.
                 .on_failure(()),
         )
@@ -57,9 +58,14 @@ fn around(routes: Router) -> Router {
 }
 
 /// Names a request in the log, without its query, body or key.
-fn request_span<B>(request: &Request<B>) -> tracing::Span {
+fn request_span<B>(request: &Request<B>) -> Span {
     let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or("");
     tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id)
+}
+
+/// Logs that an answer begins; a stream goes on after that.
+fn log_answer<B>(answer: &Response<B>, latency: Duration, _: &Span) {
+    tracing::info!(status = answer.status().as_u16(), ?latency, "answered");
 }
 
 fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {

@@ -1,7 +1,11 @@
 //! What a good request gets.
 
+use axum::body::Body;
+use axum::http::Request;
+use futures::StreamExt;
 use serde_json::{Value, json};
 use sparkv_models::fake::{Fault, FaultKind};
+use tower::ServiceExt;
 
 use crate::support::*;
 
@@ -161,4 +165,20 @@ async fn health_and_readiness() {
     assert_eq!(ready.json().pointer("/error/type").unwrap(), "server_error");
     assert_eq!(chat(&routes, &chat_body(json!({}))).await.status, 503);
     assert_eq!(get(&routes, "/health").await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_filled_with_comments() {
+    let (server, _engine, probe) = Setup::default().server();
+    probe.gate().close();
+    let body = chat_body(json!({ "stream": true })).to_string();
+    let request = Request::post("/v1/chat/completions").header("content-type", "application/json");
+    let response = server.router().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
+    let mut pieces = response.into_body().into_data_stream();
+    let opening = pieces.next().await.unwrap().unwrap();
+    assert!(opening.starts_with(b"data: {"));
+    // The clock runs ahead while nobody has anything to do.
+    assert_eq!(&pieces.next().await.unwrap().unwrap()[..], b":\n\n");
+    assert_eq!(&pieces.next().await.unwrap().unwrap()[..], b":\n\n");
+    probe.gate().open();
 }

@@ -185,7 +185,7 @@ async fn bad_bodies_and_routes() {
         ("two objects", b"{} {}".to_vec()),
         ("a field twice", b"{\"n\": 1, \"n\": 2}".to_vec()),
         ("invalid UTF-8", b"{\"messages\": [{\"role\": \"user\", \"content\": \"\xff\xfe\"}]}".to_vec()),
-        ("depth", b"[".repeat(10_000)),
+        ("depth", [&b"{\"messages\": "[..], &b"[".repeat(10_000)].concat()),
     ];
     for (name, body) in bodies {
         let reply = post(&routes, chat, body).await;
@@ -203,6 +203,9 @@ async fn bad_bodies_and_routes() {
     }
     for path in ["/", "/v1", "/v1/embeddings", "/v1/models/gpt-4", chat, "/v1/completions"] {
         let reply = get(&routes, path).await;
+        if reply.status == 405 {
+            assert_eq!(reply.header("allow"), Some("POST"));
+        }
         seen.push(json!({ "sent": format!("GET {path}"), "got": refused(&routes, reply).await }));
     }
     for path in ["/health", "/ready", "/v1/models", "/v1/models/fake", "/nowhere"] {
