@@ -12,7 +12,7 @@ use crate::language_model::{DecodeStep, LanguageModel, ModelError, ModelInfo};
 use crate::linear::Linear;
 use crate::progress::{Progress, Task, Unit};
 use crate::rope::{Rope, Rotation};
-use crate::weights::{Stored, TensorSource, WeightFormat};
+use crate::weights::{MatrixFormat, Stored, TensorSource, WeightFormat};
 
 /// Rows that go through a layer at a time: enough to keep matrix products busy, few enough that another
 /// sequence need not wait long for its turn.
@@ -82,6 +82,7 @@ impl Decoder {
         format: WeightFormat,
         progress: &dyn Progress,
     ) -> Result<Self, LoadError> {
+        let format = format.resolve(source);
         progress.begin(&Task { name: "weights", total: config.layers as u64, unit: Unit::Layers });
         let layers = (0..config.layers)
             .into_par_iter()
@@ -256,7 +257,7 @@ impl Layer {
         config: &DecoderConfig,
         source: &dyn TensorSource,
         index: usize,
-        format: WeightFormat,
+        format: MatrixFormat,
     ) -> Result<Self, LoadError> {
         let hidden = config.hidden_size;
         let inner = config.intermediate_size;
@@ -291,7 +292,7 @@ impl Layer {
 fn load_ends(
     config: &DecoderConfig,
     source: &dyn TensorSource,
-    format: WeightFormat,
+    format: MatrixFormat,
 ) -> Result<(Embeddings, Linear), LoadError> {
     const TABLE: &str = "model.embed_tokens.weight";
     const HEAD: &str = "lm_head.weight";
@@ -300,11 +301,11 @@ fn load_ends(
         if config.tied_embeddings && !source.contains(TABLE) && source.contains(HEAD) { HEAD } else { TABLE };
     let table = source.tensor(table_name, &shape)?;
     let table = match format {
-        WeightFormat::F16 | WeightFormat::Bf16 => table.convert(format)?,
+        MatrixFormat::Dense(DType::F16 | DType::BF16) => table.convert(format)?,
         _ => table,
     };
     let head = if config.tied_embeddings { table.clone() } else { source.tensor(HEAD, &shape)? };
-    let head = Linear::new(head.convert(format)?)?;
+    let head = Linear::new(head.convert(format)?);
     let embeddings = match table {
         Stored::Dense(table) => Embeddings::Dense(table),
         Stored::Quantized(table) => Embeddings::Quantized(table),

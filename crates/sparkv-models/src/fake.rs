@@ -30,8 +30,8 @@ use crate::language_model::{DecodeStep, LanguageModel, ModelError, ModelInfo};
 /// Prompt tokens between two questions whether to go on.
 pub const CHUNK: usize = 8;
 
-/// Bytes of f16 keys and values per token in a cache of [`FakeConfig`]'s shape.
-const DENSE_BYTES_PER_TOKEN: u64 = 32;
+/// The shape that its cache pretends to have.
+const SHAPE: KvShape = KvShape { layers: 1, query_heads: 1, kv_heads: 1, head_dim: 8 };
 
 /// How a fault shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,7 +189,7 @@ impl FakeModel {
             vocab_size: config.vocab_size,
             context_length: config.context_length,
             eos_token_ids: vec![config.eos_token_id],
-            kv_shape: KvShape { layers: 1, query_heads: 1, kv_heads: 1, head_dim: 8 },
+            kv_shape: SHAPE,
         };
         let counters = Arc::new(Counters::default());
         let probe = Probe(Arc::clone(&counters));
@@ -278,7 +278,7 @@ impl LanguageModel for FakeModel {
             prompt_tokens: cache.prompt_tokens,
             kept_tokens: cache.tokens.len(),
             bytes,
-            dense_bytes: DENSE_BYTES_PER_TOKEN * cache.tokens.len() as u64,
+            dense_bytes: SHAPE.dense_bytes(cache.tokens.len()),
             bytes_per_token: bytes as f64 / cache.tokens.len().max(1) as f64,
         }
     }

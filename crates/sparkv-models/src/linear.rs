@@ -4,7 +4,7 @@ use candle_core::{DType, Module, Result, Tensor};
 use rayon::prelude::*;
 
 use crate::error::LoadError;
-use crate::weights::{Stored, TensorSource, WeightFormat};
+use crate::weights::{MatrixFormat, Stored, TensorSource};
 
 /// Rows of a half-precision matrix that are widened at a time: small enough to stay in a core's cache.
 const WIDENED_ROWS: usize = 64;
@@ -33,10 +33,10 @@ impl Linear {
         name: &str,
         shape: [usize; 2],
         has_bias: bool,
-        format: WeightFormat,
+        format: MatrixFormat,
     ) -> std::result::Result<Self, LoadError> {
         let weight = source.tensor(&format!("{name}.weight"), &shape)?.convert(format)?;
-        let mut linear = Self::new(weight)?;
+        let mut linear = Self::new(weight);
         if has_bias {
             let [out, _] = shape;
             linear.bias = Some(source.tensor(&format!("{name}.bias"), &[out])?.to_f32()?);
@@ -45,13 +45,13 @@ impl Linear {
     }
 
     /// Without bias.
-    pub(crate) fn new(weight: Stored) -> Result<Self> {
+    pub(crate) fn new(weight: Stored) -> Self {
         let weight = match weight {
             Stored::Dense(tensor) if tensor.dtype() == DType::F32 => Weight::F32(tensor),
             Stored::Dense(tensor) => Weight::Half(tensor),
             Stored::Quantized(blocks) => Weight::Quantized(QMatMul::QTensor(blocks)),
         };
-        Ok(Self { weight, bias: None })
+        Self { weight, bias: None }
     }
 
     /// x: (rows, in), f32; gives (rows, out), f32.
@@ -86,6 +86,7 @@ fn matmul_widened(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 mod tests {
     use super::*;
     use candle_core::Device;
+    use candle_core::quantized::GgmlDType;
 
     fn matrix(rows: usize, columns: usize) -> Tensor {
         let values: Vec<f32> = (0..rows * columns).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
@@ -93,34 +94,37 @@ mod tests {
     }
 
     /// Largest absolute difference from the f32 product, relative to the largest absolute value of that.
-    fn error_of(format: WeightFormat, columns: usize) -> f32 {
+    fn error_of(format: MatrixFormat, columns: usize) -> f32 {
         let (weight, x) = (matrix(150, columns), matrix(5, columns));
         let exact = x.matmul(&weight.t().unwrap()).unwrap();
-        let linear = Linear::new(Stored::Dense(weight).convert(format).unwrap()).unwrap();
+        let linear = Linear::new(Stored::Dense(weight).convert(format).unwrap());
         let worst = |t: Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         worst((linear.forward(&x).unwrap() - &exact).unwrap()) / worst(exact)
     }
 
+    const Q8_0: MatrixFormat = MatrixFormat::Quantized(GgmlDType::Q8_0);
+    const Q4K: MatrixFormat = MatrixFormat::Quantized(GgmlDType::Q4K);
+
     #[test]
     fn every_format_is_as_exact_as_its_bits() {
-        assert_eq!(error_of(WeightFormat::F32, 256), 0.0);
+        assert_eq!(error_of(MatrixFormat::AsStored, 256), 0.0);
         let expected = [
-            (WeightFormat::F16, 1e-3),
-            (WeightFormat::Bf16, 4e-3),
-            (WeightFormat::Q8_0, 1e-2),
-            (WeightFormat::Auto, 1e-2),
-            (WeightFormat::Q4K, 1e-1),
+            (MatrixFormat::Dense(DType::F16), 1e-3),
+            (MatrixFormat::Dense(DType::BF16), 4e-3),
+            (Q8_0, 1e-2),
+            (Q4K, 1e-1),
         ];
         for (format, bound) in expected {
             let error = error_of(format, 256);
-            assert!(error > 0.0 && error < bound, "{format}: {error}");
+            assert!(error > 0.0 && error < bound, "{format:?}: {error}");
         }
     }
 
     #[test]
     fn rows_that_do_not_fill_blocks_fall_back() {
-        assert_eq!(error_of(WeightFormat::Q4K, 64), error_of(WeightFormat::Q8_0, 64));
-        assert_eq!(error_of(WeightFormat::Q4K, 172), 0.0);
-        assert_eq!(error_of(WeightFormat::Auto, 172), 0.0);
+        assert_eq!(error_of(Q4K, 64), error_of(Q8_0, 64));
+        assert!(error_of(Q8_0, 64) > 0.0);
+        assert_eq!(error_of(Q4K, 172), 0.0);
+        assert_eq!(error_of(Q8_0, 172), 0.0);
     }
 }

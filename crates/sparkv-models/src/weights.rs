@@ -78,6 +78,35 @@ pub trait TensorSource: Sync {
     /// # Errors
     /// If it is missing, has another shape, or is of a type that is not supported.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored, LoadError>;
+
+    /// Whether whoever made the files chose the format the weights are to run in, as makers of GGUF files
+    /// do; [`WeightFormat::Auto`] then keeps it.
+    fn has_chosen_format(&self) -> bool {
+        false
+    }
+}
+
+/// What [`WeightFormat`] comes to for a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MatrixFormat {
+    AsStored,
+    /// f32, f16 or bf16.
+    Dense(DType),
+    /// The first of this type and q8_0 whose blocks fill the matrix's rows, else f32.
+    Quantized(GgmlDType),
+}
+
+impl WeightFormat {
+    pub(crate) fn resolve(self, source: &dyn TensorSource) -> MatrixFormat {
+        match self {
+            Self::Auto if source.has_chosen_format() => MatrixFormat::AsStored,
+            Self::F32 => MatrixFormat::Dense(DType::F32),
+            Self::F16 => MatrixFormat::Dense(DType::F16),
+            Self::Bf16 => MatrixFormat::Dense(DType::BF16),
+            Self::Auto | Self::Q8_0 => MatrixFormat::Quantized(GgmlDType::Q8_0),
+            Self::Q4K => MatrixFormat::Quantized(GgmlDType::Q4K),
+        }
+    }
 }
 
 impl Stored {
@@ -90,38 +119,24 @@ impl Stored {
     }
 
     /// The same matrix in `format`.
-    pub(crate) fn convert(self, format: WeightFormat) -> candle_core::Result<Self> {
-        let quantized = match format {
-            WeightFormat::F32 => return Ok(Self::Dense(self.to_f32()?)),
-            WeightFormat::F16 => return self.to_dense(DType::F16),
-            WeightFormat::Bf16 => return self.to_dense(DType::BF16),
-            WeightFormat::Auto if matches!(self, Self::Quantized(_)) => return Ok(self),
-            WeightFormat::Auto | WeightFormat::Q8_0 => GgmlDType::Q8_0,
-            WeightFormat::Q4K => GgmlDType::Q4K,
-        };
-        self.quantize(quantized)
-    }
-
-    fn to_dense(&self, dtype: DType) -> candle_core::Result<Self> {
-        let tensor = match self {
-            Self::Dense(tensor) => tensor.to_dtype(dtype)?,
-            Self::Quantized(_) => self.to_f32()?.to_dtype(dtype)?,
-        };
-        Ok(Self::Dense(tensor))
-    }
-
-    fn quantize(self, dtype: GgmlDType) -> candle_core::Result<Self> {
-        if let Self::Quantized(blocks) = &self
-            && blocks.dtype() == dtype
-        {
-            return Ok(self);
+    pub(crate) fn convert(self, format: MatrixFormat) -> candle_core::Result<Self> {
+        match (format, self) {
+            (MatrixFormat::AsStored, stored) => Ok(stored),
+            (MatrixFormat::Dense(dtype), Self::Dense(tensor)) => Ok(Self::Dense(tensor.to_dtype(dtype)?)),
+            (MatrixFormat::Dense(dtype), stored) => Ok(Self::Dense(stored.to_f32()?.to_dtype(dtype)?)),
+            (MatrixFormat::Quantized(dtype), Self::Quantized(blocks)) if blocks.dtype() == dtype => {
+                Ok(Self::Quantized(blocks))
+            }
+            (MatrixFormat::Quantized(dtype), stored) => quantize(stored.to_f32()?, dtype),
         }
-        let tensor = self.to_f32()?;
-        let row = tensor.dim(candle_core::D::Minus1)?;
-        let dtype = [dtype, GgmlDType::Q8_0].into_iter().find(|dtype| row.is_multiple_of(dtype.block_size()));
-        match dtype {
-            Some(dtype) => Ok(Self::Quantized(Arc::new(QTensor::quantize(&tensor, dtype)?))),
-            None => Ok(Self::Dense(tensor)),
-        }
+    }
+}
+
+fn quantize(tensor: Tensor, dtype: GgmlDType) -> candle_core::Result<Stored> {
+    let row = tensor.dim(candle_core::D::Minus1)?;
+    let mut choices = [dtype, GgmlDType::Q8_0].into_iter();
+    match choices.find(|dtype| row.is_multiple_of(dtype.block_size())) {
+        Some(dtype) => Ok(Stored::Quantized(Arc::new(QTensor::quantize(&tensor, dtype)?))),
+        None => Ok(Stored::Dense(tensor)),
     }
 }

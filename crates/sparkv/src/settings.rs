@@ -29,7 +29,8 @@ pub const EXACT: &str = "exact";
 pub const CUSTOM: &str = "custom";
 
 /// Presets built into the library, in TOML; each is explained in place.
-const BUILT_IN_PRESETS: &str = include_str!("presets.toml");
+const BUILT_IN_PRESETS: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/presets.toml"));
 
 /// A setting that cannot be honoured.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -269,7 +270,7 @@ pub struct Presets {
 }
 
 impl Presets {
-    /// The presets exact, quality, balanced and aggressive (`presets.toml`).
+    /// The presets exact, quality, balanced and aggressive (`configs/presets.toml`).
     ///
     /// # Errors
     /// Never, unless the built-in file is broken, which a test excludes.

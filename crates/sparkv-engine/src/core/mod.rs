@@ -1,6 +1,6 @@
 //! Tokens only: the thread that owns the model, and the handle on it.
 //!
-//! One subject per file: [`line`](self) is where requests wait, `sequence` is one request at work, `scheduler`
+//! One subject per file: `line` is where requests wait, `sequence` is one request at work, `scheduler`
 //! is the loop that decides which sequence runs next. None of them knows text.
 mod line;
 mod scheduler;
@@ -98,12 +98,7 @@ impl TokenEngine {
             return Err(RequestError::invalid("prompt", message));
         }
         let max_tokens = self.tokens_to_generate(prompt.len(), max_tokens)?;
-        let kv = match kv {
-            KvChoice::Fixed(settings) => settings,
-            KvChoice::Budget(_) => {
-                return Err(RequestError::invalid("kv_cache.budget", "cannot be honoured yet"));
-            }
-        };
+        let kv = kv.settings(&self.info.kv_shape, prompt.len(), max_tokens)?;
         Ok(Work { prompt, max_tokens, sampler, ignore_eos, kv })
     }
 

@@ -6,8 +6,11 @@ use super::model::TextModel;
 /// Tokens of the prompt that give the first token its context.
 const CONTEXT_TOKENS: usize = 8;
 
+/// Bytes of a UTF-8 character, and so the most tokens that it can be spread over.
+const MAX_CHARACTER_TOKENS: usize = 4;
+
 /// An unfinished character is held back for this many tokens, then said as what it is: not a character.
-/// A character has four bytes at most, but a run of replacement characters may be what the model means.
+/// One character takes fewer, but a run of replacement characters may be what the model means.
 const MAX_HELD: usize = 32;
 
 /// What decoders put where bytes are not UTF-8; at the end, a character that may still be completed.
@@ -35,9 +38,16 @@ impl Detokenizer {
         let mut window: Vec<u32> =
             prompt.iter().rev().copied().filter(|&id| !model.is_silent(id)).take(CONTEXT_TOKENS).collect();
         window.reverse();
+        // The first tokens may be the rest of a character, which can spoil the text of all that follow.
+        for cut in 0..window.len().min(MAX_CHARACTER_TOKENS) {
+            let context = model.decode(&window[cut..])?;
+            if !context.contains(REPLACEMENT) {
+                window.drain(..cut);
+                return Ok(Self { model, said: window.len(), window, context });
+            }
+        }
         let context = model.decode(&window)?;
-        let said = window.len();
-        Ok(Self { model, window, said, context })
+        Ok(Self { model, said: window.len(), window, context })
     }
 
     /// Takes a token; returns the text that it completes, which may be empty.
@@ -73,6 +83,146 @@ impl Detokenizer {
             Some(growth) => Ok(growth.to_owned()),
             // Bytes that are no character changed the text before them, which was said already.
             None => self.model.decode(self.window.get(self.said..).unwrap_or_default()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+    use sparkv_models::fake;
+    use tokenizers::Tokenizer;
+
+    use super::*;
+
+    fn model(tokenizer: Tokenizer) -> Arc<TextModel> {
+        Arc::new(TextModel::new(tokenizer, None, None, None).unwrap())
+    }
+
+    /// A tokenizer as sentencepiece makes them: a few pieces, every other character in bytes.
+    fn sentencepiece() -> Tokenizer {
+        let mut pieces: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).to_vec();
+        pieces.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));
+        let words =
+            ["\u{2581}", "a", "b", "c", "\u{e9}", "\u{2581}a", "bc", "\u{2581}\u{2581}", "\u{2581}abc"];
+        pieces.extend(words.map(String::from));
+        let vocab: serde_json::Map<String, Value> = pieces.into_iter().zip((0..).map(Value::from)).collect();
+        let merges = json!([["\u{2581}", "a"], ["b", "c"], ["\u{2581}", "\u{2581}"], ["\u{2581}a", "bc"]]);
+        let special = |id: u32, content: &str| {
+            json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true})
+        };
+        let replace =
+            |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+        let json = json!({
+            "version": "1.0", "truncation": null, "padding": null, "pre_tokenizer": null,
+            "added_tokens": [special(0, "<unk>"), special(1, "<s>"), special(2, "</s>")],
+            "normalizer": {"type": "Sequence", "normalizers": [
+                {"type": "Prepend", "prepend": "\u{2581}"}, replace(" ", "\u{2581}")]},
+            "post_processor": null,
+            "decoder": {"type": "Sequence", "decoders": [replace("\u{2581}", " "), {"type": "ByteFallback"},
+                {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+            "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true,
+                "vocab": vocab, "merges": merges},
+        });
+        json.to_string().parse().unwrap()
+    }
+
+    fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+        tokenizer.encode(text, false).unwrap().get_ids().to_vec()
+    }
+
+    /// The pieces of `ids`' text, the last one what is left at the end.
+    fn stream(model: &Arc<TextModel>, prompt: &[u32], ids: &[u32]) -> Vec<String> {
+        let mut detokenizer = Detokenizer::after(Arc::clone(model), prompt).unwrap();
+        let mut pieces: Vec<String> = ids.iter().map(|&id| detokenizer.push(id).unwrap()).collect();
+        pieces.push(detokenizer.finish().unwrap());
+        pieces
+    }
+
+    #[test]
+    fn a_character_is_said_once_it_is_complete() {
+        for tokenizer in [fake::tokenizer().unwrap(), sentencepiece()] {
+            let model = model(tokenizer.clone());
+            let pieces = stream(&model, &[], &ids(&tokenizer, "\u{20ac}\u{1f600}"));
+            let said: Vec<&str> = pieces.iter().map(String::as_str).filter(|p| !p.is_empty()).collect();
+            assert_eq!(said, ["\u{20ac}", "\u{1f600}"]);
+        }
+    }
+
+    #[test]
+    fn a_character_that_is_never_complete_is_replaced_at_the_end() {
+        let model = model(fake::tokenizer().unwrap());
+        let bytes = "a\u{20ac}".as_bytes();
+        let ids: Vec<u32> = bytes[..3].iter().map(|&b| fake::BYTE_OFFSET + u32::from(b)).collect();
+        assert_eq!(stream(&model, &[], &ids), ["a", "", "", "\u{fffd}"]);
+    }
+
+    #[test]
+    fn spaces_between_words_stay() {
+        let tokenizer = sentencepiece();
+        let model = model(tokenizer.clone());
+        let word = tokenizer.token_to_id("\u{2581}abc").unwrap();
+        let space = tokenizer.token_to_id("\u{2581}").unwrap();
+        assert_eq!(stream(&model, &[], &[word, word]), ["abc", " abc", ""]);
+        assert_eq!(stream(&model, &[1, word], &[word]), [" abc", ""], "a completion continues its prompt");
+        assert_eq!(stream(&model, &[1], &[word]), ["abc", ""], "begin-of-sequence is not text");
+        assert_eq!(stream(&model, &[], &[word, 2, word]), ["abc", "", " abc", ""], "a special token between");
+        assert_eq!(stream(&model, &[], &[word, space, word]), ["abc", " ", " abc", ""]);
+    }
+
+    #[test]
+    fn a_prompt_may_be_cut_inside_a_character() {
+        // Three bytes each, so that the last tokens of the prompt begin in the middle of one.
+        let tokenizer = sentencepiece();
+        let model = model(tokenizer.clone());
+        let all = ids(&tokenizer, &"\u{4e2d}".repeat(6));
+        let (prompt, rest) = all.split_at(all.len() - 3);
+        assert_eq!(stream(&model, prompt, rest).concat(), "\u{4e2d}");
+    }
+
+    #[test]
+    fn garbage_is_not_held_for_ever() {
+        let model = model(fake::tokenizer().unwrap());
+        let garbage = [fake::BYTE_OFFSET + 0x80; 3 * MAX_HELD];
+        let pieces = stream(&model, &[], &garbage);
+        assert!(pieces[..2 * MAX_HELD].iter().any(|piece| !piece.is_empty()));
+        assert_eq!(pieces.concat().chars().count(), garbage.len());
+    }
+
+    /// Any text but that which holds replacement characters itself.
+    fn text() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "[ abc\u{e9}\u{20ac}\u{1f600}\n]{0,40}",
+            any::<String>().prop_map(|text| text.replace(REPLACEMENT, "")),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn all_pieces_are_the_whole_text(text in text(), at in 0usize..40) {
+            for tokenizer in [fake::tokenizer().unwrap(), sentencepiece()] {
+                let model = model(tokenizer.clone());
+                let ids = ids(&tokenizer, &text);
+                let whole = model.decode(&ids).unwrap();
+                prop_assert_eq!(stream(&model, &[], &ids).concat(), whole.clone());
+                // Continued after any prompt that is text itself.
+                let (prompt, rest) = ids.split_at(at.min(ids.len()));
+                let begun = model.decode(prompt).unwrap();
+                if !begun.contains(REPLACEMENT) {
+                    prop_assert_eq!(begun + &stream(&model, prompt, rest).concat(), whole);
+                }
+            }
+        }
+
+        #[test]
+        fn any_tokens_have_some_text(ids in prop::collection::vec(0u32..300, 0..60)) {
+            for tokenizer in [fake::tokenizer().unwrap(), sentencepiece()] {
+                let model = model(tokenizer);
+                let text = stream(&model, &[], &ids).concat();
+                prop_assert!(text.len() <= 9 * ids.len());
+            }
         }
     }
 }

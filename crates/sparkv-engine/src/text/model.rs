@@ -7,9 +7,6 @@ use crate::request::{ChatMessage, Prompt, RequestError};
 /// A model's text files that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TextModelError {
-    /// The tokenizer asks for what it does not have.
-    #[error("the tokenizer cannot be used: {0}")]
-    Tokenizer(String),
     /// The chat template is not a template.
     #[error("the chat template cannot be compiled: {0}")]
     Template(String),
@@ -29,14 +26,11 @@ impl TextModel {
     /// # Errors
     /// If the template cannot be compiled.
     pub fn new(
-        mut tokenizer: Tokenizer,
+        tokenizer: Tokenizer,
         chat_template: Option<&str>,
         bos_token: Option<&str>,
         eos_token: Option<&str>,
     ) -> Result<Self, TextModelError> {
-        // Some tokenizer.json files carry the limits of the training run, which would cut prompts silently.
-        tokenizer.with_truncation(None).map_err(|error| TextModelError::Tokenizer(error.to_string()))?;
-        tokenizer.with_padding(None);
         let template =
             chat_template.map(|source| ChatTemplate::new(source, bos_token, eos_token)).transpose()?;
         Ok(Self { tokenizer, template })

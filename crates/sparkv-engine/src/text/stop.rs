@@ -54,3 +54,76 @@ impl StopMatcher {
         self.held.char_indices().map(|(at, _)| at).find(|&at| begins_stop(at)).unwrap_or(self.held.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What is said before each piece's end, and whether and where it stopped.
+    fn run(stops: &[&str], pieces: &[&str]) -> (Vec<String>, bool) {
+        let mut matcher = StopMatcher::new(stops.iter().map(|s| (*s).to_owned()).collect());
+        let mut said = Vec::new();
+        for piece in pieces {
+            let released = matcher.push(piece);
+            said.push(released.text);
+            if released.stopped {
+                return (said, true);
+            }
+        }
+        said.push(matcher.finish());
+        (said, false)
+    }
+
+    #[test]
+    fn text_is_held_while_it_may_be_a_stop_string() {
+        assert_eq!(
+            run(&["END"], &["a E", "N", "x"]),
+            (vec!["a ".into(), "".into(), "ENx".into(), "".into()], false)
+        );
+        assert_eq!(run(&["END"], &["a E", "N", "Dx"]), (vec!["a ".into(), "".into(), "".into()], true));
+        assert_eq!(run(&["END"], &["EE", "ND"]), (vec!["E".into(), "".into()], true));
+        assert_eq!(run(&["END"], &["so far EN"]), (vec!["so far ".into(), "EN".into()], false));
+        assert_eq!(run(&[], &["a", ""]), (vec!["a".into(), "".into(), "".into()], false));
+    }
+
+    #[test]
+    fn overlapping_beginnings_are_found() {
+        assert_eq!(run(&["aab"], &["a", "a", "a", "b"]).0.concat(), "a");
+        assert_eq!(run(&["abab", "bac"], &["ab", "ac"]), (vec!["".into(), "a".into()], true));
+        assert_eq!(run(&["\u{e9}\u{e8}"], &["x\u{e9}", "\u{e9}", "\u{e8}"]).0.concat(), "x\u{e9}");
+    }
+
+    #[test]
+    fn the_first_complete_stop_string_wins() {
+        assert_eq!(run(&["abcd", "bc"], &["xabcd"]), (vec!["xa".into()], true));
+        assert_eq!(run(&["abcd", "bc"], &["xa", "bc", "d"]).0.concat(), "xa");
+        // Complete at the same character: the one that began first, so that no part of it is said.
+        assert_eq!(run(&["bc", "abc"], &["xabc"]), (vec!["x".into()], true));
+    }
+
+    /// What the text is when it is searched character by character.
+    fn naive(stops: &[String], text: &str) -> (String, bool) {
+        for (end, _) in text.char_indices().map(|(at, c)| (at + c.len_utf8(), c)) {
+            let start = stops.iter().filter(|s| text[..end].ends_with(*s)).map(|s| end - s.len()).min();
+            if let Some(start) = start {
+                return (text[..start].to_owned(), true);
+            }
+        }
+        (text.to_owned(), false)
+    }
+
+    proptest! {
+        #[test]
+        fn as_a_search_of_the_whole_text(
+            stops in prop::collection::vec("[ab\u{e9}]{1,4}", 0..4),
+            pieces in prop::collection::vec("[abc\u{e9}]{0,4}", 0..12),
+        ) {
+            let stop_refs: Vec<&str> = stops.iter().map(String::as_str).collect();
+            let piece_refs: Vec<&str> = pieces.iter().map(String::as_str).collect();
+            let (said, stopped) = run(&stop_refs, &piece_refs);
+            prop_assert_eq!((said.concat(), stopped), naive(&stops, &pieces.concat()));
+        }
+    }
+}

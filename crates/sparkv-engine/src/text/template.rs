@@ -141,3 +141,85 @@ impl Formatter for PythonFormatter {
         writer.write_all(b": ")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Templates in the styles of widespread models: headers, instruction brackets, ChatML.
+    const HEADERS: &str = include_str!("testdata/headers.jinja");
+    const BRACKETS: &str = include_str!("testdata/brackets.jinja");
+    const CHATML: &str = include_str!("testdata/chatml.jinja");
+
+    fn render(source: &str, messages: &[(&str, &str)]) -> Result<String, String> {
+        let messages: Vec<ChatMessage> = messages
+            .iter()
+            .map(|&(role, content)| ChatMessage { role: role.to_owned(), content: content.to_owned() })
+            .collect();
+        ChatTemplate::new(source, Some("<s>"), Some("</s>")).unwrap().render(&messages)
+    }
+
+    const CHAT: &[(&str, &str)] = &[
+        ("system", " Be brief. "),
+        ("user", "What is 1 < 2 & \"3\"?\n"),
+        ("assistant", "True.\u{e9}"),
+        ("user", "{{ bos_token }} is not a variable here"),
+    ];
+
+    #[test]
+    fn styles() {
+        insta::assert_debug_snapshot!("headers", render(HEADERS, CHAT));
+        insta::assert_debug_snapshot!("headers_without_system", render(HEADERS, &CHAT[1..2]));
+        insta::assert_debug_snapshot!("brackets", render(BRACKETS, CHAT));
+        insta::assert_debug_snapshot!("brackets_out_of_turn", render(BRACKETS, &CHAT[2..]));
+        insta::assert_debug_snapshot!("chatml", render(CHATML, CHAT));
+        insta::assert_debug_snapshot!("chatml_without_system", render(CHATML, &CHAT[1..2]));
+    }
+
+    #[test]
+    fn refusals_are_in_the_template_s_words() {
+        let source = "{%- macro check(m) %}{% if m.role != 'user' %}{{ raise_exception('no ' ~ m.role ~ ' here') }}{% endif %}{% endmacro %}\
+            {%- for m in messages %}{{ check(m) }}{{ m.content }}{% endfor %}";
+        assert_eq!(render(source, &[("user", "a")]), Ok("a".to_owned()));
+        assert_eq!(render(source, &[("tool", "a")]), Err("no tool here".to_owned()));
+    }
+
+    #[test]
+    fn a_broken_template_is_found_when_it_is_loaded() {
+        let error = ChatTemplate::new("{% for m in messages %}", None, None).unwrap_err();
+        assert!(matches!(error, TextModelError::Template(_)), "{error}");
+        let error = render("{{ messages | no_such_filter }}", &[("user", "a")]).unwrap_err();
+        assert!(error.contains("no_such_filter"), "{error}");
+    }
+
+    #[test]
+    fn json_is_python_s() {
+        let json =
+            |expression: &str| render(&format!("{{{{ {expression} }}}}"), &[("user", "a<b'\u{e9}")]).unwrap();
+        assert_eq!(json("messages[0] | tojson"), "{\"role\": \"user\", \"content\": \"a<b'\u{e9}\"}");
+        assert_eq!(json("[1, true, none] | tojson(ensure_ascii=false)"), "[1, true, null]");
+        assert_eq!(json("{'a': [1]} | tojson(indent=2)"), "{\n  \"a\": [\n    1\n  ]\n}");
+        assert!(render("{{ 1 | tojson(sort_keys=true) }}", &[("user", "a")]).is_err());
+    }
+
+    #[test]
+    fn the_time_is_now() {
+        let format = "%Y-%m-%d %H:%M";
+        let at = |time: &Zoned| jiff::fmt::strtime::format(format, time).unwrap();
+        // A minute may end meanwhile.
+        let before = at(&Zoned::now());
+        let rendered = render(&format!("{{{{ strftime_now('{format}') }}}}"), &[("user", "a")]).unwrap();
+        let after = at(&Zoned::now());
+        assert!([before, after].contains(&rendered), "{rendered}");
+        assert!(render("{{ strftime_now('%') }}", &[("user", "a")]).is_err());
+    }
+
+    #[test]
+    fn python_methods_and_loop_controls() {
+        let source = "{% for m in messages %}{% if m.content.strip().startswith('x') %}{% continue %}{% endif %}\
+            {{ m.content.split('-')[-1] | trim }}{% if not loop.last %},{% endif %}{% endfor %}\
+            {{ tools is none }}{{ nothing is defined }}{{ eos_token }}";
+        let rendered = render(source, &[("user", "a-b "), ("user", " xy"), ("user", "c")]).unwrap();
+        assert_eq!(rendered.to_lowercase(), "b,ctruefalse</s>");
+    }
+}

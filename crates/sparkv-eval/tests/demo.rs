@@ -1,0 +1,48 @@
+//! The demo model on fresh samples: the evaluation finds what the model can do, and what settings save.
+
+use sparkv::{KvChoice, KvOptions, Presets};
+use sparkv_engine::TextModel;
+use sparkv_eval::{Measurement, Mode, Retrieval, SampleShape, SettingsUnderTest, TaskSet};
+use sparkv_models::{LoadOptions, ModelSource, load};
+
+const SHAPE: SampleShape = SampleShape { facts: 4, tokens: 256 };
+
+fn choice(json: &str) -> KvChoice {
+    let options: KvOptions = serde_json::from_str(json).expect("options");
+    Presets::built_in().and_then(|presets| presets.resolve(&options)).expect("settings")
+}
+
+#[test]
+fn settings_trade_bytes_for_right_answers() {
+    let model = load(&ModelSource::Demo, &LoadOptions::default(), &()).expect("demo model");
+    let files = model.text;
+    let text = TextModel::new(
+        files.tokenizer,
+        files.chat_template.as_deref(),
+        files.bos_token.as_deref(),
+        files.eos_token.as_deref(),
+    )
+    .expect("text files");
+    let tasks = TaskSet::demo().expect("tasks");
+    let measure = |json: &str, mode: Mode| -> Measurement {
+        let retrieval =
+            Retrieval { decoder: &model.decoder, text: &text, tasks: &tasks, samples: 20, seed: 7, mode };
+        let settings = SettingsUnderTest { name: json.to_owned(), choice: choice(json) };
+        retrieval.measure(&settings, SHAPE, &|| ()).expect(json)
+    };
+    let exact = measure("{}", Mode::QueryAware);
+    assert!(exact.accuracy() >= 0.75, "{exact:?}");
+    // Held bytes are rounded up to a block of 32 tokens.
+    assert!((1.0..1.2).contains(&exact.kv_share()), "{exact:?}");
+
+    // A cache that sees the question later is the same cache if nothing is compressed.
+    assert_eq!(measure("{}", Mode::QueryAgnostic).exact, exact.exact);
+
+    let aggressive = measure(r#"{"preset": "aggressive"}"#, Mode::QueryAware);
+    assert!(aggressive.kv_share() < 0.6, "{aggressive:?}");
+
+    // Forgetting nearly everything must show.
+    let forgetful = r#"{"eviction": {"policy": "streaming", "max_tokens": 68}}"#;
+    let forgetful = measure(forgetful, Mode::QueryAgnostic);
+    assert!(forgetful.exact < exact.exact, "{forgetful:?}");
+}

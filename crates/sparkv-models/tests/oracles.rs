@@ -1,0 +1,175 @@
+//! Our logits against those of candle-transformers' models, on small random weights of every variant.
+mod common;
+
+use candle_core::quantized::{GgmlDType, gguf_file};
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use candle_transformers::models::{llama as oracle_llama, mistral as oracle_mistral, quantized_llama};
+use common::{Numbers, Weights, decode_one, distance, gguf, llama, prefill, random_weights, write_folder};
+use serde_json::{Value, json};
+use sparkv_models::{Decoder, DecoderConfig, GgufFile, GgufWeights, SafetensorsFiles, WeightFormat};
+
+const PROMPT: usize = 37;
+const STEPS: usize = 12;
+
+/// Both compute in f32, in another order; logits are of the order of 1.
+const TOLERANCE: f32 = 2e-4;
+
+fn load(config: &Value, weights: &Weights) -> Decoder {
+    let folder = tempfile::tempdir().unwrap();
+    write_folder(folder.path(), config, weights);
+    let checked = DecoderConfig::from_json(&config.to_string()).unwrap();
+    let files = SafetensorsFiles::open(folder.path()).unwrap();
+    Decoder::load(&checked, &files, WeightFormat::F32, &()).unwrap()
+}
+
+/// Runs prompt and steps through both; `oracle` gives the logits of the last of the tokens from a position on.
+fn compare(decoder: &Decoder, tolerance: f32, mut oracle: impl FnMut(&[u32], usize) -> Vec<f32>) {
+    let mut numbers = Numbers(7);
+    let tokens = numbers.tokens(PROMPT + STEPS, 160);
+    let (prompt, steps) = tokens.split_at(PROMPT);
+    let (mut cache, logits) = prefill(decoder, prompt);
+    let expected = oracle(prompt, 0);
+    let spread = expected.iter().fold(0f32, |most, x| most.max(x.abs()));
+    assert!(spread > 0.5, "logits of {spread} say nothing");
+    assert!(distance(&logits, &expected) < tolerance, "prompt: {}", distance(&logits, &expected));
+    for (index, &token) in steps.iter().enumerate() {
+        let logits = decode_one(decoder, token, &mut cache);
+        let off = distance(&logits, &oracle(&[token], PROMPT + index));
+        assert!(off < tolerance, "step {index}: {off}");
+    }
+}
+
+fn ids(tokens: &[u32]) -> Tensor {
+    Tensor::new(tokens, &Device::Cpu).unwrap().unsqueeze(0).unwrap()
+}
+
+fn values(logits: Tensor) -> Vec<f32> {
+    logits.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn compare_with_llama(changes: Value) {
+    let config = llama(changes);
+    let weights = random_weights(&config, 1);
+    let oracle_config: oracle_llama::LlamaConfig = serde_json::from_value(config.clone()).unwrap();
+    let oracle_config = oracle_config.into_config(false);
+    let vars = VarBuilder::from_tensors(weights.clone(), DType::F32, &Device::Cpu);
+    let oracle = oracle_llama::Llama::load(vars, &oracle_config).unwrap();
+    let mut cache = oracle_llama::Cache::new(true, DType::F32, &oracle_config, &Device::Cpu).unwrap();
+    compare(&load(&config, &weights), TOLERANCE, |tokens, position| {
+        values(oracle.forward(&ids(tokens), position, &mut cache).unwrap())
+    });
+}
+
+#[test]
+fn llama_with_grouped_queries() {
+    compare_with_llama(json!({}));
+    compare_with_llama(json!({"num_key_value_heads": 1}));
+}
+
+#[test]
+fn llama_with_a_kv_head_for_each_query_head() {
+    compare_with_llama(json!({"num_key_value_heads": 4}));
+}
+
+#[test]
+fn llama_with_tied_embeddings() {
+    compare_with_llama(json!({"tie_word_embeddings": true}));
+}
+
+#[test]
+fn llama_with_llama3_rope_scaling() {
+    // An original context this short puts frequencies on all three branches.
+    compare_with_llama(
+        json!({"hidden_size": 128, "num_attention_heads": 2, "rope_theta": 500_000.0, "rope_scaling": {
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        }}),
+    );
+}
+
+fn mistral(changes: Value) -> Value {
+    let mut config = llama(changes);
+    config["architectures"] = json!(["MistralForCausalLM"]);
+    config
+}
+
+fn mistral_oracle(config: &Value, weights: &Weights) -> oracle_mistral::Model {
+    let config: oracle_mistral::Config = serde_json::from_value(config.clone()).unwrap();
+    let vars = VarBuilder::from_tensors(weights.clone(), DType::F32, &Device::Cpu);
+    oracle_mistral::Model::new(&config, vars).unwrap()
+}
+
+#[test]
+fn mistral_with_explicit_head_dim() {
+    for head_dim in [8, 32] {
+        let config = mistral(json!({"head_dim": head_dim, "sliding_window": null}));
+        let weights = random_weights(&config, 2);
+        let mut oracle = mistral_oracle(&config, &weights);
+        compare(&load(&config, &weights), TOLERANCE, |tokens, position| {
+            values(oracle.forward(&ids(tokens), position).unwrap())
+        });
+    }
+}
+
+#[test]
+fn mistral_with_a_sliding_window() {
+    const WINDOW: usize = 9;
+    let config = mistral(json!({"sliding_window": WINDOW}));
+    let weights = random_weights(&config, 3);
+    // Candle's model lets a query see `sliding_window` positions besides its own, transformers one less; and
+    // it forgets the window when it decodes, so it is given the whole text each time.
+    let mut narrower = config.clone();
+    narrower["sliding_window"] = json!(WINDOW - 1);
+    let mut oracle = mistral_oracle(&narrower, &weights);
+    let mut text: Vec<u32> = Vec::new();
+    compare(&load(&config, &weights), TOLERANCE, |tokens, _| {
+        text.extend(tokens);
+        oracle.clear_kv_cache();
+        values(oracle.forward(&ids(&text), 0).unwrap())
+    });
+    // The window matters at all.
+    let mut unlimited = config.clone();
+    unlimited["sliding_window"] = Value::Null;
+    let tokens = Numbers(7).tokens(PROMPT, 160);
+    let (_, limited) = prefill(&load(&config, &weights), &tokens);
+    let (_, all) = prefill(&load(&unlimited, &weights), &tokens);
+    assert!(distance(&limited, &all) > 100.0 * TOLERANCE);
+}
+
+fn compare_with_quantized_llama(changes: Value, dtype: GgmlDType, tolerance: f32) {
+    let config = llama(changes);
+    let weights = random_weights(&config, 4);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let checked = DecoderConfig::from_json(&config.to_string()).unwrap();
+    gguf::write(&path, &gguf::shape(&checked), &gguf::tensors(&checked, &weights, dtype));
+
+    let mut reader = std::fs::File::open(&path).unwrap();
+    let content = gguf_file::Content::read(&mut reader).unwrap();
+    let mut oracle = quantized_llama::ModelWeights::from_gguf(content, &mut reader, &Device::Cpu).unwrap();
+
+    let file = GgufFile::open(&path).unwrap();
+    let read = file.config().unwrap();
+    assert_eq!(read, checked);
+    let decoder = Decoder::load(&read, &GgufWeights::new(&file, &read), WeightFormat::Auto, &()).unwrap();
+    compare(&decoder, tolerance, |tokens, position| values(oracle.forward(&ids(tokens), position).unwrap()));
+}
+
+#[test]
+fn gguf_in_every_supported_type() {
+    for dtype in [GgmlDType::F32, GgmlDType::F16] {
+        compare_with_quantized_llama(json!({}), dtype, TOLERANCE);
+    }
+    // Activations are quantized on the way into these; the last bits decide where one is rounded to.
+    for dtype in [GgmlDType::Q8_0, GgmlDType::Q4K, GgmlDType::Q6K] {
+        let wide = json!({"hidden_size": 256, "intermediate_size": 512});
+        compare_with_quantized_llama(wide, dtype, 5e-2);
+    }
+}
+
+#[test]
+fn gguf_with_tied_embeddings() {
+    compare_with_quantized_llama(json!({"tie_word_embeddings": true}), GgmlDType::F32, TOLERANCE);
+    compare_with_quantized_llama(json!({"tie_word_embeddings": true}), GgmlDType::Q8_0, 5e-2);
+}
