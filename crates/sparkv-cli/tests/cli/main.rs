@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod config;
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod run;
 #[cfg(test)]
 mod serve;

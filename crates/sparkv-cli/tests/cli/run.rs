@@ -69,3 +69,27 @@ fn what_cannot_be_done_is_refused_with_a_reason() {
     let message = fail(sparkv().env("HF_HUB_OFFLINE", "1").env("HF_HOME", home.path()).args(["pull", "a/b"]));
     assert!(message.contains("a/b"), "{message}");
 }
+
+#[test]
+fn broken_models_are_refused_by_name() {
+    let refused = |file: &str, content: &[u8]| {
+        let folder = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(repository("models/demo")).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+        }
+        std::fs::write(folder.path().join(file), content).unwrap();
+        fail(sparkv().args(["run", "--model"]).arg(folder.path()).arg(PROMPT))
+    };
+    let weights = std::fs::read(repository("models/demo/model.safetensors")).unwrap();
+    let message = refused("model.safetensors", &weights[..weights.len() / 2]);
+    assert!(message.contains("model.safetensors"), "{message}");
+    let config = std::fs::read_to_string(repository("models/demo/config.json")).unwrap();
+    let config = config.replace("LlamaForCausalLM", "GPT2LMHeadModel").replace("\"llama\"", "\"gpt2\"");
+    let message = refused("config.json", config.as_bytes());
+    assert!(message.contains("GPT2LMHeadModel") || message.contains("gpt2"), "{message}");
+    let message = refused("config.json", b"{");
+    assert!(message.contains("config.json"), "{message}");
+    let message = refused("tokenizer.json", b"[]");
+    assert!(message.contains("tokenizer.json"), "{message}");
+}

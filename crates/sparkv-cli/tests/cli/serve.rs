@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::*;
 
 /// A server that ends with the test.
-struct Served {
+pub(crate) struct Served {
     process: Child,
     /// What it prints when it is ready.
     greeting: String,
@@ -17,7 +17,7 @@ struct Served {
 }
 
 impl Served {
-    fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         let mut command = sparkv();
         command.args(["serve", "--port", "0", "--offline"]).args(arguments);
         let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -36,7 +36,7 @@ impl Served {
         Client::new().post(format!("{}{path}", self.url)).json(body).send().await.unwrap()
     }
 
-    async fn answer(&self, path: &str, body: &Value) -> Value {
+    pub(crate) async fn answer(&self, path: &str, body: &Value) -> Value {
         let reply = self.post(path, body).await;
         assert_eq!(reply.status(), 200);
         reply.json().await.unwrap()
