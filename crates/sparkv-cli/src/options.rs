@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use serde::{Deserialize, Serialize};
 use sparkv::KvOptions;
 use sparkv_models::{DeviceChoice, WeightFormat};
@@ -46,7 +47,7 @@ pub(crate) struct ModelOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) weights: Option<WeightFormat>,
     /// Never use the network
-    #[arg(long, env = "SPARKV_OFFLINE", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, env = "SPARKV_OFFLINE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) offline: Option<bool>,
 }
@@ -109,11 +110,11 @@ pub(crate) struct RunOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) seed: Option<u64>,
     /// Complete the text as it is, without the chat template
-    #[arg(long, env = "SPARKV_RAW", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, env = "SPARKV_RAW", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) raw: Option<bool>,
     /// Print one JSON object: text, token_ids, finish_reason, usage, timings
-    #[arg(long, env = "SPARKV_JSON", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, env = "SPARKV_JSON", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) json: Option<bool>,
 }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::Router;
+use axum::serve::ListenerExt;
 use sparkv::{KvChoice, Presets};
 use sparkv_engine::TextEngine;
 use tokio::net::TcpListener;
@@ -111,6 +112,12 @@ impl Server {
         shutdown: impl Future<Output = ()> + Send,
     ) -> io::Result<Drained> {
         let (close, closed) = oneshot::channel::<()>();
+        // A token is a small packet; it must not wait for the next one.
+        let listener = listener.tap_io(|connection| {
+            if let Err(error) = connection.set_nodelay(true) {
+                tracing::debug!(%error, "cannot send small packets at once");
+            }
+        });
         let serving = axum::serve(listener, self.router()).with_graceful_shutdown(async {
             // An error means that `close` was dropped: this function is gone, and the server with it.
             let _ = closed.await;

@@ -128,8 +128,8 @@ fn flag_beats_variable_beats_file_beats_default() {
             "--temperature=0.3",
             ["0.0", "0.1", "0.2", "0.3"],
         ),
-        ("run", "raw", "true", "SPARKV_RAW", "false", "--raw", ["false", "true", "false", "true"]),
-        ("run", "json", "true", "SPARKV_JSON", "false", "--json", ["false", "true", "false", "true"]),
+        ("run", "raw", "true", "SPARKV_RAW", "0", "--raw", ["false", "true", "false", "true"]),
+        ("run", "json", "true", "SPARKV_JSON", "no", "--json", ["false", "true", "false", "true"]),
         (
             "kv",
             "preset",
