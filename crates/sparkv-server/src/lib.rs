@@ -4,10 +4,10 @@
 //! bytes -> body::Fields -> types -> validate -> engine -> events -> reply (with the endpoint's convert) -> bytes
 //! ```
 //!
-//! Each generating endpoint ([`/v1/chat/completions`](chat), [`/v1/completions`](completions)) is a trio:
+//! Each generating endpoint (`chat`, `completions`) is a trio:
 //! `types` are the bodies, `validate` makes the engine's request of one, `convert` writes the answer. What
-//! both share is in [`common`]. Streamed and whole answers read the same events ([`reply`]), so they cannot
-//! differ. A field is honoured, or refused with a reason ([`unsupported`]); none is ignored. All errors are one
+//! both share is in `common`. Streamed and whole answers read the same events (`reply`), so they cannot
+//! differ. A field is honoured, or refused with a reason (`unsupported`); none is ignored. All errors are one
 //! type ([`ApiError`]), which alone knows HTTP.
 //!
 //! A client that goes away drops its response, with it the engine's event stream, and that cancels the request.
