@@ -1,2 +1,178 @@
-//! The `sparkv` binary. (Being written.)
-fn main() {}
+//! The `sparkv` binary: serve a model, ask it once, download one, check settings.
+//!
+//! [`options`] declares every setting once, [`layers`] lays flags over variables over the file over the
+//! defaults, [`settings`] checks the outcome; [`commands`] do the work.
+
+mod commands;
+mod layers;
+mod loading;
+mod options;
+mod progress;
+mod settings;
+mod show;
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::layers::Layers;
+use crate::options::{KvFlag, ModelOptions, Options, RunOptions, ServerOptions};
+use crate::settings::Settings;
+
+/// Big temporaries are mapped and unmapped at every step by the system's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What is logged unless RUST_LOG says otherwise.
+const DEFAULT_LOG: &str = "warn,sparkv=info,sparkv_server=info,sparkv_engine=info,sparkv_models=info";
+
+/// An LLM server in which each request chooses what its KV cache may cost.
+#[derive(Debug, Parser)]
+#[command(name = "sparkv", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve a model over HTTP, as the OpenAI API does
+    Serve(ServeArgs),
+    /// Answer one prompt in the terminal
+    Run(RunArgs),
+    /// Download a model of the Hugging Face hub
+    Pull(PullArgs),
+    /// Look at the settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// The file that other options are laid over.
+#[derive(Debug, Args)]
+struct ConfigFlag {
+    /// TOML file with settings; flags and variables beat it
+    #[arg(long, env = "SPARKV_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    file: ConfigFlag,
+    #[command(flatten)]
+    model: ModelOptions,
+    #[command(flatten)]
+    kv: KvFlag,
+    #[command(flatten)]
+    server: ServerOptions,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// What to answer
+    prompt: String,
+    #[command(flatten)]
+    file: ConfigFlag,
+    #[command(flatten)]
+    model: ModelOptions,
+    #[command(flatten)]
+    kv: KvFlag,
+    #[command(flatten)]
+    run: RunOptions,
+}
+
+#[derive(Debug, Args)]
+struct PullArgs {
+    /// Name of the model
+    #[arg(value_name = "ORG/NAME")]
+    name: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check a file, and what flags and variables lay over it
+    Check(ConfigArgs),
+    /// Print the effective settings as TOML, with the origin of each
+    Show(ConfigArgs),
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// TOML file with settings
+    #[arg(long, env = "SPARKV_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The same, without --config
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelOptions,
+    #[command(flatten)]
+    kv: KvFlag,
+    #[command(flatten)]
+    server: ServerOptions,
+    #[command(flatten)]
+    run: RunOptions,
+}
+
+fn main() -> ExitCode {
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    match run(cli.command, innermost(&matches)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to tell if standard error is closed.
+            let _ = writeln!(std::io::stderr(), "error: {}", format!("{error:#}").trim_end());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(ServeArgs { file, model, kv, server }) => {
+            let given = Options { model, kv: kv.kv, server, ..Options::default() };
+            commands::serve::serve(&Settings::new(&Layers::new(file.config, &given, matches)?)?)
+        }
+        Command::Run(RunArgs { prompt, file, model, kv, run }) => {
+            let given = Options { model, kv: kv.kv, run, ..Options::default() };
+            commands::run::run(prompt, &Settings::new(&Layers::new(file.config, &given, matches)?)?)
+        }
+        Command::Pull(PullArgs { name }) => commands::pull::pull(&name),
+        Command::Config(ConfigCommand::Check(args)) => {
+            let file = args.path().cloned();
+            Settings::new(&args.layers(matches)?)?;
+            let checked = file.map_or("the settings are".to_owned(), |file| format!("{} is", file.display()));
+            Ok(writeln!(std::io::stdout(), "{checked} valid")?)
+        }
+        Command::Config(ConfigCommand::Show(args)) => {
+            let layers = args.layers(matches)?;
+            Settings::new(&layers)?;
+            Ok(write!(std::io::stdout(), "{}", show::show(&layers)?)?)
+        }
+    }
+}
+
+impl ConfigArgs {
+    /// The file, however it was given.
+    fn path(&self) -> Option<&PathBuf> {
+        self.file.as_ref().or(self.config.as_ref())
+    }
+
+    fn layers(self, matches: &ArgMatches) -> anyhow::Result<Layers> {
+        let file = self.path().cloned();
+        let Self { model, kv, server, run, .. } = self;
+        let given = Options { model, kv: kv.kv, server, run, ..Options::default() };
+        Layers::new(file, &given, matches)
+    }
+}
+
+/// The matches of the innermost subcommand, where the options are.
+fn innermost(matches: &ArgMatches) -> &ArgMatches {
+    matches.subcommand().map_or(matches, |(_, below)| innermost(below))
+}

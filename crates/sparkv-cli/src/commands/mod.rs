@@ -1,0 +1,5 @@
+//! What the subcommands do.
+
+pub(crate) mod pull;
+pub(crate) mod run;
+pub(crate) mod serve;

@@ -1,0 +1,131 @@
+//! Every option once: as a flag, as a SPARKV_... variable and as a key of the TOML file.
+//!
+//! All fields are optional here, because each source may set any part; [`crate::settings`] lays the sources
+//! over one another. A field's name is its key in the file and its flag's id.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+
+use clap::Args;
+use clap::builder::BoolishValueParser;
+use serde::{Deserialize, Serialize};
+use sparkv::KvOptions;
+use sparkv_models::{DeviceChoice, WeightFormat};
+
+/// What one source sets; the layout of the TOML file.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Options {
+    /// Which model, and how it is held.
+    pub(crate) model: ModelOptions,
+    /// What a request's KV cache may cost if it does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kv: Option<KvOptions>,
+    /// How it is served.
+    pub(crate) server: ServerOptions,
+    /// How `sparkv run` answers.
+    pub(crate) run: RunOptions,
+    /// Presets of the operator, by name. (Files only.)
+    pub(crate) presets: BTreeMap<String, KvOptions>,
+}
+
+/// Which model, and how it is held.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[command(next_help_heading = "Model")]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ModelOptions {
+    /// Folder, GGUF file, or name on the Hugging Face hub; demo is the model in the binary
+    #[arg(long = "model", env = "SPARKV_MODEL", value_name = "DIR|FILE.gguf|ORG/NAME|demo")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<String>,
+    /// Where it runs: auto, cpu, cuda, cuda:N or metal
+    #[arg(long, env = "SPARKV_DEVICE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) device: Option<DeviceChoice>,
+    /// How weights are held: auto, f32, f16, bf16, q8_0 or q4k
+    #[arg(long, env = "SPARKV_WEIGHTS", value_name = "FORMAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) weights: Option<WeightFormat>,
+    /// Never use the network
+    #[arg(long, env = "SPARKV_OFFLINE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) offline: Option<bool>,
+}
+
+/// What a request's KV cache may cost if it does not say.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "KV cache")]
+pub(crate) struct KvFlag {
+    /// Default KV cache settings: a preset's name, or the JSON object of a request's `kv_cache`
+    #[arg(long, env = "SPARKV_KV", value_name = "PRESET|JSON", value_parser = parse_kv)]
+    pub(crate) kv: Option<KvOptions>,
+}
+
+/// How it is served.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[command(next_help_heading = "Server")]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ServerOptions {
+    /// Address or name to listen on
+    #[arg(long, env = "SPARKV_HOST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) host: Option<String>,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, env = "SPARKV_PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) port: Option<u16>,
+    /// Requests that may wait for their turn
+    #[arg(long, env = "SPARKV_MAX_QUEUE", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_queue: Option<NonZeroUsize>,
+    /// Clients must send this key
+    #[arg(long, env = "SPARKV_API_KEY", value_name = "KEY", hide_env_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) api_key: Option<String>,
+    /// Largest request body taken, in bytes
+    #[arg(long, env = "SPARKV_BODY_LIMIT", value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) body_limit: Option<usize>,
+    /// Seconds that running requests get to finish when told to stop
+    #[arg(long, env = "SPARKV_DRAIN_SECONDS", value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) drain_seconds: Option<u32>,
+}
+
+/// How `sparkv run` answers.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[command(next_help_heading = "Answer")]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RunOptions {
+    /// Most tokens to generate; left out: what fits in the context
+    #[arg(long, env = "SPARKV_MAX_TOKENS", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_tokens: Option<NonZeroUsize>,
+    /// 0 takes the likeliest token; higher is more varied
+    #[arg(long, env = "SPARKV_TEMPERATURE", value_name = "T", allow_negative_numbers = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) temperature: Option<f64>,
+    /// Makes a temperature above 0 repeatable. (Not above 2^63 - 1: TOML's integers are signed.)
+    #[arg(long, env = "SPARKV_SEED", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) seed: Option<u64>,
+    /// Complete the text as it is, without the chat template
+    #[arg(long, env = "SPARKV_RAW", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) raw: Option<bool>,
+    /// Print one JSON object: text, token_ids, finish_reason, usage, timings
+    #[arg(long, env = "SPARKV_JSON", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) json: Option<bool>,
+}
+
+/// A preset's name, or settings as JSON.
+fn parse_kv(text: &str) -> Result<KvOptions, String> {
+    if text.trim_start().starts_with('{') {
+        serde_json::from_str(text).map_err(|error| error.to_string())
+    } else if text.is_empty() {
+        Err("a preset's name or a JSON object is expected".to_owned())
+    } else {
+        Ok(KvOptions { preset: Some(text.to_owned()), ..KvOptions::default() })
+    }
+}

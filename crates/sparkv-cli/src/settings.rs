@@ -1,0 +1,109 @@
+//! The settings that hold, checked.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+
+use anyhow::Context;
+use serde::Deserialize;
+use sparkv::{KvChoice, KvOptions, Presets};
+use sparkv_models::{DeviceChoice, WeightFormat};
+use sparkv_server::ApiKey;
+
+use crate::layers::Layers;
+
+/// Every setting, checked as far as it can be without a model.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Which model, and how it is held.
+    pub(crate) model: ModelSettings,
+    /// How it is served.
+    pub(crate) server: ServerSettings,
+    /// How `sparkv run` answers.
+    pub(crate) run: RunSettings,
+    /// What `preset` may name.
+    pub(crate) presets: Presets,
+    /// What a request's KV cache may cost if it does not say.
+    pub(crate) kv: KvChoice,
+    /// Clients must send it, if set.
+    pub(crate) api_key: Option<ApiKey>,
+}
+
+/// The merged sources, by the sections of the file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    model: ModelSettings,
+    kv: KvOptions,
+    server: ServerSettings,
+    run: RunSettings,
+    presets: BTreeMap<String, KvOptions>,
+}
+
+/// Which model, and how it is held.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ModelSettings {
+    /// Folder, file or name, looked up when it is loaded.
+    pub(crate) source: String,
+    /// Where it runs.
+    pub(crate) device: DeviceChoice,
+    /// How weights are held.
+    pub(crate) weights: WeightFormat,
+    /// Whether the network is off limits.
+    pub(crate) offline: bool,
+}
+
+/// How it is served.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ServerSettings {
+    /// Address or name to listen on.
+    pub(crate) host: String,
+    /// Port to listen on; 0 for a free one.
+    pub(crate) port: u16,
+    /// Requests that may wait.
+    pub(crate) max_queue: NonZeroUsize,
+    /// Checked in [`Settings::api_key`].
+    api_key: Option<String>,
+    /// Bytes of the largest request body taken.
+    pub(crate) body_limit: usize,
+    /// Seconds that running requests get to finish.
+    pub(crate) drain_seconds: u32,
+}
+
+/// How `sparkv run` answers.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RunSettings {
+    /// Most tokens to generate; what fits if `None`.
+    pub(crate) max_tokens: Option<NonZeroUsize>,
+    /// 0 is greedy.
+    pub(crate) temperature: f64,
+    /// Makes draws repeatable.
+    pub(crate) seed: Option<u64>,
+    /// Whether the chat template is left out.
+    pub(crate) raw: bool,
+    /// Whether to print JSON.
+    pub(crate) json: bool,
+}
+
+impl Settings {
+    /// Checks the merged sources.
+    ///
+    /// # Errors
+    /// A preset, KV setting or API key that cannot be; the message names it.
+    pub(crate) fn new(layers: &Layers) -> anyhow::Result<Self> {
+        let Document { model, kv, mut server, run, presets } = layers.merged().try_into()?;
+        let presets = Presets::built_in()?.with(presets)?;
+        let kv = presets
+            .resolve(&kv)
+            .map_err(|error| anyhow::anyhow!("kv.{} (from {})", error, layers.origin("kv", "")))?;
+        let api_key = server
+            .api_key
+            .take()
+            .map(ApiKey::new)
+            .transpose()
+            .with_context(|| format!("server.api_key (from {})", layers.origin("server", "api_key")))?;
+        Ok(Self { model, server, run, presets, kv, api_key })
+    }
+}

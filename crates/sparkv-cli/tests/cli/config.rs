@@ -1,0 +1,280 @@
+//! Settings: what beats what, and what is refused.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use crate::support::*;
+
+/// A file with `text`, in a folder that lives as long as the guard.
+fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sparkv.toml");
+    std::fs::write(&path, text).unwrap();
+    (folder, path)
+}
+
+/// `key = value` and origin of a setting, as `config show` prints it.
+fn shown(output: &str, section: &str, key: &str) -> (String, String) {
+    let section = output.split("\n\n").find(|text| text.starts_with(&format!("[{section}]"))).unwrap();
+    let line = section.lines().find(|line| line.starts_with(&format!("{key} = "))).unwrap();
+    let (setting, origin) = line.rsplit_once("  # ").unwrap();
+    (setting.trim_end().to_owned(), origin.to_owned())
+}
+
+/// Settings without their origins.
+fn settings(output: &str) -> Vec<&str> {
+    output.lines().map(|line| line.split("  #").next().unwrap().trim_end()).collect()
+}
+
+#[test]
+fn the_default_file_holds_the_defaults() {
+    let path = repository("configs/default.toml");
+    assert!(succeed(sparkv().args(["config", "check"]).arg(&path)).contains("valid"));
+    let own = succeed(sparkv().args(["config", "show"]));
+    let with_file = succeed(sparkv().args(["config", "show", "--config"]).arg(&path));
+    assert_eq!(settings(&own), settings(&with_file));
+    assert_eq!(shown(&own, "server", "host").0, "host = \"127.0.0.1\"");
+    assert_eq!(shown(&own, "server", "port").0, "port = 8080");
+    assert_eq!(shown(&own, "kv", "preset").0, "preset = \"exact\"");
+    assert_eq!(shown(&own, "model", "source").0, "source = \"demo\"");
+}
+
+#[test]
+fn the_default_file_explains_every_option() {
+    let text = std::fs::read_to_string(repository("configs/default.toml")).unwrap();
+    let words = |text: &str, prefix: &str| -> BTreeSet<String> {
+        text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-'))
+            .filter(|word| word.starts_with(prefix) && word.len() > prefix.len())
+            .map(|word| word.trim_end_matches('_').to_owned())
+            .collect()
+    };
+    let help = succeed(sparkv().args(["config", "show", "--help"]));
+    let variables = words(&help, "SPARKV_");
+    assert!(variables.len() > 10);
+    assert_eq!(words(&text, "SPARKV_"), variables);
+    let general = ["--help", "--version"];
+    let flags: Vec<String> =
+        words(&help, "--").into_iter().filter(|flag| !general.contains(&flag.as_str())).collect();
+    assert_eq!(words(&text, "--").into_iter().collect::<Vec<_>>(), flags);
+}
+
+#[test]
+fn flag_beats_variable_beats_file_beats_default() {
+    // (section, key, in the file, variable, its value, flags, what is shown for each)
+    let cases = [
+        ("server", "port", "1001", "SPARKV_PORT", "1002", "--port=1003", ["8080", "1001", "1002", "1003"]),
+        (
+            "server",
+            "host",
+            "\"a\"",
+            "SPARKV_HOST",
+            "b",
+            "--host=c",
+            ["\"127.0.0.1\"", "\"a\"", "\"b\"", "\"c\""],
+        ),
+        ("server", "max_queue", "1", "SPARKV_MAX_QUEUE", "2", "--max-queue=3", ["64", "1", "2", "3"]),
+        ("server", "body_limit", "1", "SPARKV_BODY_LIMIT", "2", "--body-limit=3", ["4194304", "1", "2", "3"]),
+        (
+            "server",
+            "drain_seconds",
+            "1",
+            "SPARKV_DRAIN_SECONDS",
+            "2",
+            "--drain-seconds=3",
+            ["30", "1", "2", "3"],
+        ),
+        (
+            "model",
+            "source",
+            "\"a\"",
+            "SPARKV_MODEL",
+            "b",
+            "--model=c",
+            ["\"demo\"", "\"a\"", "\"b\"", "\"c\""],
+        ),
+        (
+            "model",
+            "device",
+            "\"cpu\"",
+            "SPARKV_DEVICE",
+            "cuda:1",
+            "--device=metal",
+            ["\"auto\"", "\"cpu\"", "\"cuda:1\"", "\"metal\""],
+        ),
+        (
+            "model",
+            "weights",
+            "\"f32\"",
+            "SPARKV_WEIGHTS",
+            "f16",
+            "--weights=q4k",
+            ["\"auto\"", "\"f32\"", "\"f16\"", "\"q4k\""],
+        ),
+        (
+            "model",
+            "offline",
+            "true",
+            "SPARKV_OFFLINE",
+            "false",
+            "--offline",
+            ["false", "true", "false", "true"],
+        ),
+        (
+            "run",
+            "temperature",
+            "0.1",
+            "SPARKV_TEMPERATURE",
+            "0.2",
+            "--temperature=0.3",
+            ["0.0", "0.1", "0.2", "0.3"],
+        ),
+        ("run", "raw", "true", "SPARKV_RAW", "0", "--raw", ["false", "true", "false", "true"]),
+        ("run", "json", "true", "SPARKV_JSON", "no", "--json", ["false", "true", "false", "true"]),
+        (
+            "kv",
+            "preset",
+            "\"quality\"",
+            "SPARKV_KV",
+            "balanced",
+            "--kv=aggressive",
+            ["\"exact\"", "\"quality\"", "\"balanced\"", "\"aggressive\""],
+        ),
+    ];
+    for (section, key, in_file, variable, value, flag, expected) in cases {
+        let (_folder, path) = file(&format!("[{section}]\n{key} = {in_file}\n"));
+        let show = |with_file: bool, with_variable: bool, with_flag: bool| {
+            let mut command = sparkv();
+            command.args(["config", "show"]);
+            if with_file {
+                command.env("SPARKV_CONFIG", &path);
+            }
+            if with_variable {
+                command.env(variable, value);
+            }
+            if with_flag {
+                command.arg(flag);
+            }
+            shown(&succeed(&mut command), section, key)
+        };
+        let origin = path.display().to_string();
+        let line = |i: usize, origin: &str| (format!("{key} = {}", expected[i]), origin.to_owned());
+        assert_eq!(show(false, false, false), line(0, "default"));
+        assert_eq!(show(true, false, false), line(1, &origin));
+        assert_eq!(show(true, true, false), line(2, "environment"));
+        assert_eq!(show(true, true, true), line(3, "command line"));
+        assert_eq!(show(true, false, true), line(3, "command line"));
+        assert_eq!(show(false, true, false), line(2, "environment"));
+    }
+}
+
+#[test]
+fn settings_without_a_default() {
+    let bare = succeed(sparkv().args(["config", "show"]));
+    assert!(!bare.contains("\nseed") && !bare.contains("\nmax_tokens") && !bare.contains("api_key"));
+    let flags = ["--seed", "7", "--max-tokens", "8", "--api-key", "s3cret"];
+    let given = succeed(sparkv().args(["config", "show"]).args(flags));
+    assert_eq!(shown(&given, "run", "seed").0, "seed = 7");
+    assert_eq!(shown(&given, "run", "max_tokens").0, "max_tokens = 8");
+    assert!(given.contains("# api_key is set"));
+}
+
+#[test]
+fn kv_settings_come_from_one_source_as_a_whole() {
+    let (_folder, path) = file("[kv]\nprecision = \"int8\"\nwindow = 64\n");
+    let show = |kv: &str| succeed(sparkv().args(["config", "show", "--kv", kv]).arg(&path));
+    let spelled_out = show(r#"{"pruning": {"key_ratio": 0.5}}"#);
+    assert_eq!(shown(&spelled_out, "kv", "pruning").0, "pruning = { key_ratio = 0.5 }");
+    assert!(!spelled_out.contains("window") && !spelled_out.contains("preset = "));
+    assert_eq!(shown(&show("quality"), "kv", "preset").0, "preset = \"quality\"");
+}
+
+#[test]
+fn presets_of_the_file_are_added() {
+    let (_folder, path) = file(
+        "[kv]\npreset = \"mine\"\n[presets]\nmine = { precision = \"int8\" }\nquality = { precision = \"f32\" }\n",
+    );
+    let output = succeed(sparkv().args(["config", "show"]).arg(&path));
+    assert_eq!(shown(&output, "presets", "mine").0, "mine = { precision = \"int8\" }");
+    assert_eq!(shown(&output, "presets", "quality").0, "quality = { precision = \"f32\" }");
+    assert!(!output.contains("# quality") && output.contains("# balanced"));
+}
+
+#[test]
+fn what_is_shown_is_a_valid_file_with_the_same_settings() {
+    let flags = ["--port", "99", "--seed", "5", "--kv", r#"{"budget": "25%"}"#, "--offline"];
+    let output = succeed(sparkv().args(["config", "show"]).args(flags));
+    let (_folder, path) = file(&output);
+    let again = succeed(sparkv().args(["config", "show"]).arg(&path));
+    assert_eq!(settings(&output), settings(&again));
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let (_folder, path) = file("[server]\napi_key = \"s3cret\"\n");
+    for command in [
+        sparkv().args(["config", "show"]).arg(&path),
+        sparkv().args(["config", "show"]).env("SPARKV_API_KEY", "s3cret"),
+        sparkv().args(["config", "show", "--api-key", "s3cret"]),
+        sparkv().args(["serve", "--help"]).env("SPARKV_API_KEY", "s3cret"),
+    ] {
+        assert!(!succeed(command).contains("s3cret"), "{command:?}");
+    }
+}
+
+#[test]
+fn broken_files_are_refused_with_the_place() {
+    let cases = [
+        ("[server]\nport = \"eighty\"\n", "line 2, column 8"),
+        ("[server]\nport = 70000\n", "line 2"),
+        ("[server]\nprot = 80\n", "`prot`"),
+        ("[servr]\n", "`servr`"),
+        ("port = 80\n", "`port`"),
+        ("[server\n", "line 1"),
+        ("[server]\nmax_queue = 0\n", "line 2"),
+        ("[server]\napi_key = \"\"\n", "server.api_key"),
+        ("[model]\ndevice = \"abacus\"\n", "abacus"),
+        ("[model]\nweights = \"f64\"\n", "f64"),
+        ("[kv]\npreset = \"best\"\n", "kv.preset"),
+        ("[kv]\npruning = { key_ratio = 1.0 }\n", "kv.pruning.key_ratio"),
+        ("[kv]\nbudget = -1\n", "line 2"),
+        ("[presets.mine]\nwindow = 0\n", "presets.mine.window"),
+        ("[presets.exact]\nprecision = \"int8\"\n", "presets.exact"),
+        ("[presets.mine]\ncolour = \"red\"\n", "colour"),
+    ];
+    for (text, expected) in cases {
+        let (_folder, path) = file(text);
+        for command in [
+            sparkv().args(["config", "check"]).arg(&path),
+            sparkv().args(["config", "check", "--config"]).arg(&path),
+            sparkv().arg("serve").env("SPARKV_CONFIG", &path),
+        ] {
+            let message = fail(command);
+            assert!(message.contains(expected), "{text:?}: {message}");
+        }
+    }
+    let message = fail(sparkv().args(["config", "check", "/no/such/file.toml"]));
+    assert!(message.contains("/no/such/file.toml"), "{message}");
+}
+
+#[test]
+fn broken_flags_and_variables_are_refused() {
+    for arguments in [
+        ["--port", "eighty"],
+        ["--device", "abacus"],
+        ["--weights", "f64"],
+        ["--kv", "{\"preset\": 1}"],
+        ["--kv", "{\"colour\": 1}"],
+        ["--kv", ""],
+        ["--max-queue", "0"],
+        ["--kv-memory", "4GiB"],
+    ] {
+        let message = fail(sparkv().arg("serve").args(arguments));
+        assert!(message.contains(arguments[0]), "{arguments:?}: {message}");
+    }
+    let message = fail(sparkv().arg("serve").env("SPARKV_PORT", "eighty"));
+    assert!(message.contains("eighty"), "{message}");
+    let message = fail(sparkv().args(["serve", "--kv", "best"]));
+    assert!(message.contains("kv.preset") && message.contains("balanced"), "{message}");
+    let message = fail(sparkv().args(["serve", "--api-key", ""]));
+    assert!(message.contains("server.api_key"), "{message}");
+}

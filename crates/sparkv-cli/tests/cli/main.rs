@@ -1,0 +1,13 @@
+//! The binary, as users run it.
+
+// `cfg(test)` holds throughout; it tells clippy that the helpers between the tests are tests, too.
+#[cfg(test)]
+mod config;
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod run;
+#[cfg(test)]
+mod serve;
+#[cfg(test)]
+mod support;

@@ -1,0 +1,24 @@
+//! /v1/chat/completions.
+
+mod convert;
+mod types;
+mod validate;
+
+use axum::extract::State;
+use axum::response::Response;
+
+use crate::app::App;
+use crate::body::Fields;
+use crate::error::ApiError;
+use crate::reply::respond;
+
+/// The field that holds the prompt.
+const PROMPT: &str = "messages";
+
+/// Answers a conversation.
+pub(crate) async fn complete(State(app): State<App>, fields: Fields) -> Result<Response, ApiError> {
+    let body = types::ChatBody::take(fields)?;
+    let (request, delivery) = validate::validate(body, &app)?;
+    let reply = convert::ChatReply::new(app.model_name(), delivery);
+    respond(app.generate(request, PROMPT).await?, reply, delivery).await
+}

@@ -1,0 +1,83 @@
+//! The fields that both generating endpoints take, as they come, and the usage that both report.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Number, Value};
+use sparkv::{KvOptions, KvUsage};
+
+use crate::body::Fields;
+use crate::error::ApiError;
+
+/// Fields about how to generate.
+#[derive(Debug)]
+pub(crate) struct GenerationFields {
+    /// Name of the model; absent means the one that is served.
+    pub(crate) model: Option<String>,
+    pub(crate) temperature: Option<f32>,
+    pub(crate) top_p: Option<f32>,
+    /// -1, as vLLM writes it, and 0 mean off.
+    pub(crate) top_k: Option<i64>,
+    pub(crate) min_p: Option<f32>,
+    pub(crate) seed: Option<Number>,
+    pub(crate) stop: Option<Stop>,
+    pub(crate) max_tokens: Option<usize>,
+    pub(crate) max_completion_tokens: Option<usize>,
+    pub(crate) stream: Option<bool>,
+    pub(crate) stream_options: Option<StreamOptions>,
+    pub(crate) n: Option<u64>,
+    /// Go on after an end-of-text token (vLLM).
+    pub(crate) ignore_eos: Option<bool>,
+    /// What the KV cache may cost.
+    pub(crate) kv_cache: Option<KvOptions>,
+}
+
+impl GenerationFields {
+    /// Takes these fields out of a body.
+    ///
+    /// # Errors
+    /// If one has another type.
+    pub(crate) fn take(fields: &mut Fields) -> Result<Self, ApiError> {
+        Ok(Self {
+            model: fields.take("model")?,
+            temperature: fields.take("temperature")?,
+            top_p: fields.take("top_p")?,
+            top_k: fields.take("top_k")?,
+            min_p: fields.take("min_p")?,
+            seed: fields.take("seed")?,
+            stop: fields.take("stop")?,
+            max_tokens: fields.take("max_tokens")?,
+            max_completion_tokens: fields.take("max_completion_tokens")?,
+            stream: fields.take("stream")?,
+            stream_options: fields.take("stream_options")?,
+            n: fields.take("n")?,
+            ignore_eos: fields.take("ignore_eos")?,
+            kv_cache: fields.take("kv_cache")?,
+        })
+    }
+}
+
+/// Texts that end the answer.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "expected a string or an array of strings")]
+pub(crate) enum Stop {
+    One(String),
+    Several(Vec<String>),
+}
+
+/// How to stream.
+#[derive(Debug, Deserialize)]
+pub(crate) struct StreamOptions {
+    /// Whether a last chunk reports the usage.
+    pub(crate) include_usage: Option<bool>,
+    /// Fields to be refused.
+    #[serde(flatten)]
+    pub(crate) rest: Map<String, Value>,
+}
+
+/// What a request cost.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct UsageBody {
+    pub(crate) prompt_tokens: usize,
+    pub(crate) completion_tokens: usize,
+    pub(crate) total_tokens: usize,
+    pub(crate) kv_cache: KvUsage,
+}

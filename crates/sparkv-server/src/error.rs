@@ -1,0 +1,205 @@
+//! The one error type of the routes, and the only place that knows which HTTP status an error has.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use sparkv_engine::{GenerateError, RequestError};
+
+/// Seconds after which a client turned away by a full queue may try again.
+const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// Characters of a message; parsers quote what they were given, which may be megabytes.
+const MAX_MESSAGE_CHARS: usize = 400;
+
+/// Why a request failed. Becomes `{"error": {"message", "type", "param", "code"}}`, over HTTP and inside SSE.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ApiError {
+    /// The body is not JSON.
+    #[error("{0}")]
+    Malformed(String),
+    /// A field has a value that it cannot have.
+    #[error("{param}: {message}")]
+    Invalid {
+        /// Path of the field, e.g. `messages[0].role`.
+        param: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A field of the API that this server knows but does not support.
+    #[error("{param} is not supported: {reason}")]
+    Unsupported {
+        /// Path of the field.
+        param: String,
+        /// What is missing.
+        reason: String,
+    },
+    /// A field that nobody knows.
+    #[error("unknown field `{param}`")]
+    UnknownField {
+        /// Path of the field.
+        param: String,
+    },
+    /// Prompt and completion do not fit the model.
+    #[error("{message}")]
+    ContextExceeded {
+        /// The field that holds the prompt.
+        param: &'static str,
+        /// The model's limit and the prompt's length.
+        message: String,
+    },
+    /// No API key, or a wrong one.
+    #[error("missing or wrong API key; send it as `Authorization: Bearer KEY`")]
+    Unauthorized,
+    /// Another model is served here.
+    #[error("the model `{asked}` does not exist; this server has `{served}`")]
+    UnknownModel {
+        /// The name asked for.
+        asked: String,
+        /// The name of the model that is served.
+        served: String,
+    },
+    /// No such route.
+    #[error("no route {method} {path}")]
+    UnknownRoute {
+        /// The request's method.
+        method: String,
+        /// The request's path.
+        path: String,
+    },
+    /// The route exists, for another method.
+    #[error("{path} does not take {method}")]
+    MethodNotAllowed {
+        /// The request's method.
+        method: String,
+        /// The request's path.
+        path: String,
+    },
+    /// The body did not arrive in time.
+    #[error("the request body did not arrive in time")]
+    BodyTimeout,
+    /// The body is larger than the server takes.
+    #[error("the request body is larger than {limit} bytes")]
+    BodyTooLarge {
+        /// The largest body taken, in bytes.
+        limit: usize,
+    },
+    /// The body is not declared as JSON.
+    #[error("the body must be JSON, sent with `Content-Type: application/json`")]
+    NotJson,
+    /// As many requests are waiting as the server lets wait.
+    #[error("{0}")]
+    QueueFull(String),
+    /// The server cannot answer at the moment.
+    #[error("{0}")]
+    Unavailable(&'static str),
+    /// The request was fine, the server was not.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl ApiError {
+    pub(crate) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid { param: param.into(), message: message.into() }
+    }
+
+    pub(crate) fn unsupported(param: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Unsupported { param: param.into(), reason: reason.into() }
+    }
+
+    /// What the engine said when it refused a request whose prompt was in `prompt_param`.
+    pub(crate) fn refused(error: RequestError, prompt_param: &'static str) -> Self {
+        let message = error.to_string();
+        match error {
+            RequestError::InvalidParam { param, message } => Self::Invalid { param, message },
+            RequestError::ContextExceeded { .. } => Self::ContextExceeded { param: prompt_param, message },
+            RequestError::QueueFull { .. } => Self::QueueFull(message),
+            RequestError::NoChatTemplate | RequestError::Template(_) => Self::invalid(prompt_param, message),
+            RequestError::Stopped => {
+                Self::Unavailable("the server is shutting down or its engine has stopped")
+            }
+        }
+    }
+
+    /// Status, type and code: the one match from error to HTTP.
+    fn http(&self) -> (StatusCode, &'static str, Option<&'static str>) {
+        const INVALID: &str = "invalid_request_error";
+        match self {
+            Self::Malformed(_) => (StatusCode::BAD_REQUEST, INVALID, Some("invalid_json")),
+            Self::Invalid { .. } => (StatusCode::BAD_REQUEST, INVALID, Some("invalid_value")),
+            Self::Unsupported { .. } => (StatusCode::BAD_REQUEST, INVALID, Some("unsupported_parameter")),
+            Self::UnknownField { .. } => (StatusCode::BAD_REQUEST, INVALID, Some("unknown_parameter")),
+            Self::ContextExceeded { .. } => {
+                (StatusCode::BAD_REQUEST, INVALID, Some("context_length_exceeded"))
+            }
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, INVALID, Some("invalid_api_key")),
+            Self::UnknownModel { .. } => (StatusCode::NOT_FOUND, INVALID, Some("model_not_found")),
+            Self::UnknownRoute { .. } => (StatusCode::NOT_FOUND, INVALID, Some("unknown_url")),
+            Self::MethodNotAllowed { .. } => {
+                (StatusCode::METHOD_NOT_ALLOWED, INVALID, Some("method_not_allowed"))
+            }
+            Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, INVALID, Some("request_timeout")),
+            Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Some("request_too_large")),
+            Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Some("unsupported_media_type")),
+            Self::QueueFull(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("queue_full")),
+            Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("unavailable")),
+            Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", None),
+        }
+    }
+
+    /// The field at fault, if it was one.
+    fn param(&self) -> Option<&str> {
+        match self {
+            Self::Invalid { param, .. } | Self::Unsupported { param, .. } | Self::UnknownField { param } => {
+                Some(param)
+            }
+            Self::ContextExceeded { param, .. } => Some(param),
+            Self::UnknownModel { .. } => Some("model"),
+            _ => None,
+        }
+    }
+
+    /// The error as clients read it, the same over HTTP and inside SSE.
+    pub fn body(&self) -> Value {
+        let (_, kind, code) = self.http();
+        let mut message = self.to_string();
+        if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE_CHARS) {
+            message.truncate(end);
+            message.push_str("...");
+        }
+        json!({ "error": { "message": message, "type": kind, "param": self.param(), "code": code } })
+    }
+}
+
+impl From<GenerateError> for ApiError {
+    fn from(error: GenerateError) -> Self {
+        match error {
+            GenerateError::Settings(error) => {
+                Self::invalid(format!("kv_cache.{}", error.param), error.message)
+            }
+            GenerateError::Stopped => Self::Unavailable("the engine stopped before the answer was complete"),
+            error => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, _, _) = self.http();
+        if status.is_server_error() {
+            tracing::error!(%status, error = %self, "request failed");
+        }
+        let mut response = (status, Json(self.body())).into_response();
+        let headers = response.headers_mut();
+        match self {
+            Self::QueueFull(_) => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+            }
+            Self::Unauthorized => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            _ => {}
+        }
+        response
+    }
+}

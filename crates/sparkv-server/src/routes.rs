@@ -1,0 +1,124 @@
+//! The routes, and what every request passes through on its way to them.
+
+use std::any::Any;
+use std::time::Duration;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderName, Method, Request, Uri};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde_json::{Value, json};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::trace::TraceLayer;
+use tracing::Span;
+
+use crate::app::App;
+use crate::error::ApiError;
+use crate::{auth, chat, completions, models};
+
+/// Taken from the client, or made; sent back and written to the log.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// All routes.
+pub(crate) fn router(app: App) -> Router {
+    let protected = Router::new()
+        .route("/v1/chat/completions", post(chat::complete))
+        .route("/v1/completions", post(completions::complete))
+        .route("/v1/models", get(models::list))
+        // Names of models have slashes.
+        .route("/v1/models/{*name}", get(models::get))
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(app.clone(), auth::require_key));
+    let open = Router::new()
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .method_not_allowed_fallback(method_not_allowed);
+    around(protected.merge(open).with_state(app))
+}
+
+/// What every request passes through, inside out: a panic becomes an answer; the answer gets the request's
+/// id; the log gets the answer's status, so it is outside of what may make one; the id is there before all.
+fn around(routes: Router) -> Router {
+    routes
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(PropagateRequestIdLayer::new(REQUEST_ID))
+        .layer(
+            TraceLayer::new_for_http()
+                .make_span_with(request_span)
+                .on_response(log_answer)
+                // Errors are logged where they arise, with their reason.
+                .on_failure(()),
+        )
+        .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
+}
+
+/// Names a request in the log, without its query, body or key.
+fn request_span<B>(request: &Request<B>) -> Span {
+    let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or("");
+    tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id)
+}
+
+/// Logs that an answer begins; a stream goes on after that.
+fn log_answer<B>(answer: &Response<B>, latency: Duration, _: &Span) {
+    tracing::info!(status = answer.status().as_u16(), ?latency, "answered");
+}
+
+fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let reason = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    tracing::error!(reason, "a handler panicked");
+    ApiError::Internal("the handler of this request failed".to_owned()).into_response()
+}
+
+/// Liveness: the process serves.
+async fn health() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+/// Readiness: requests are taken.
+async fn ready(State(app): State<App>) -> Result<Json<Value>, ApiError> {
+    app.check_ready()?;
+    Ok(Json(json!({ "status": "ready" })))
+}
+
+async fn unknown_route(method: Method, uri: Uri) -> ApiError {
+    ApiError::UnknownRoute { method: method.to_string(), path: uri.path().to_owned() }
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
+    ApiError::MethodNotAllowed { method: method.to_string(), path: uri.path().to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::http::StatusCode;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn panics() {
+        panic!("on purpose");
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_handler_is_a_500_in_the_common_shape() {
+        let routes = around(Router::new().route("/panic", get(panics)).route("/health", get(health)));
+        let request = Request::get("/panic").header("x-request-id", "given").body(Body::empty()).unwrap();
+        let response = routes.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.headers()["x-request-id"], "given");
+        let body: Value =
+            serde_json::from_slice(&to_bytes(response.into_body(), 1 << 16).await.unwrap()).unwrap();
+        assert_eq!(body["error"]["type"], "server_error");
+        assert!(!body.to_string().contains("on purpose"), "panics are for the log");
+        let request = Request::get("/health").body(Body::empty()).unwrap();
+        let response = routes.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert!(response.headers().contains_key("x-request-id"));
+    }
+}

@@ -1,0 +1,278 @@
+//! What a bad request gets: every error body, and a server that goes on.
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use serde_json::{Value, json};
+use sparkv_models::fake::FakeConfig;
+
+use crate::support::*;
+
+/// Checks the shape of an error and that the server still answers; returns what a snapshot shows.
+async fn refused(routes: &Router, reply: Reply) -> Value {
+    let body = reply.json();
+    let error = body["error"].as_object().unwrap_or_else(|| panic!("no error: {body}"));
+    let mut fields: Vec<&str> = error.keys().map(String::as_str).collect();
+    fields.sort_unstable();
+    assert_eq!(fields, ["code", "message", "param", "type"]);
+    assert!(reply.header("x-request-id").is_some());
+    assert_eq!(chat(routes, &chat_body(json!({}))).await.status, 200, "the server goes on after {body}");
+    json!({ "status": reply.status.as_u16(), "error": error })
+}
+
+#[tokio::test]
+async fn bad_chats() {
+    let routes = Setup::default().routes();
+    let message = |message: Value| json!({ "messages": [message] });
+    let cases = [
+        json!({ "messages": [] }),
+        json!({ "messages": null }),
+        json!({ "messages": "hello" }),
+        message(json!({ "role": "wizard", "content": "hello" })),
+        message(json!({ "role": 7, "content": "hello" })),
+        message(json!({ "content": "hello" })),
+        message(json!({ "role": "user" })),
+        message(json!({ "role": "user", "content": 7 })),
+        message(json!({ "role": "user", "content": [{ "type": "image_url", "image_url": {} }] })),
+        message(json!({ "role": "user", "content": [{ "type": "text" }] })),
+        message(json!({ "role": "user", "content": [{ "type": "text", "text": "a", "more": 1 }] })),
+        message(json!({ "role": "tool", "content": "42", "tool_call_id": "1" })),
+        message(json!({ "role": "user", "content": "hello", "name": "me" })),
+        message(json!({ "role": "user", "content": "hello", "colour": "red" })),
+        message(json!({ "role": "user", "content": "x".repeat(300) })),
+        json!({ "max_tokens": 250 }),
+        json!({ "model": "gpt-4" }),
+        json!({ "model": 4 }),
+        json!({ "temperature": -1 }),
+        json!({ "temperature": "warm" }),
+        json!({ "temperature": 1e39 }),
+        json!({ "top_p": 1.5 }),
+        json!({ "top_k": -2 }),
+        json!({ "top_k": 0.5 }),
+        json!({ "min_p": -0.1 }),
+        json!({ "seed": 0.5 }),
+        json!({ "seed": 1e30 }),
+        json!({ "seed": "lucky" }),
+        json!({ "stop": "" }),
+        json!({ "stop": ["a", ""] }),
+        json!({ "stop": 7 }),
+        json!({ "stop": vec!["a"; 17] }),
+        json!({ "max_tokens": 0 }),
+        json!({ "max_tokens": -1 }),
+        json!({ "max_tokens": null, "max_completion_tokens": 0 }),
+        json!({ "max_tokens": 3, "max_completion_tokens": 4 }),
+        json!({ "n": 2 }),
+        json!({ "n": 0 }),
+        json!({ "stream": "yes" }),
+        json!({ "stream_options": { "include_usage": true } }),
+        json!({ "stream": true, "stream_options": { "include_everything": true } }),
+        json!({ "stream": true, "stream_options": { "include_obfuscation": true } }),
+        json!({ "ignore_eos": 1 }),
+        json!({ "colour": "red" }),
+    ];
+    let mut seen = Vec::new();
+    for case in cases {
+        let reply = chat(&routes, &chat_body(case.clone())).await;
+        // Long texts would only blow up the snapshot.
+        let case = if case.to_string().len() > 200 { json!("(long)") } else { case };
+        seen.push(json!({ "sent": case, "got": refused(&routes, reply).await }));
+    }
+    insta::assert_json_snapshot!(seen);
+}
+
+#[tokio::test]
+async fn impossible_kv_settings() {
+    let routes = Setup::default().routes();
+    let cases = [
+        json!({ "preset": "best" }),
+        json!({ "pruning": { "key_ratio": 1.0 } }),
+        json!({ "pruning": { "value_ratio": -0.1 } }),
+        json!({ "pruning": { "key_ratio": "half" } }),
+        json!({ "pruning": { "keys": 0.5 } }),
+        json!({ "budget": -1 }),
+        json!({ "budget": "lots" }),
+        json!({ "budget": "0%" }),
+        json!({ "budget": "25%", "precision": "int8" }),
+        json!({ "eviction": { "policy": "snapkv" } }),
+        json!({ "eviction": { "policy": "snapkv", "max_tokens": 3 } }),
+        json!({ "eviction": { "policy": "snapkv", "keep_ratio": 0.0 } }),
+        json!({ "eviction": { "policy": "snapkv", "keep_ratio": 0.5, "max_tokens": 512 } }),
+        json!({ "eviction": { "policy": "lru", "max_tokens": 512 } }),
+        json!({ "eviction": { "max_tokens": 512 } }),
+        json!({ "precision": "int3" }),
+        json!({ "window": 0 }),
+        json!({ "compress": true }),
+        json!("balanced"),
+    ];
+    let mut seen = Vec::new();
+    for case in cases {
+        let reply = chat(&routes, &chat_body(json!({ "kv_cache": case }))).await;
+        let got = refused(&routes, reply).await;
+        assert!(got["error"]["param"].as_str().unwrap().starts_with("kv_cache"), "{got}");
+        assert_eq!(got["status"], 400);
+        seen.push(json!({ "sent": case, "got": got }));
+    }
+    insta::assert_json_snapshot!(seen);
+}
+
+#[tokio::test]
+async fn known_fields_that_are_not_supported_are_refused_by_name() {
+    let routes = Setup::default().routes();
+    let cases = json!({
+        "tools": [{ "type": "function" }], "tool_choice": "auto", "functions": [{}], "function_call": "auto",
+        "parallel_tool_calls": 1, "response_format": { "type": "json_object" }, "logprobs": true,
+        "top_logprobs": 2, "presence_penalty": 0.5, "frequency_penalty": -0.5, "repetition_penalty": 1.1,
+        "logit_bias": { "50256": -100 }, "modalities": ["text", "audio"], "audio": { "voice": "alloy" },
+        "prediction": {}, "reasoning_effort": "low", "verbosity": "low", "web_search_options": {},
+        "metadata": { "a": "b" }, "store": true, "service_tier": "flex", "prompt_cache_key": "a",
+        "safety_identifier": "a", "chat_template": "a", "chat_template_kwargs": { "a": 1 },
+        "add_generation_prompt": false, "continue_final_message": true, "stop_token_ids": [1], "min_tokens": 3,
+        "guided_json": {}, "guided_regex": "a", "guided_choice": ["a"], "guided_grammar": "a", "grammar": "a",
+        "user": 7,
+    });
+    for (field, value) in cases.as_object().unwrap() {
+        let reply = chat(&routes, &chat_body(json!({ field: value }))).await;
+        let got = refused(&routes, reply).await;
+        assert_eq!(got["status"], 400, "{field}");
+        assert_eq!(got["error"]["param"], *field);
+        assert_eq!(got["error"]["code"], "unsupported_parameter");
+        assert!(got["error"]["message"].as_str().unwrap().len() > field.len() + 20, "a reason: {got}");
+    }
+    let cases = json!({ "echo": true, "suffix": "end", "best_of": 2, "logprobs": 0, "n": 3, "logit_bias": { "1": 1 } });
+    for (field, value) in cases.as_object().unwrap() {
+        let reply = complete(&routes, &completion_body(json!({ field: value }))).await;
+        let got = refused(&routes, reply).await;
+        assert_eq!(got["status"], 400, "{field}");
+        assert_eq!(got["error"]["param"], *field);
+        assert_eq!(got["error"]["code"], "unsupported_parameter");
+    }
+}
+
+#[tokio::test]
+async fn bad_completions() {
+    let routes = Setup::default().routes();
+    let cases = [
+        json!({ "prompt": null }),
+        json!({ "prompt": 7 }),
+        json!({ "prompt": [] }),
+        json!({ "prompt": ["one", "two"] }),
+        json!({ "prompt": [[3, 4], [5]] }),
+        json!({ "prompt": [[]] }),
+        json!({ "prompt": [3, "four"] }),
+        json!({ "prompt": [-3] }),
+        json!({ "prompt": [999_999] }),
+        json!({ "prompt": vec![5; 256] }),
+        json!({ "messages": [{ "role": "user", "content": "hello" }] }),
+    ];
+    let mut seen = Vec::new();
+    for case in cases {
+        let reply = complete(&routes, &completion_body(case.clone())).await;
+        let case = if case.to_string().len() > 200 { json!("(long)") } else { case };
+        seen.push(json!({ "sent": case, "got": refused(&routes, reply).await }));
+    }
+    insta::assert_json_snapshot!(seen);
+}
+
+#[tokio::test]
+async fn bad_bodies_and_routes() {
+    let routes = Setup::default().routes();
+    let chat = "/v1/chat/completions";
+    let mut seen = Vec::new();
+    let bodies: [(&str, Vec<u8>); 7] = [
+        ("nothing", vec![]),
+        ("half", b"{\"messages\": [".to_vec()),
+        ("a list", b"[1]".to_vec()),
+        ("two objects", b"{} {}".to_vec()),
+        ("a field twice", b"{\"n\": 1, \"n\": 2}".to_vec()),
+        ("invalid UTF-8", b"{\"messages\": [{\"role\": \"user\", \"content\": \"\xff\xfe\"}]}".to_vec()),
+        ("depth", [&b"{\"messages\": "[..], &b"[".repeat(10_000)].concat()),
+    ];
+    for (name, body) in bodies {
+        let reply = post(&routes, chat, body).await;
+        seen.push(json!({ "sent": name, "got": refused(&routes, reply).await }));
+    }
+    let junk = post(&routes, chat, vec![b'x'; 10 << 20]).await;
+    seen.push(json!({ "sent": "10 MiB of junk", "got": refused(&routes, junk).await }));
+    for content_type in [None, Some("text/plain"), Some("application/x-www-form-urlencoded")] {
+        let mut request = Request::post(chat);
+        if let Some(content_type) = content_type {
+            request = request.header("content-type", content_type);
+        }
+        let reply = send(&routes, request.body(Body::from(chat_body(json!({})).to_string())).unwrap()).await;
+        seen.push(json!({ "sent": format!("{content_type:?}"), "got": refused(&routes, reply).await }));
+    }
+    for path in ["/", "/v1", "/v1/embeddings", "/v1/models/gpt-4", chat, "/v1/completions"] {
+        let reply = get(&routes, path).await;
+        if reply.status == 405 {
+            assert_eq!(reply.header("allow"), Some("POST"));
+        }
+        seen.push(json!({ "sent": format!("GET {path}"), "got": refused(&routes, reply).await }));
+    }
+    for path in ["/health", "/ready", "/v1/models", "/v1/models/fake", "/nowhere"] {
+        let reply = post(&routes, path, "{}").await;
+        seen.push(json!({ "sent": format!("POST {path}"), "got": refused(&routes, reply).await }));
+    }
+    insta::assert_json_snapshot!(seen);
+}
+
+#[tokio::test]
+async fn content_types_that_are_json() {
+    let routes = Setup::default().routes();
+    for content_type in ["application/json; charset=utf-8", "APPLICATION/JSON", "application/vnd.api+json"] {
+        let request = Request::post("/v1/chat/completions")
+            .header("content-type", content_type)
+            .body(Body::from(chat_body(json!({})).to_string()))
+            .unwrap();
+        assert_eq!(send(&routes, request).await.status, 200, "{content_type}");
+    }
+}
+
+#[tokio::test]
+async fn the_api_key_guards_everything_but_health() {
+    let routes = Setup { api_key: Some("secret"), ..Setup::default() }.routes();
+    for path in ["/health", "/ready"] {
+        assert_eq!(get(&routes, path).await.status, 200, "{path}");
+    }
+    let mut seen = Vec::new();
+    for path in ["/v1/models", "/v1/chat/completions", "/nowhere"] {
+        let reply = get(&routes, path).await;
+        assert_eq!(reply.status, 401, "{path}");
+        assert_eq!(reply.header("www-authenticate"), Some("Bearer"));
+        seen.push(reply.json());
+    }
+    assert!(seen.windows(2).all(|pair| pair[0] == pair[1]));
+    insta::assert_json_snapshot!(seen[0]);
+    for (header, status) in [
+        ("Bearer secret", 200),
+        ("bearer secret", 200),
+        ("Bearer wrong", 401),
+        ("Bearer secre", 401),
+        ("Bearer secret2", 401),
+        ("Bearer", 401),
+        ("Basic secret", 401),
+        ("secret", 401),
+    ] {
+        let request = Request::get("/v1/models").header("authorization", header).body(Body::empty()).unwrap();
+        assert_eq!(send(&routes, request).await.status, status, "{header}");
+    }
+}
+
+#[tokio::test]
+async fn a_model_without_chat_template_completes_only() {
+    let routes = Setup { chat_template: None, ..Setup::default() }.routes();
+    let reply = chat(&routes, &chat_body(json!({}))).await;
+    assert_eq!(reply.status, 400);
+    insta::assert_json_snapshot!(reply.json());
+    assert_eq!(complete(&routes, &completion_body(json!({}))).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_template_that_refuses_says_so() {
+    let chat_template = Some("{{ raise_exception('roles must alternate') }}");
+    let routes = Setup { chat_template, fake: FakeConfig::default(), ..Setup::default() }.routes();
+    let reply = chat(&routes, &chat_body(json!({}))).await;
+    assert_eq!(reply.status, 400);
+    assert!(
+        reply.json().pointer("/error/message").unwrap().as_str().unwrap().contains("roles must alternate")
+    );
+}

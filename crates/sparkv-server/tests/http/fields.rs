@@ -1,0 +1,183 @@
+//! Every field that is honoured has an effect.
+
+use serde_json::{Value, json};
+use sparkv::KvOptions;
+use sparkv_models::fake::{BOS, BYTE_OFFSET, EOS, FakeConfig, greedy};
+
+use crate::support::*;
+
+async fn completion(routes: &axum::Router, extra: Value) -> Value {
+    let reply = complete(routes, &completion_body(extra)).await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    reply.json()
+}
+
+fn text(completion: &Value) -> &str {
+    completion.pointer("/choices/0/text").unwrap().as_str().unwrap()
+}
+
+fn tokens_of(text: &str) -> Vec<u32> {
+    text.bytes().map(|byte| BYTE_OFFSET + u32::from(byte)).collect()
+}
+
+fn text_of(tokens: &[u32]) -> String {
+    tokens.iter().filter(|&&id| id >= BYTE_OFFSET).map(|&id| char::from((id - BYTE_OFFSET) as u8)).collect()
+}
+
+#[tokio::test]
+async fn prompts_in_all_their_forms() {
+    let routes = Setup::default().routes();
+    let prompt: Vec<u32> = [BOS].into_iter().chain(tokens_of("hello")).collect();
+    let expected = text_of(&greedy(&FakeConfig::default(), &prompt, 12));
+    for form in [json!("hello"), json!(["hello"]), json!(prompt), json!([prompt])] {
+        assert_eq!(text(&completion(&routes, json!({ "prompt": form })).await), expected, "{form}");
+    }
+}
+
+#[tokio::test]
+async fn messages_go_through_the_chat_template() {
+    let routes = Setup::default().routes();
+    let prompt = "[system] be brief\n[user] hello\n[assistant] hi\n[user] bye\n[assistant]";
+    let prompt: Vec<u32> = [BOS].into_iter().chain(tokens_of(prompt)).collect();
+    let expected = text_of(&greedy(&FakeConfig::default(), &prompt, 12));
+    // The second message is an answer of this API, sent back with its empty fields.
+    let messages = json!([
+        { "role": "developer", "content": "be brief" },
+        { "role": "user", "content": [{ "type": "text", "text": "hel" }, { "type": "text", "text": "lo" }] },
+        { "role": "assistant", "content": "hi", "refusal": null, "tool_calls": [] },
+        { "role": "user", "content": "bye" },
+    ]);
+    let answer = chat(&routes, &chat_body(json!({ "messages": messages }))).await.json();
+    assert_eq!(answer.pointer("/choices/0/message/content").unwrap(), &expected);
+    assert_eq!(answer.pointer("/usage/prompt_tokens").unwrap(), prompt.len());
+}
+
+#[tokio::test]
+async fn lengths() {
+    let routes = Setup::default().routes();
+    let fields = json!({ "ignore_eos": true, "max_tokens": 200 });
+    let answer = completion(&routes, fields).await;
+    assert_eq!(answer.pointer("/usage/completion_tokens").unwrap(), 200);
+    assert_eq!(answer.pointer("/choices/0/finish_reason").unwrap(), "length");
+
+    // No limit in the request: 16 tokens of a completion, the rest of the context for a chat.
+    let answer = completion(&routes, json!({ "ignore_eos": true, "max_tokens": null })).await;
+    assert_eq!(answer.pointer("/usage/completion_tokens").unwrap(), 16);
+    let body = chat_body(json!({ "ignore_eos": true, "max_tokens": null }));
+    let answer = chat(&routes, &body).await.json();
+    assert_eq!(answer.pointer("/usage/total_tokens").unwrap(), FakeConfig::default().context_length);
+
+    for same in [
+        json!({ "max_completion_tokens": 5, "max_tokens": null }),
+        json!({ "max_completion_tokens": 5, "max_tokens": 5 }),
+    ] {
+        let answer = chat(&routes, &chat_body(same)).await.json();
+        assert_eq!(answer.pointer("/usage/completion_tokens").unwrap(), 5);
+    }
+}
+
+#[tokio::test]
+async fn the_end_token_ends_an_answer_unless_ignored() {
+    let routes = Setup::default().routes();
+    let config = FakeConfig::default();
+    // A prompt after which the model ends soon.
+    let prompt = (0..)
+        .map(|i| format!("prompt {i}"))
+        .find(|prompt| {
+            let tokens: Vec<u32> = [BOS].into_iter().chain(tokens_of(prompt)).collect();
+            let answer = greedy(&config, &tokens, 10);
+            answer.len() > 1 && answer.len() < 10 && answer.ends_with(&[EOS])
+        })
+        .unwrap();
+    let ended = completion(&routes, json!({ "prompt": prompt })).await;
+    assert_eq!(ended.pointer("/choices/0/finish_reason").unwrap(), "stop");
+    let ignored = completion(&routes, json!({ "prompt": prompt, "ignore_eos": true })).await;
+    assert_eq!(ignored.pointer("/choices/0/finish_reason").unwrap(), "length");
+    assert!(text(&ignored).starts_with(text(&ended)));
+}
+
+#[tokio::test]
+async fn stop_strings_cut_the_answer() {
+    let routes = Setup::default().routes();
+    let whole = completion(&routes, json!({ "ignore_eos": true, "max_tokens": 40 })).await;
+    let whole = text(&whole);
+    let stop = &whole[20..23];
+    let expected = &whole[..whole.find(stop).unwrap()];
+    for form in [json!(stop), json!([stop]), json!(["never said, surely", stop])] {
+        let answer = completion(&routes, json!({ "ignore_eos": true, "max_tokens": 40, "stop": form })).await;
+        assert_eq!(text(&answer), expected);
+        assert_eq!(answer.pointer("/choices/0/finish_reason").unwrap(), "stop");
+    }
+}
+
+#[tokio::test]
+async fn sampling_parameters_matter() {
+    let routes = Setup::default().routes();
+    let sampled = |extra: Value| {
+        let mut fields = json!({ "temperature": 1.0, "ignore_eos": true, "max_tokens": 30 });
+        fields.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let routes = routes.clone();
+        async move { text(&completion(&routes, fields).await).to_owned() }
+    };
+    let greedy = sampled(json!({ "temperature": 0 })).await;
+    let seven = sampled(json!({ "seed": 7 })).await;
+    assert_eq!(sampled(json!({ "seed": 7 })).await, seven);
+    assert_ne!(seven, greedy);
+    assert_ne!(sampled(json!({ "seed": 8 })).await, seven);
+    assert_ne!(sampled(json!({ "seed": -7 })).await, seven);
+    assert_eq!(sampled(json!({ "seed": i64::MIN })).await, sampled(json!({ "seed": 1u64 << 63 })).await);
+    assert_ne!(sampled(json!({ "seed": 7, "temperature": 0.3 })).await, seven);
+    // Whatever leaves only the likeliest token is greedy.
+    for narrow in [json!({ "top_k": 1 }), json!({ "top_p": 1e-6 }), json!({ "min_p": 1.0 })] {
+        assert_eq!(sampled(narrow.clone()).await, greedy, "{narrow}");
+    }
+    // And what keeps every token changes nothing.
+    for wide in
+        [json!({ "top_k": -1 }), json!({ "top_k": 0 }), json!({ "top_p": 1.0 }), json!({ "min_p": 0.0 })]
+    {
+        let mut fields = wide.clone();
+        fields["seed"] = json!(7);
+        assert_eq!(sampled(fields).await, seven, "{wide}");
+    }
+}
+
+#[tokio::test]
+async fn kv_cache_of_the_request_else_of_the_server() {
+    let preset =
+        |answer: &Value| answer.pointer("/usage/kv_cache/preset").unwrap().as_str().unwrap().to_owned();
+    let default_kv = KvOptions { preset: Some("balanced".to_owned()), ..KvOptions::default() };
+    let routes = Setup { default_kv, ..Setup::default() }.routes();
+    assert_eq!(preset(&completion(&routes, json!({})).await), "balanced");
+    assert_eq!(preset(&completion(&routes, json!({ "kv_cache": null })).await), "balanced");
+    for name in ["exact", "quality", "mine"] {
+        let answer = completion(&routes, json!({ "kv_cache": { "preset": name } })).await;
+        assert_eq!(preset(&answer), name);
+    }
+    // The request's object replaces the default as a whole.
+    assert_eq!(preset(&completion(&routes, json!({ "kv_cache": {} })).await), "exact");
+    let spelled_out = json!({ "kv_cache": { "pruning": { "key_ratio": 0.75 }, "precision": "int8" } });
+    let answer = completion(&routes, spelled_out).await;
+    assert_eq!(preset(&answer), "custom");
+    let usage = answer.pointer("/usage/kv_cache").unwrap().as_object().unwrap();
+    let fields = ["preset", "prompt_tokens", "kept_tokens", "bytes", "dense_bytes", "bytes_per_token"];
+    assert!(fields.iter().all(|field| usage.contains_key(*field)), "{usage:?}");
+}
+
+#[tokio::test]
+async fn neutral_values_of_unsupported_fields_are_accepted() {
+    let routes = Setup::default().routes();
+    let expected = chat(&routes, &chat_body(json!({}))).await.json()["choices"].clone();
+    let neutral = json!({
+        "n": 1, "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "logprobs": false,
+        "top_logprobs": 0, "tools": [], "tool_choice": "none", "parallel_tool_calls": true, "functions": [],
+        "response_format": { "type": "text" }, "modalities": ["text"], "audio": null, "user": "me",
+        "metadata": null, "store": false, "service_tier": "auto", "prediction": null, "stream": false,
+        "stream_options": null, "reasoning_effort": null, "seed": null, "stop": null, "top_p": null,
+    });
+    let reply = chat(&routes, &chat_body(neutral)).await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    assert_eq!(reply.json()["choices"], expected);
+    let neutral =
+        json!({ "echo": false, "best_of": 1, "suffix": null, "logprobs": null, "n": null, "stop": [] });
+    assert_eq!(complete(&routes, &completion_body(neutral)).await.status, 200);
+}

@@ -1,0 +1,13 @@
+//! The routes over a fake model: in process, and over real sockets.
+
+// `cfg(test)` holds throughout; it tells clippy that the helpers between the tests are tests, too.
+#[cfg(test)]
+mod answers;
+#[cfg(test)]
+mod errors;
+#[cfg(test)]
+mod fields;
+#[cfg(test)]
+mod socket;
+#[cfg(test)]
+mod support;

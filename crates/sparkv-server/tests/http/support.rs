@@ -1,0 +1,158 @@
+//! A server over the fake model, and ways to talk to it.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, Request, StatusCode};
+use serde_json::{Value, json};
+use sparkv::{KvOptions, Presets};
+use sparkv_engine::{EngineConfig, TextEngine, TextModel};
+use sparkv_models::fake::{CHAT_TEMPLATE, FakeConfig, FakeModel, Probe, tokenizer};
+use sparkv_server::{ApiKey, Server, ServerConfig};
+use tower::ServiceExt;
+
+/// What a test may want to be different.
+pub(crate) struct Setup {
+    pub(crate) fake: FakeConfig,
+    pub(crate) chat_template: Option<&'static str>,
+    pub(crate) max_queue: usize,
+    pub(crate) api_key: Option<&'static str>,
+    pub(crate) default_kv: KvOptions,
+    pub(crate) drain_deadline: Duration,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            fake: FakeConfig::default(),
+            chat_template: Some(CHAT_TEMPLATE),
+            max_queue: 8,
+            api_key: None,
+            default_kv: KvOptions::default(),
+            drain_deadline: Duration::from_secs(20),
+        }
+    }
+}
+
+impl Setup {
+    pub(crate) fn server(self) -> (Server, TextEngine, Probe) {
+        let (model, probe) = FakeModel::new(self.fake);
+        let text =
+            TextModel::new(tokenizer().unwrap(), self.chat_template, Some("<s>"), Some("</s>")).unwrap();
+        let max_queue = NonZeroUsize::new(self.max_queue).unwrap();
+        let engine = TextEngine::start(model, text, EngineConfig { max_queue }).unwrap();
+        let small = KvOptions { precision: Some(sparkv::settings::Precision::Int8), ..KvOptions::default() };
+        let presets =
+            Presets::built_in().unwrap().with(BTreeMap::from([("mine".to_owned(), small)])).unwrap();
+        let config = ServerConfig {
+            model_name: "org/fake".to_owned(),
+            model_aliases: vec!["fake".to_owned()],
+            api_key: self.api_key.map(|key| ApiKey::new(key).unwrap()),
+            body_limit: 1 << 20,
+            default_kv: presets.resolve(&self.default_kv).unwrap(),
+            presets,
+            drain_deadline: self.drain_deadline,
+        };
+        (Server::new(engine.clone(), config), engine, probe)
+    }
+
+    pub(crate) fn routes(self) -> Router {
+        self.server().0.router()
+    }
+}
+
+/// A response that was read to its end.
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Reply {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+}
+
+pub(crate) async fn send(routes: &Router, request: Request<Body>) -> Reply {
+    let response = routes.clone().oneshot(request).await.unwrap();
+    let (head, body) = response.into_parts();
+    let bytes = to_bytes(body, usize::MAX).await.unwrap();
+    Reply { status: head.status, headers: head.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+}
+
+pub(crate) async fn get(routes: &Router, path: &str) -> Reply {
+    send(routes, Request::get(path).body(Body::empty()).unwrap()).await
+}
+
+/// Posts bytes that claim to be JSON.
+pub(crate) async fn post(routes: &Router, path: &str, body: impl Into<Body>) -> Reply {
+    let request = Request::post(path).header("content-type", "application/json").body(body.into()).unwrap();
+    send(routes, request).await
+}
+
+pub(crate) async fn chat(routes: &Router, body: &Value) -> Reply {
+    post(routes, "/v1/chat/completions", body.to_string()).await
+}
+
+pub(crate) async fn complete(routes: &Router, body: &Value) -> Reply {
+    post(routes, "/v1/completions", body.to_string()).await
+}
+
+/// A body with one message, greedy and short, and `extra` fields.
+pub(crate) fn chat_body(extra: Value) -> Value {
+    with(
+        json!({ "messages": [{ "role": "user", "content": "hello" }], "temperature": 0, "max_tokens": 12 }),
+        extra,
+    )
+}
+
+/// A body with a prompt, greedy and short, and `extra` fields.
+pub(crate) fn completion_body(extra: Value) -> Value {
+    with(json!({ "prompt": "hello", "temperature": 0, "max_tokens": 12 }), extra)
+}
+
+fn with(mut body: Value, extra: Value) -> Value {
+    let extra = extra.as_object().unwrap().clone();
+    body.as_object_mut().unwrap().extend(extra);
+    body
+}
+
+/// The data of all events; panics unless `[DONE]` comes last, once.
+pub(crate) fn chunks(reply: &Reply) -> Vec<Value> {
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    assert_eq!(reply.header("content-type"), Some("text/event-stream"));
+    let mut events: Vec<&str> =
+        reply.text.split("\n\n").filter_map(|event| event.strip_prefix("data: ")).collect();
+    assert_eq!(events.pop(), Some("[DONE]"));
+    events.into_iter().map(|event| serde_json::from_str(event).unwrap()).collect()
+}
+
+/// Replaces what differs from run to run.
+pub(crate) fn redact(mut value: Value) -> Value {
+    if let Some(fields) = value.as_object_mut() {
+        for (name, field) in fields {
+            match name.as_str() {
+                "id" if field.as_str().is_some_and(|id| id.contains("cmpl-")) => {
+                    let id = field.as_str().unwrap();
+                    let (prefix, random) = id.split_once('-').unwrap();
+                    assert_eq!(random.len(), 32);
+                    *field = json!(format!("{prefix}-[uuid]"));
+                }
+                "created" => {
+                    assert!(field.as_u64().unwrap() > 1_700_000_000);
+                    *field = json!("[time]");
+                }
+                _ => {}
+            }
+        }
+    }
+    value
+}

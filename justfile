@@ -1,0 +1,45 @@
+# Short names for everyday commands; `just` lists them.
+
+_default:
+    @just --list
+
+# Build the optimized binary: target/release/sparkv
+build:
+    cargo build --release
+
+# Build for this machine's own instructions; the binary runs on machines like it only
+build-native:
+    RUSTFLAGS="-C target-cpu=native" cargo build --release
+
+# Serve the demo model; arguments are passed on: just serve --kv balanced
+serve *arguments:
+    cargo run --release -- serve {{ arguments }}
+
+# Answer one prompt: just run "What is the code?"
+run *arguments:
+    cargo run --release -- run {{ arguments }}
+
+# All tests, as in CI; arguments are passed on
+test *arguments:
+    cargo test --workspace {{ arguments }}
+
+# Formatting and lints, as in CI
+lint:
+    cargo fmt --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Format the code
+format:
+    cargo fmt
+
+# Layers, licences and advisories (needs cargo-deny)
+deny:
+    cargo deny --workspace check
+
+# The documentation of all crates
+doc:
+    cargo doc --workspace --no-deps --open
+
+# Everything that CI checks
+ci:
+    .ci/run
