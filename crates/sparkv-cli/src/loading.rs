@@ -1,11 +1,12 @@
-//! From settings to a running engine.
+//! From settings to a model, and to a running engine.
 
 use anyhow::Context;
 use sparkv_engine::{EngineConfig, TextEngine, TextModel};
-use sparkv_models::{HubOptions, LoadOptions, ModelSource, load as load_model};
+use sparkv_models::{HubOptions, LoadOptions, LoadedModel, ModelSource, load as load_files};
 
 use crate::progress::Bars;
 use crate::settings::Settings;
+use crate::threads;
 
 /// A model that is ready for requests.
 pub(crate) struct Loaded {
@@ -19,28 +20,50 @@ pub(crate) struct Loaded {
     pub(crate) has_chat_template: bool,
 }
 
-/// Loads the model and starts its engine.
+/// Finds out which model is meant, and settles how many threads will compute. To be called first: before
+/// any other thread exists.
+///
+/// # Errors
+/// If nothing is called that.
+pub(crate) fn source(settings: &Settings) -> anyhow::Result<ModelSource> {
+    let source = settings.model.source.parse()?;
+    threads::set(settings.model.threads, &source);
+    Ok(source)
+}
+
+/// Loads the model, with a progress bar.
 ///
 /// # Errors
 /// If the model is not there, not supported or broken.
-pub(crate) fn load(settings: &Settings) -> anyhow::Result<Loaded> {
+pub(crate) fn load_model(
+    settings: &Settings,
+    source: &ModelSource,
+) -> anyhow::Result<(LoadedModel, TextModel)> {
     let model = &settings.model;
-    let source: ModelSource = model.source.parse()?;
     let default = HubOptions::default();
     let options = LoadOptions {
         weights: model.weights,
         device: model.device,
         hub: HubOptions { offline: model.offline || default.offline, ..default },
     };
-    let loaded = load_model(&source, &options, &Bars::default())?;
-    let text = loaded.text;
-    let has_chat_template = text.chat_template.is_some();
+    let loaded = load_files(source, &options, &Bars::default())?;
+    let files = &loaded.text;
     let text = TextModel::new(
-        text.tokenizer,
-        text.chat_template.as_deref(),
-        text.bos_token.as_deref(),
-        text.eos_token.as_deref(),
+        files.tokenizer.clone(),
+        files.chat_template.as_deref(),
+        files.bos_token.as_deref(),
+        files.eos_token.as_deref(),
     )?;
+    Ok((loaded, text))
+}
+
+/// Loads the model and starts its engine.
+///
+/// # Errors
+/// If the model is not there, not supported or broken.
+pub(crate) fn load(settings: &Settings, source: &ModelSource) -> anyhow::Result<Loaded> {
+    let (loaded, text) = load_model(settings, source)?;
+    let has_chat_template = loaded.text.chat_template.is_some();
     let config = EngineConfig { max_queue: settings.server.max_queue };
     let engine =
         TextEngine::start(loaded.decoder, text, config).context("cannot start the engine's thread")?;

@@ -1,4 +1,4 @@
-//! The `sparkv` binary: serve a model, ask it once, download one, check settings.
+//! The `sparkv` binary: serve a model, ask it once, download one, measure what settings cost, check settings.
 //!
 //! [`options`] declares every setting once, [`layers`] lays flags over variables over the file over the
 //! defaults, [`settings`] checks the outcome; [`commands`] do the work.
@@ -10,6 +10,7 @@ mod options;
 mod progress;
 mod settings;
 mod show;
+mod threads;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::commands::eval::EvalOptions;
 use crate::layers::Layers;
 use crate::options::{KvFlag, ModelOptions, Options, RunOptions, ServerOptions};
 use crate::settings::Settings;
@@ -45,6 +47,8 @@ enum Command {
     Run(RunArgs),
     /// Download a model of the Hugging Face hub
     Pull(PullArgs),
+    /// Measure what KV cache settings cost: right answers, and the bytes they were given from
+    Eval(EvalArgs),
     /// Look at the settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -89,6 +93,16 @@ struct PullArgs {
     /// Name of the model
     #[arg(value_name = "ORG/NAME")]
     name: String,
+}
+
+#[derive(Debug, Args)]
+struct EvalArgs {
+    #[command(flatten)]
+    file: ConfigFlag,
+    #[command(flatten)]
+    model: ModelOptions,
+    #[command(flatten)]
+    eval: EvalOptions,
 }
 
 #[derive(Debug, Subcommand)]
@@ -144,6 +158,10 @@ fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<()> {
             commands::run::run(prompt, &Settings::new(&Layers::new(file.config, &given, matches)?)?)
         }
         Command::Pull(PullArgs { name }) => commands::pull::pull(&name),
+        Command::Eval(EvalArgs { file, model, eval }) => {
+            let given = Options { model, ..Options::default() };
+            commands::eval::eval(&eval, &Settings::new(&Layers::new(file.config, &given, matches)?)?)
+        }
         Command::Config(ConfigCommand::Check(args)) => {
             let file = args.path().cloned();
             Settings::new(&args.layers(matches)?)?;

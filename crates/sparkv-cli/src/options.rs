@@ -46,6 +46,10 @@ pub(crate) struct ModelOptions {
     #[arg(long, env = "SPARKV_WEIGHTS", value_name = "FORMAT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) weights: Option<WeightFormat>,
+    /// Threads that compute; left out: one for each core, but one for the demo model, which is too small
+    #[arg(long, env = "SPARKV_THREADS", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) threads: Option<NonZeroUsize>,
     /// Never use the network
     #[arg(long, env = "SPARKV_OFFLINE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -120,7 +124,7 @@ pub(crate) struct RunOptions {
 }
 
 /// A preset's name, or settings as JSON.
-fn parse_kv(text: &str) -> Result<KvOptions, String> {
+pub(crate) fn parse_kv(text: &str) -> Result<KvOptions, String> {
     if text.trim_start().starts_with('{') {
         serde_json::from_str(text).map_err(|error| error.to_string())
     } else if text.is_empty() {

@@ -45,6 +45,8 @@ struct Document {
 pub(crate) struct ModelSettings {
     /// Folder, file or name, looked up when it is loaded.
     pub(crate) source: String,
+    /// Threads that compute; chosen by [`crate::threads`] if `None`.
+    pub(crate) threads: Option<NonZeroUsize>,
     /// Where it runs.
     pub(crate) device: DeviceChoice,
     /// How weights are held.

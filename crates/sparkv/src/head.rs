@@ -3,7 +3,7 @@
 use sparkv_kernels::KvRun;
 
 use crate::plan::{CachePlan, Survivors};
-use crate::rows::KvRows;
+use crate::rows::{Growth, KvRows};
 use crate::settings::PACK_BLOCK;
 use crate::window::{ObservationWindow, key_scaling, pool};
 
@@ -24,11 +24,11 @@ pub(crate) struct HeadCache {
 
 impl HeadCache {
     pub(crate) fn new(plan: &CachePlan) -> Self {
-        let dense = || KvRows::new(plan.dense, plan.dense, usize::MAX);
+        let dense = |growth, limit| KvRows::new(plan.dense, plan.dense, growth, limit);
         Self {
-            sinks: KvRows::new(plan.dense, plan.dense, plan.sinks),
-            prefix: dense(),
-            tail: dense(),
+            sinks: dense(Growth::Block, plan.sinks),
+            prefix: dense(Growth::Share, usize::MAX),
+            tail: dense(Growth::Block, usize::MAX),
             key_scaling: None,
             compressed: false,
         }
@@ -111,7 +111,7 @@ impl HeadCache {
         let sinks = if plan.has_tail { survivors.len().min(plan.sinks) } else { 0 };
         let in_tail = if plan.has_tail { (survivors.len() - sinks).min(plan.window) } else { 0 };
         let packed = sinks..survivors.len() - in_tail;
-        let empty = KvRows::new(plan.keys, plan.values, plan.prefix_limit);
+        let empty = KvRows::new(plan.keys, plan.values, plan.prefix_growth(), plan.prefix_limit);
         let prompt = std::mem::replace(&mut self.prefix, empty);
         self.sinks.reserve(sinks);
         self.prefix.reserve(packed.len());

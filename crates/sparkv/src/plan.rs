@@ -3,6 +3,7 @@
 use sparkv_kernels::{Fill, KeptFormat, LayoutError, PackedLayout, RowFormat, RowLayout};
 
 use crate::attention::AttentionConfig;
+use crate::rows::Growth;
 use crate::settings::{Eviction, KvSettings, PACK_BLOCK, Precision, QueryStatistic, SettingsError};
 
 /// The shape of a model's KV cache.
@@ -128,6 +129,11 @@ impl CachePlan {
         self.window + PACK_BLOCK
     }
 
+    /// How the prefix grows after the prompt: by what leaves the tail, or token by token.
+    pub(crate) fn prefix_growth(&self) -> Growth {
+        if self.has_tail { Growth::Block } else { Growth::Share }
+    }
+
     /// Bytes the caches of all layers hold once `new_tokens` followed the prompt; what admission counts.
     pub(crate) fn bytes_after(&self, new_tokens: usize) -> u64 {
         let kept = self.survivors.count(self.prompt_tokens);
@@ -151,7 +157,11 @@ impl CachePlan {
                 + prefix_rows * (self.keys.row_bytes() + self.values.row_bytes())
                 + scaling
         } else {
-            (kept + new_tokens.div_ceil(PACK_BLOCK) * PACK_BLOCK) * dense_row
+            let mut rows = kept;
+            while rows < kept + new_tokens {
+                rows += self.prefix_growth().rows(rows);
+            }
+            rows * dense_row
         };
         (self.shape.layers * self.shape.attention.kv_heads) as u64 * head_bytes as u64
     }

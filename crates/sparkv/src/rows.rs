@@ -4,6 +4,25 @@ use sparkv_kernels::{KvRun, RowLayout, Rows};
 
 use crate::settings::PACK_BLOCK;
 
+/// How much room is made when a store is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Growth {
+    /// A block that is packed at once: [`PACK_BLOCK`] rows.
+    Block,
+    /// A sixteenth of what is held: for rows that come one by one and stay.
+    Share,
+}
+
+impl Growth {
+    /// Rows to make room for, where `held` rows fill all there is.
+    pub(crate) fn rows(self, held: usize) -> usize {
+        match self {
+            Growth::Block => PACK_BLOCK,
+            Growth::Share => (held / 16).clamp(4, 256),
+        }
+    }
+}
+
 /// Rows of one layout, keys or values of one KV head, in chunks that are allocated once and never moved.
 /// What is counted ([`RowStore::bytes`]) is what is allocated.
 #[derive(Debug)]
@@ -13,6 +32,7 @@ pub(crate) struct RowStore {
     chunks: Vec<Box<[u8]>>,
     len: usize,
     capacity: usize,
+    growth: Growth,
     /// With a limit, rows pushed beyond it overwrite the oldest.
     limit: usize,
     /// The oldest row, once the limit is reached.
@@ -21,8 +41,8 @@ pub(crate) struct RowStore {
 
 impl RowStore {
     /// An empty store that holds at most `limit` rows.
-    pub(crate) fn new(layout: RowLayout, limit: usize) -> Self {
-        Self { layout, chunks: Vec::new(), len: 0, capacity: 0, limit, oldest: 0 }
+    pub(crate) fn new(layout: RowLayout, growth: Growth, limit: usize) -> Self {
+        Self { layout, chunks: Vec::new(), len: 0, capacity: 0, growth, limit, oldest: 0 }
     }
 
     /// Rows held.
@@ -44,7 +64,7 @@ impl RowStore {
         }
     }
 
-    /// Stores one more row (head_dim). Where there is no room left, room for a block is made.
+    /// Stores one more row (head_dim).
     pub(crate) fn push(&mut self, row: &[f32]) {
         if self.limit == 0 {
             return;
@@ -59,7 +79,7 @@ impl RowStore {
             return;
         }
         if self.len == self.capacity {
-            self.reserve(PACK_BLOCK);
+            self.reserve(self.growth.rows(self.len));
         }
         if let Some(bytes) = self.row_mut(self.len) {
             layout.encode(row, bytes);
@@ -82,7 +102,7 @@ impl RowStore {
     }
 
     /// Removes the first block of rows: `PACK_BLOCK` rows in storage order, if the store was filled by
-    /// [`RowStore::push`] alone and has that many.
+    /// [`RowStore::push`] alone, by blocks, and has that many.
     pub(crate) fn take_block(&mut self) -> Option<Box<[u8]>> {
         let is_block = self.chunks.first()?.len() == PACK_BLOCK * self.layout.row_bytes();
         if !is_block || self.len < PACK_BLOCK {
@@ -128,8 +148,8 @@ pub(crate) struct KvRows {
 
 impl KvRows {
     /// An empty store that holds at most `limit` tokens.
-    pub(crate) fn new(key_layout: RowLayout, value_layout: RowLayout, limit: usize) -> Self {
-        Self { keys: RowStore::new(key_layout, limit), values: RowStore::new(value_layout, limit) }
+    pub(crate) fn new(keys: RowLayout, values: RowLayout, growth: Growth, limit: usize) -> Self {
+        Self { keys: RowStore::new(keys, growth, limit), values: RowStore::new(values, growth, limit) }
     }
 
     /// Tokens held.

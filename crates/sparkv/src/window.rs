@@ -145,6 +145,7 @@ pub(crate) fn pool(mass: &[f32]) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::Growth;
     use sparkv_kernels::{RowFormat, RowLayout};
 
     fn window(slots: usize, rows: &[[f32; 16]]) -> ObservationWindow {
@@ -185,7 +186,7 @@ mod tests {
     #[test]
     fn attention_mass_is_a_causal_softmax() {
         let layout = RowLayout::new(8, RowFormat::F32).unwrap();
-        let mut keys = RowStore::new(layout, usize::MAX);
+        let mut keys = RowStore::new(layout, Growth::Share, usize::MAX);
         for i in 0..6 {
             keys.push(&[i as f32 * 0.1; 8]);
         }

@@ -32,7 +32,7 @@ struct UsageReport {
 /// # Errors
 /// If the model cannot be loaded, or the prompt cannot be answered.
 pub(crate) fn run(prompt: String, settings: &Settings) -> anyhow::Result<()> {
-    let loaded = loading::load(settings)?;
+    let loaded = loading::load(settings, &loading::source(settings)?)?;
     let RunSettings { max_tokens, temperature, seed, raw, json } = settings.run;
     let prompt = if raw || !loaded.has_chat_template {
         Prompt::Text(prompt)

@@ -14,12 +14,13 @@ use crate::settings::Settings;
 /// # Errors
 /// If the address cannot be had, the model cannot be loaded, or serving fails.
 pub(crate) fn serve(settings: &Settings) -> anyhow::Result<()> {
+    let source = loading::source(settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let server = &settings.server;
     // A port in use is known before a large model is read.
     let listener = runtime.block_on(Server::bind(&server.host, server.port))?;
     let address = listener.local_addr()?;
-    let loaded = loading::load(settings)?;
+    let loaded = loading::load(settings, &source)?;
     let config = ServerConfig {
         model_name: loaded.name.clone(),
         model_aliases: vec![loaded.alias],
