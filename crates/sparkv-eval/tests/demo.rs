@@ -29,8 +29,8 @@ fn settings_trade_bytes_for_right_answers() {
     };
     let exact = measure("{}", Mode::QueryAware);
     assert!(exact.accuracy() >= 0.75, "{exact:?}");
-    // Room is made for a sixteenth more at a time.
-    assert!((1.0..1.07).contains(&exact.kv_share()), "{exact:?}");
+    // Room is made for a few rows at a time.
+    assert!((1.0..1.04).contains(&exact.kv_share()), "{exact:?}");
 
     // A cache that sees the question later is the same cache if nothing is compressed.
     assert_eq!(measure("{}", Mode::QueryAgnostic).exact, exact.exact);

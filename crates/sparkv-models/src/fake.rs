@@ -74,7 +74,7 @@ pub struct FakeConfig {
 }
 
 impl Default for FakeConfig {
-    /// The vocabulary of [`tokenizer`](crate::fake::tokenizer), saying printable ASCII; 256 positions.
+    /// The vocabulary of [`tokenizer`], saying printable ASCII; 256 positions.
     fn default() -> Self {
         Self {
             vocab_size: BYTE_OFFSET as usize + 256,

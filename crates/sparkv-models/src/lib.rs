@@ -7,7 +7,7 @@
 //! and in one order of rows, whether they come from safetensors ([`SafetensorsFiles`]), from GGUF
 //! ([`GgufFile`]), or are made up ([`load_dummy`]).
 //!
-//! [`load`] is the way in for everybody else. The engine knows a model by [`LanguageModel`] only.
+//! [`load()`] is the way in for everybody else. The engine knows a model by [`LanguageModel`] only.
 //!
 //! ```no_run
 //! use sparkv_models::{LanguageModel, LoadOptions, ModelSource, load};

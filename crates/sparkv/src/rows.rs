@@ -9,7 +9,7 @@ use crate::settings::PACK_BLOCK;
 pub(crate) enum Growth {
     /// A block that is packed at once: [`PACK_BLOCK`] rows.
     Block,
-    /// A sixteenth of what is held: for rows that come one by one and stay.
+    /// A small share of what is held: for rows that come one by one and stay.
     Share,
 }
 
@@ -18,7 +18,7 @@ impl Growth {
     pub(crate) fn rows(self, held: usize) -> usize {
         match self {
             Growth::Block => PACK_BLOCK,
-            Growth::Share => (held / 16).clamp(4, 256),
+            Growth::Share => (held / 32).clamp(2, 256),
         }
     }
 }
