@@ -104,9 +104,16 @@ fn filter(layer: &Table, passes: impl Fn(&str) -> bool) -> Table {
     let mut kept = Table::new();
     for (section, values) in layer {
         let Some(values) = values.as_table() else { continue };
+        if section == WHOLE {
+            // Even if it is empty: that asks for a cache without any compression.
+            if passes(WHOLE) {
+                kept.insert(section.clone(), values.clone().into());
+            }
+            continue;
+        }
         let values: Table = values
             .iter()
-            .filter(|(key, _)| passes(if section == WHOLE { WHOLE } else { key }))
+            .filter(|(key, _)| passes(key))
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
         if !values.is_empty() {

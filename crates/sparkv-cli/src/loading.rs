@@ -31,6 +31,12 @@ pub(crate) fn source(settings: &Settings) -> anyhow::Result<ModelSource> {
     Ok(source)
 }
 
+/// How to reach the hub: as Hugging Face's own variables say, and not at all if the settings say so.
+pub(crate) fn hub_options(settings: &Settings) -> HubOptions {
+    let default = HubOptions::default();
+    HubOptions { offline: settings.model.offline || default.offline, ..default }
+}
+
 /// Loads the model, with a progress bar.
 ///
 /// # Errors
@@ -40,12 +46,7 @@ pub(crate) fn load_model(
     source: &ModelSource,
 ) -> anyhow::Result<(LoadedModel, TextModel)> {
     let model = &settings.model;
-    let default = HubOptions::default();
-    let options = LoadOptions {
-        weights: model.weights,
-        device: model.device,
-        hub: HubOptions { offline: model.offline || default.offline, ..default },
-    };
+    let options = LoadOptions { weights: model.weights, device: model.device, hub: hub_options(settings) };
     let loaded = load_files(source, &options, &Bars::default())?;
     let files = &loaded.text;
     let text = TextModel::new(

@@ -12,10 +12,11 @@ mod settings;
 mod show;
 mod threads;
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::BoolishValueParser;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -93,6 +94,11 @@ struct PullArgs {
     /// Name of the model
     #[arg(value_name = "ORG/NAME")]
     name: String,
+    #[command(flatten)]
+    file: ConfigFlag,
+    /// Never use the network
+    #[arg(long, env = "SPARKV_OFFLINE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    offline: Option<bool>,
 }
 
 #[derive(Debug, Args)]
@@ -139,12 +145,34 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     match run(cli.command, innermost(&matches)) {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the output has seen enough: `sparkv run ... | head`.
+        Err(error) if is_closed_output(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody is left to tell if standard error is closed.
-            let _ = writeln!(std::io::stderr(), "error: {}", format!("{error:#}").trim_end());
+            let _ = writeln!(std::io::stderr(), "error: {}", message(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether standard output was closed by its reader: the only writes whose errors are passed on as they are.
+fn is_closed_output(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}
+
+/// An error and its causes, those left out that the text before them tells already.
+fn message(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        let cause = cause.trim_end();
+        if message.is_empty() {
+            message.push_str(cause);
+        } else if !message.contains(cause) {
+            message.push_str(": ");
+            message.push_str(cause);
+        }
+    }
+    message
 }
 
 fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<()> {
@@ -157,7 +185,11 @@ fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<()> {
             let given = Options { model, kv: kv.kv, run, ..Options::default() };
             commands::run::run(prompt, &Settings::new(&Layers::new(file.config, &given, matches)?)?)
         }
-        Command::Pull(PullArgs { name }) => commands::pull::pull(&name),
+        Command::Pull(PullArgs { name, file, offline }) => {
+            let model = ModelOptions { offline, ..ModelOptions::default() };
+            let given = Options { model, ..Options::default() };
+            commands::pull::pull(&name, &Settings::new(&Layers::new(file.config, &given, matches)?)?)
+        }
         Command::Eval(EvalArgs { file, model, eval }) => {
             let given = Options { model, ..Options::default() };
             commands::eval::eval(&eval, &Settings::new(&Layers::new(file.config, &given, matches)?)?)

@@ -46,7 +46,8 @@ pub(crate) struct ModelOptions {
     #[arg(long, env = "SPARKV_WEIGHTS", value_name = "FORMAT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) weights: Option<WeightFormat>,
-    /// Threads that compute; left out: one for each core, but one for the demo model, which is too small
+    /// Threads that compute; left out: one for each core, but one for the demo model, which is too small.
+    /// (Sets RAYON_NUM_THREADS and CANDLE_NUM_THREADS, whatever they were)
     #[arg(long, env = "SPARKV_THREADS", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) threads: Option<NonZeroUsize>,
@@ -113,7 +114,7 @@ pub(crate) struct RunOptions {
     #[arg(long, env = "SPARKV_SEED", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) seed: Option<u64>,
-    /// Complete the text as it is, without the chat template
+    /// Complete the text as it is, without the chat template (as is always done if the model has none)
     #[arg(long, env = "SPARKV_RAW", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) raw: Option<bool>,

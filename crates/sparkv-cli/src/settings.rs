@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 use anyhow::Context;
 use serde::Deserialize;
 use sparkv::{KvChoice, KvOptions, Presets};
+use sparkv_engine::SamplingParams;
 use sparkv_models::{DeviceChoice, WeightFormat};
 use sparkv_server::ApiKey;
 
@@ -89,17 +90,32 @@ pub(crate) struct RunSettings {
     pub(crate) json: bool,
 }
 
+impl RunSettings {
+    /// How tokens are drawn.
+    pub(crate) fn sampling(&self) -> SamplingParams {
+        let temperature = self.temperature as f32;
+        SamplingParams { temperature, seed: self.seed, ..SamplingParams::default() }
+    }
+}
+
 impl Settings {
     /// Checks the merged sources.
     ///
     /// # Errors
-    /// A preset, KV setting or API key that cannot be; the message names it.
+    /// A preset, KV setting, model, temperature or API key that cannot be; the message names it.
     pub(crate) fn new(layers: &Layers) -> anyhow::Result<Self> {
         let Document { model, kv, mut server, run, presets } = layers.merged().try_into()?;
         let presets = Presets::built_in()?.with(presets)?;
         let kv = presets
             .resolve(&kv)
             .map_err(|error| anyhow::anyhow!("kv.{} (from {})", error, layers.origin("kv", "")))?;
+        if model.source.is_empty() {
+            let origin = layers.origin("model", "source");
+            anyhow::bail!("model.source (from {origin}): must name a folder, a file or a model, got nothing");
+        }
+        run.sampling()
+            .validate()
+            .map_err(|error| anyhow::anyhow!("run.{} (from {})", error, layers.origin("run", error.param)))?;
         let api_key = server
             .api_key
             .take()

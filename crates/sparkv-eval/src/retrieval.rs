@@ -3,7 +3,7 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
-use sparkv::{KvChoice, KvUsage, SettingsError};
+use sparkv::{KvChoice, KvSettings, KvUsage, SettingsError};
 use sparkv_engine::{ChatMessage, Prompt, RequestError, TextModel};
 use sparkv_models::{DecodeStep, Decoder, LanguageModel, ModelError};
 
@@ -19,8 +19,13 @@ pub enum EvalError {
     #[error(transparent)]
     Tasks(#[from] TaskError),
     /// The settings do not fit the model or the prompt.
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
+    #[error("{name}: {source}")]
+    Settings {
+        /// Name of the settings.
+        name: String,
+        /// What is wrong with them.
+        source: SettingsError,
+    },
     /// The prompt cannot be made.
     #[error(transparent)]
     Prompt(#[from] RequestError),
@@ -31,9 +36,9 @@ pub enum EvalError {
     #[error("the model's tokens cannot be decoded: {0}")]
     Decode(String),
     /// The prompt would not leave room for the answer.
-    #[error("samples of {tokens} tokens exceed the model's context of {limit}")]
+    #[error("a prompt and its answer need {tokens} tokens, more than the model's context of {limit}")]
     ContextExceeded {
-        /// Tokens asked for.
+        /// Tokens of prompt and answer.
         tokens: usize,
         /// The model's context.
         limit: usize,
@@ -109,7 +114,36 @@ pub struct Retrieval<'a> {
     pub mode: Mode,
 }
 
+/// A sample in tokens.
+struct Encoded {
+    prompt: Vec<u32>,
+    /// How many of them the cache compresses; the others follow.
+    compressed: usize,
+    /// Tokens the answer may have.
+    max_tokens: usize,
+}
+
+impl Encoded {
+    /// Tokens that follow the compressed ones.
+    fn new_tokens(&self) -> usize {
+        self.prompt.len() - self.compressed + self.max_tokens
+    }
+}
+
 impl Retrieval<'_> {
+    /// Makes sure that all samples of this size fit the model, and all settings these samples, so that no
+    /// such error ends a long evaluation.
+    ///
+    /// # Errors
+    /// The first that [`Self::measure`] would meet, but for a failure of the model.
+    pub fn check(&self, settings: &[SettingsUnderTest], shape: SampleShape) -> Result<(), EvalError> {
+        for index in 0..self.samples {
+            let sample = self.encode_sample(&self.draw(index, shape)?)?;
+            settings.iter().try_for_each(|settings| self.settings(settings, &sample).map(|_| ()))?;
+        }
+        Ok(())
+    }
+
     /// Measures one settings at one length; `done` is called after each sample.
     ///
     /// # Errors
@@ -120,15 +154,11 @@ impl Retrieval<'_> {
         shape: SampleShape,
         done: &dyn Fn(),
     ) -> Result<Measurement, EvalError> {
-        let limit = self.decoder.info().context_length;
-        if shape.tokens > limit {
-            return Err(EvalError::ContextExceeded { tokens: shape.tokens, limit });
-        }
         let mut exact = 0;
         let (mut kv_bytes, mut dense_bytes) = (0.0, 0.0);
         for index in 0..self.samples {
             let sample = self.draw(index, shape)?;
-            let (answer, usage) = self.answer(&sample, &settings.choice)?;
+            let (answer, usage) = self.answer(&sample, settings)?;
             exact += usize::from(answer.trim() == sample.answer);
             kv_bytes += usage.bytes as f64;
             dense_bytes += usage.dense_bytes as f64;
@@ -162,8 +192,7 @@ impl Retrieval<'_> {
         Ok(self.text.encode(Prompt::Chat(vec![message]))?)
     }
 
-    /// The model's greedy answer, and what its cache held at the end.
-    fn answer(&self, sample: &Sample, choice: &KvChoice) -> Result<(String, KvUsage), EvalError> {
+    fn encode_sample(&self, sample: &Sample) -> Result<Encoded, EvalError> {
         let prompt = self.encode(sample.message())?;
         let compressed = match self.mode {
             Mode::QueryAware => prompt.len(),
@@ -175,8 +204,27 @@ impl Retrieval<'_> {
         };
         let right = self.text.tokenizer().encode_fast(sample.answer.as_str(), false);
         let max_tokens = right.map_or(0, |encoding| encoding.len()) + SLACK_TOKENS;
-        let new_tokens = prompt.len() - compressed + max_tokens;
-        let settings = choice.settings(&self.decoder.info().kv_shape, compressed, new_tokens)?;
+        let (tokens, limit) = (prompt.len() + max_tokens, self.decoder.info().context_length);
+        if tokens > limit {
+            return Err(EvalError::ContextExceeded { tokens, limit });
+        }
+        Ok(Encoded { prompt, compressed, max_tokens })
+    }
+
+    /// What the settings come to for a sample; the model's shape can take it.
+    fn settings(&self, settings: &SettingsUnderTest, sample: &Encoded) -> Result<KvSettings, EvalError> {
+        let (shape, new_tokens) = (&self.decoder.info().kv_shape, sample.new_tokens());
+        let error = |source| EvalError::Settings { name: settings.name.clone(), source };
+        let chosen = settings.choice.settings(shape, sample.compressed, new_tokens).map_err(error)?;
+        chosen.cache_bytes(shape, sample.compressed, new_tokens).map_err(error)?;
+        Ok(chosen)
+    }
+
+    /// The model's greedy answer, and what its cache held at the end.
+    fn answer(&self, sample: &Sample, settings: &SettingsUnderTest) -> Result<(String, KvUsage), EvalError> {
+        let sample = self.encode_sample(sample)?;
+        let settings = self.settings(settings, &sample)?;
+        let Encoded { prompt, compressed, max_tokens } = sample;
         let mut cache = self.decoder.new_cache(&settings, compressed)?;
         let mut logits = self.decoder.prefill(&prompt[..compressed], &mut cache, &mut || true)?;
         if compressed < prompt.len() {

@@ -4,8 +4,8 @@
 //! absurd, makes it panic. What is not supported is refused by name, never ignored.
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-use sparkv::{AttentionConfig, KvShape};
+use serde::{Deserialize, Deserializer};
+use sparkv::{AttentionConfig, KvSettings, KvShape};
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +117,9 @@ impl DecoderConfig {
     /// # Errors
     /// If it is not JSON, names a model or an option this decoder does not have, or makes no sense.
     pub fn from_json(json: &str) -> Result<Self, ConfigError> {
-        serde_json::from_str::<HfConfig>(json)?.check()
+        // First of all: other architectures have other fields, and one that is missing would hide the reason.
+        let family = serde_json::from_str::<HfArchitecture>(json)?.family()?;
+        serde_json::from_str::<HfConfig>(json)?.check(family)
     }
 
     /// Shape of the model's KV cache.
@@ -161,6 +163,10 @@ impl DecoderConfig {
                 "num_key_value_heads",
                 format!("{} query heads cannot share {} key/value heads", self.query_heads, self.kv_heads),
             ));
+        }
+        // The cache itself says which shapes it takes.
+        if KvSettings::exact().cache_bytes(&self.kv_shape(), 1, 0).is_err() {
+            return Err(ConfigError::unsupported("head_dim", self.head_dim.to_string()));
         }
         positive("rms_norm_eps", self.rms_norm_eps)?;
         positive("rope_theta", self.rope.theta)?;
@@ -244,19 +250,24 @@ pub fn eos_from_generation_config(json: &str) -> Result<Vec<u32>, ConfigError> {
     Ok(config.eos_token_id.map(Into::into).unwrap_or_default())
 }
 
+/// The fields of `config.json` that every architecture has.
+#[derive(Debug, Deserialize)]
+struct HfArchitecture {
+    architectures: Option<Vec<String>>,
+    model_type: Option<String>,
+}
+
 /// `config.json` as written, fields this decoder knows. Fields it does not know are those of training or of
 /// generation; options that change the computation are listed here, to be refused where set.
 #[derive(Debug, Deserialize)]
 struct HfConfig {
-    #[serde(default)]
-    architectures: Option<Vec<String>>,
-    model_type: Option<String>,
     vocab_size: usize,
     hidden_size: usize,
     intermediate_size: usize,
     num_hidden_layers: usize,
     num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
+    #[serde(default, deserialize_with = "stated")]
+    num_key_value_heads: Option<Option<usize>>,
     head_dim: Option<usize>,
     max_position_embeddings: usize,
     #[serde(default = "default_rms_norm_eps")]
@@ -266,7 +277,8 @@ struct HfConfig {
     rope_scaling: Option<HfRope>,
     rope_parameters: Option<HfRope>,
     partial_rotary_factor: Option<f32>,
-    sliding_window: Option<usize>,
+    #[serde(default, deserialize_with = "stated")]
+    sliding_window: Option<Option<usize>>,
     layer_types: Option<Vec<String>>,
     #[serde(default)]
     attention_bias: bool,
@@ -278,6 +290,11 @@ struct HfConfig {
     quantization_config: Option<serde_json::Value>,
 }
 
+/// Tells a field that is null, `Some(None)`, from one that is missing, which takes the default, `None`.
+fn stated<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<usize>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
 /// As transformers' LlamaConfig and MistralConfig have it.
 fn default_rms_norm_eps() -> f32 {
     1e-6
@@ -286,8 +303,10 @@ fn default_rms_norm_eps() -> f32 {
 /// `rope_scaling` (before transformers 5) or `rope_parameters` (since).
 #[derive(Debug, Deserialize)]
 struct HfRope {
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// The older name of `rope_type`; many files have both.
+    #[serde(rename = "type")]
+    old_rope_type: Option<String>,
     rope_theta: Option<f32>,
     factor: Option<f32>,
     low_freq_factor: Option<f32>,
@@ -305,38 +324,27 @@ enum Family {
     Mistral,
 }
 
-impl HfConfig {
-    fn check(self) -> Result<DecoderConfig, ConfigError> {
-        let family = self.family()?;
-        self.refuse_unsupported()?;
-        // Llama's configuration has no such field; what stands there has no effect in transformers either.
-        let sliding_window = if family == Family::Mistral { self.sliding_window } else { None };
-        self.check_layer_types(sliding_window)?;
-        let rope = self.rope()?;
-        let head_dim = match self.head_dim {
-            Some(head_dim) => head_dim,
-            None => self.implied_head_dim()?,
-        };
-        DecoderConfig {
-            vocab_size: self.vocab_size,
-            hidden_size: self.hidden_size,
-            intermediate_size: self.intermediate_size,
-            layers: self.num_hidden_layers,
-            query_heads: self.num_attention_heads,
-            kv_heads: self.num_key_value_heads.unwrap_or(self.num_attention_heads),
-            head_dim,
-            context_length: self.max_position_embeddings,
-            rms_norm_eps: self.rms_norm_eps,
-            rope,
-            sliding_window,
-            attention_bias: self.attention_bias,
-            mlp_bias: self.mlp_bias,
-            tied_embeddings: self.tie_word_embeddings,
-            eos_token_ids: self.eos_token_id.map(Into::into).unwrap_or_default(),
+impl Family {
+    /// Positions a query sees where the file does not say, as transformers has it.
+    fn sliding_window(self, stated: Option<Option<usize>>) -> Option<usize> {
+        match self {
+            // Llama's configuration has no such field; what stands there has no effect in transformers either.
+            Self::Llama => None,
+            Self::Mistral => stated.unwrap_or(Some(4096)),
         }
-        .check()
     }
 
+    /// Key/value heads where the file does not say, as transformers has it. Null is one for each query head.
+    fn kv_heads(self, stated: Option<Option<usize>>, query_heads: usize) -> usize {
+        match (self, stated) {
+            (_, Some(Some(heads))) => heads,
+            (Self::Mistral, None) => 8,
+            (_, Some(None)) | (Self::Llama, None) => query_heads,
+        }
+    }
+}
+
+impl HfArchitecture {
     /// By `architectures`, which says what the weights are for, else by `model_type`.
     fn family(&self) -> Result<Family, ConfigError> {
         if let Some(name) = self.architectures.as_ref().and_then(|names| names.first()) {
@@ -352,6 +360,37 @@ impl HfConfig {
             Some(name) => Err(ConfigError::unsupported("model_type", name)),
             None => Err(ConfigError::invalid("architectures", "missing, and model_type too")),
         }
+    }
+}
+
+impl HfConfig {
+    fn check(self, family: Family) -> Result<DecoderConfig, ConfigError> {
+        self.refuse_unsupported()?;
+        let sliding_window = family.sliding_window(self.sliding_window);
+        self.check_layer_types(sliding_window)?;
+        let rope = self.rope()?;
+        let head_dim = match self.head_dim {
+            Some(head_dim) => head_dim,
+            None => self.implied_head_dim()?,
+        };
+        DecoderConfig {
+            vocab_size: self.vocab_size,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            layers: self.num_hidden_layers,
+            query_heads: self.num_attention_heads,
+            kv_heads: family.kv_heads(self.num_key_value_heads, self.num_attention_heads),
+            head_dim,
+            context_length: self.max_position_embeddings,
+            rms_norm_eps: self.rms_norm_eps,
+            rope,
+            sliding_window,
+            attention_bias: self.attention_bias,
+            mlp_bias: self.mlp_bias,
+            tied_embeddings: self.tie_word_embeddings,
+            eos_token_ids: self.eos_token_id.map(Into::into).unwrap_or_default(),
+        }
+        .check()
     }
 
     fn refuse_unsupported(&self) -> Result<(), ConfigError> {
@@ -402,13 +441,23 @@ impl HfConfig {
 }
 
 impl HfRope {
+    fn kind(&self) -> Result<Option<&str>, ConfigError> {
+        match (self.rope_type.as_deref(), self.old_rope_type.as_deref()) {
+            (Some(kind), Some(old)) if kind != old => Err(ConfigError::invalid(
+                "rope_scaling.rope_type",
+                format!("is `{kind}`, but its older name `type` says `{old}`"),
+            )),
+            (kind, old) => Ok(kind.or(old)),
+        }
+    }
+
     fn scaling(&self, context_length: usize) -> Result<RopeScaling, ConfigError> {
         if let Some((kind, _)) = self.others.iter().find(|(_, value)| value.is_object()) {
             return Err(ConfigError::unsupported("rope parameters per layer type,", kind));
         }
         let needed =
             |field, value: Option<f32>| value.ok_or_else(|| ConfigError::invalid(field, "is missing"));
-        match self.rope_type.as_deref() {
+        match self.kind()? {
             None | Some("default" | "none") => match self.factor {
                 None | Some(1.0) => Ok(RopeScaling::None),
                 Some(_) => Err(ConfigError::invalid("rope_scaling", "has a factor but no type to use it")),

@@ -81,7 +81,7 @@ impl Decoder {
         format: WeightFormat,
         progress: &dyn Progress,
     ) -> Result<Self, LoadError> {
-        let format = format.resolve(source);
+        let format = format.for_matrices();
         progress.begin(&Task { name: "weights", total: config.layers as u64, unit: Unit::Layers });
         let layers = (0..config.layers)
             .into_par_iter()

@@ -76,12 +76,10 @@ pub enum LoadError {
         reason: String,
     },
     /// The device cannot be used.
-    #[error("device `{device}` cannot be used: {reason}")]
+    #[error("device `{device}` is unsupported: attention runs on the CPU only, so far")]
     Device {
         /// The device asked for.
         device: String,
-        /// Why not.
-        reason: &'static str,
     },
     /// Offline, and the hub's cache lacks a file.
     #[error("offline, and the cache {} lacks {file} of {repo}", cache.display())]
@@ -104,6 +102,46 @@ pub enum LoadError {
         reason: String,
     },
     /// A computation on the weights failed.
-    #[error("cannot prepare the weights: {0}")]
-    Candle(#[from] candle_core::Error),
+    #[error("cannot prepare the weights: {}", without_backtrace(.0))]
+    Candle(candle_core::Error),
+}
+
+// Not by `#[from]`, which would make the error its own source: whoever prints sources would print a backtrace.
+impl From<candle_core::Error> for LoadError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Candle(error)
+    }
+}
+
+/// What an error of Candle says. Its own text goes on with a backtrace where RUST_BACKTRACE is set.
+pub(crate) fn without_backtrace(error: &candle_core::Error) -> String {
+    use candle_core::Error::{Context, WithBacktrace, WithPath};
+    match error {
+        WithBacktrace { inner, .. } => without_backtrace(inner),
+        WithPath { inner, path } => format!("{}: {}", path.display(), without_backtrace(inner)),
+        Context { inner, context } => format!("{context}: {}", without_backtrace(inner)),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::language_model::ModelError;
+
+    #[test]
+    fn errors_of_candle_are_told_without_their_backtraces() {
+        let error = || {
+            let backtrace = Box::new(std::backtrace::Backtrace::force_capture());
+            let inner = Box::new(candle_core::Error::Msg("no blocks".to_owned()));
+            candle_core::Error::WithBacktrace { inner, backtrace }.with_path("a.gguf").context("at the head")
+        };
+        assert!(error().to_string().lines().count() > 3, "there is a backtrace to be left out");
+        let told = "at the head: a.gguf: no blocks";
+        let (load, model) = (LoadError::from(error()), ModelError::from(error()));
+        assert_eq!(load.to_string(), format!("cannot prepare the weights: {told}"));
+        assert_eq!(model.to_string(), format!("the model's computation failed: {told}"));
+        let sources = [std::error::Error::source(&load), std::error::Error::source(&model)];
+        assert!(sources.iter().all(Option::is_none));
+    }
 }

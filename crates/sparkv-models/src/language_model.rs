@@ -1,6 +1,8 @@
 //! What the engine needs of a model.
 use sparkv::{KvSettings, KvShape, KvUsage};
 
+use crate::error::without_backtrace;
+
 /// Facts of a loaded model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelInfo {
@@ -66,6 +68,12 @@ pub enum ModelError {
         vocab_size: usize,
     },
     /// The computation failed.
-    #[error("the model's computation failed: {0}")]
-    Candle(#[from] candle_core::Error),
+    #[error("the model's computation failed: {}", without_backtrace(.0))]
+    Candle(candle_core::Error),
+}
+
+impl From<candle_core::Error> for ModelError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Candle(error)
+    }
 }

@@ -107,7 +107,8 @@ mod tests {
 
     #[test]
     fn every_format_is_as_exact_as_its_bits() {
-        assert_eq!(error_of(MatrixFormat::AsStored, 256), 0.0);
+        assert_eq!(error_of(MatrixFormat::Dense(DType::F32), 256), 0.0);
+        assert_eq!(error_of(MatrixFormat::Auto, 256), error_of(Q8_0, 256));
         let expected = [
             (MatrixFormat::Dense(DType::F16), 1e-3),
             (MatrixFormat::Dense(DType::BF16), 4e-3),

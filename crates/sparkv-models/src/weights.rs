@@ -12,7 +12,8 @@ use crate::error::LoadError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightFormat {
-    /// Safetensors: `q8_0`, which is what a CPU runs fastest at next to no loss. GGUF: as stored.
+    /// `q8_0`, which is what a CPU runs fastest at next to no loss; matrices that a GGUF file holds quantized
+    /// stay as they are.
     #[default]
     Auto,
     /// 4 bytes a weight.
@@ -78,18 +79,13 @@ pub trait TensorSource: Sync {
     /// # Errors
     /// If it is missing, has another shape, or is of a type that is not supported.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored, LoadError>;
-
-    /// Whether whoever made the files chose the format the weights are to run in, as makers of GGUF files
-    /// do; [`WeightFormat::Auto`] then keeps it.
-    fn has_chosen_format(&self) -> bool {
-        false
-    }
 }
 
-/// What [`WeightFormat`] comes to for a source.
+/// What becomes of a matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MatrixFormat {
-    AsStored,
+    /// As stored if it is quantized, else as `Quantized(Q8_0)`.
+    Auto,
     /// f32, f16 or bf16.
     Dense(DType),
     /// The first of this type and q8_0 whose blocks fill the matrix's rows, else f32.
@@ -97,13 +93,13 @@ pub(crate) enum MatrixFormat {
 }
 
 impl WeightFormat {
-    pub(crate) fn resolve(self, source: &dyn TensorSource) -> MatrixFormat {
+    pub(crate) fn for_matrices(self) -> MatrixFormat {
         match self {
-            Self::Auto if source.has_chosen_format() => MatrixFormat::AsStored,
+            Self::Auto => MatrixFormat::Auto,
             Self::F32 => MatrixFormat::Dense(DType::F32),
             Self::F16 => MatrixFormat::Dense(DType::F16),
             Self::Bf16 => MatrixFormat::Dense(DType::BF16),
-            Self::Auto | Self::Q8_0 => MatrixFormat::Quantized(GgmlDType::Q8_0),
+            Self::Q8_0 => MatrixFormat::Quantized(GgmlDType::Q8_0),
             Self::Q4K => MatrixFormat::Quantized(GgmlDType::Q4K),
         }
     }
@@ -121,7 +117,8 @@ impl Stored {
     /// The same matrix in `format`.
     pub(crate) fn convert(self, format: MatrixFormat) -> candle_core::Result<Self> {
         match (format, self) {
-            (MatrixFormat::AsStored, stored) => Ok(stored),
+            (MatrixFormat::Auto, Self::Quantized(blocks)) => Ok(Self::Quantized(blocks)),
+            (MatrixFormat::Auto, stored) => quantize(stored.to_f32()?, GgmlDType::Q8_0),
             (MatrixFormat::Dense(dtype), Self::Dense(tensor)) => Ok(Self::Dense(tensor.to_dtype(dtype)?)),
             (MatrixFormat::Dense(dtype), stored) => Ok(Self::Dense(stored.to_f32()?.to_dtype(dtype)?)),
             (MatrixFormat::Quantized(dtype), Self::Quantized(blocks)) if blocks.dtype() == dtype => {

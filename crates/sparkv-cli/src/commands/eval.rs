@@ -42,7 +42,7 @@ pub(crate) struct EvalOptions {
     /// The context is compressed first; the question follows
     #[arg(long)]
     query_agnostic: bool,
-    /// Also write the measurements to a file
+    /// Also write the measurements to a file, after each of them
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -94,6 +94,17 @@ pub(crate) fn eval(options: &EvalOptions, settings: &Settings) -> anyhow::Result
         seed: options.seed,
         mode,
     };
+    // What would fail later fails before hours of work are lost.
+    for &tokens in &options.lengths {
+        let shape = SampleShape { facts: options.facts, tokens };
+        retrieval.check(&compared, shape).with_context(|| format!("at {tokens} tokens"))?;
+    }
+    let save = |measurements: &[Measurement]| match &options.json {
+        None => Ok(()),
+        Some(path) => std::fs::write(path, serde_json::to_string_pretty(measurements)?)
+            .with_context(|| format!("cannot write {}", path.display())),
+    };
+    save(&[])?;
     let steps = compared.len() * options.lengths.len() * options.samples;
     let bar = ProgressBar::new(steps as u64);
     bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}")?);
@@ -103,12 +114,9 @@ pub(crate) fn eval(options: &EvalOptions, settings: &Settings) -> anyhow::Result
             bar.set_message(format!("{} at {tokens}", settings.name));
             let shape = SampleShape { facts: options.facts, tokens };
             measurements.push(retrieval.measure(settings, shape, &|| bar.inc(1))?);
+            save(&measurements)?;
         }
     }
     bar.finish_and_clear();
-    if let Some(path) = &options.json {
-        let json = serde_json::to_string_pretty(&measurements)?;
-        std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
-    }
     Ok(write!(std::io::stdout(), "{}", table(&measurements))?)
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde::Serialize;
 use sparkv_engine::{ChatMessage, Event, EventStream, FinishReason, GenerateRequest, Prompt};
-use sparkv_engine::{SamplingParams, Timings, Usage};
+use sparkv_engine::{Timings, Usage};
 
 use crate::loading;
 use crate::settings::{RunSettings, Settings};
@@ -33,7 +33,7 @@ struct UsageReport {
 /// If the model cannot be loaded, or the prompt cannot be answered.
 pub(crate) fn run(prompt: String, settings: &Settings) -> anyhow::Result<()> {
     let loaded = loading::load(settings, &loading::source(settings)?)?;
-    let RunSettings { max_tokens, temperature, seed, raw, json } = settings.run;
+    let RunSettings { max_tokens, raw, json, .. } = settings.run;
     let prompt = if raw || !loaded.has_chat_template {
         Prompt::Text(prompt)
     } else {
@@ -41,7 +41,7 @@ pub(crate) fn run(prompt: String, settings: &Settings) -> anyhow::Result<()> {
     };
     let request = GenerateRequest {
         max_tokens: max_tokens.map(Into::into),
-        sampling: SamplingParams { temperature: temperature as f32, seed, ..SamplingParams::default() },
+        sampling: settings.run.sampling(),
         kv: settings.kv.clone(),
         ..GenerateRequest::new(prompt)
     };

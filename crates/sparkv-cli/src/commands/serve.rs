@@ -32,7 +32,8 @@ pub(crate) fn serve(settings: &Settings) -> anyhow::Result<()> {
     };
     let drained = runtime.block_on(async {
         let stop = stop_signal().context("cannot listen for signals")?;
-        writeln!(std::io::stdout(), "sparkv serves {} at http://{address}", loaded.name)?;
+        // It serves as well if nobody reads this.
+        let _ = writeln!(std::io::stdout(), "sparkv serves {} at http://{address}", loaded.name);
         anyhow::Ok(Server::new(loaded.engine, config).serve(listener, stop).await?)
     })?;
     if drained == Drained::CutOff {

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use candle_core::quantized::gguf_file::{Content, Value};
 
-use crate::error::LoadError;
+use crate::error::{LoadError, without_backtrace};
 use crate::files::FileBytes;
 
 pub use weights::GgufWeights;
@@ -36,7 +36,7 @@ impl GgufFile {
         let content = match read {
             Ok(Ok(content)) => content,
             Ok(Err(error)) => {
-                let reason = error.to_string();
+                let reason = without_backtrace(&error);
                 return Err(unknown_type(&reason).unwrap_or_else(|| corrupt(reason)));
             }
             Err(_) => return Err(corrupt("its header makes no sense".to_owned())),

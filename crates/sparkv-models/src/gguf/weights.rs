@@ -32,10 +32,6 @@ impl TensorSource for GgufWeights<'_> {
         gguf_name(name).is_some_and(|name| self.file.content.tensor_infos.contains_key(&name))
     }
 
-    fn has_chosen_format(&self) -> bool {
-        true
-    }
-
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored, LoadError> {
         let file_name = gguf_name(name).ok_or_else(|| LoadError::MissingTensor { name: name.to_owned() })?;
         let (dtype, bytes) = self.file.tensor_bytes(&file_name, shape)?;

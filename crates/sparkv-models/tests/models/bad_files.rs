@@ -6,6 +6,7 @@ use candle_core::quantized::{GgmlDType, QTensor, gguf_file::Value as Metadatum};
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use sparkv_models::config::RopeScaling;
 use sparkv_models::{
     ConfigError, DecoderConfig, DeviceChoice, GgufFile, LoadError, LoadOptions, ModelSource, WeightFormat,
     load,
@@ -153,6 +154,59 @@ fn unsupported_models_are_refused_by_name() {
 }
 
 #[test]
+fn another_architecture_is_named_before_its_fields_are_missed() {
+    let model = Model::new();
+    let gpt2 = json!({
+        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": 50257, "n_embd": 768,
+        "n_head": 12, "n_layer": 12, "n_positions": 1024, "layer_norm_epsilon": 1e-5,
+    });
+    std::fs::write(model.path(CONFIG), gpt2.to_string()).unwrap();
+    let message = model.error().to_string();
+    assert!(message.ends_with("unsupported architecture `GPT2LMHeadModel`"), "{message}");
+}
+
+#[test]
+fn heads_that_no_cache_takes_are_unsupported() {
+    let largest = DecoderConfig::from_json(&llama(json!({"head_dim": 512})).to_string()).unwrap();
+    assert_eq!(largest.head_dim, 512);
+    let message = Model::new().error_of_config(json!({"head_dim": 520}));
+    assert!(message.contains("unsupported head_dim `520`"), "{message}");
+}
+
+#[test]
+fn rope_types_may_be_given_twice_but_not_differ() {
+    let scaling = |kind: &str, old: &str| {
+        let rope = json!({"rope_type": kind, "type": old, "factor": 2.0});
+        DecoderConfig::from_json(&llama(json!({"rope_scaling": rope})).to_string())
+    };
+    let linear = RopeScaling::Linear { factor: 2.0 };
+    assert_eq!(scaling("linear", "linear").unwrap().rope.scaling, linear);
+    let message = scaling("linear", "llama3").unwrap_err().to_string();
+    assert!(message.contains("linear") && message.contains("llama3"), "{message}");
+}
+
+#[test]
+fn what_mistral_does_not_say_is_as_in_transformers() {
+    let read = |name: &str, changes: Value| {
+        let mut config = llama(json!({"architectures": [name], "num_attention_heads": 16}));
+        let fields = config.as_object_mut().unwrap();
+        fields.remove("num_key_value_heads");
+        fields.extend(changes.as_object().unwrap().clone());
+        fields.insert("head_dim".to_owned(), json!(8));
+        let config = DecoderConfig::from_json(&config.to_string()).unwrap();
+        (config.kv_heads, config.sliding_window)
+    };
+    let null = || json!({"num_key_value_heads": null, "sliding_window": null});
+    let stated = || json!({"num_key_value_heads": 2, "sliding_window": 100});
+    assert_eq!(read("MistralForCausalLM", json!({})), (8, Some(4096)));
+    assert_eq!(read("MistralForCausalLM", null()), (16, None));
+    assert_eq!(read("MistralForCausalLM", stated()), (2, Some(100)));
+    assert_eq!(read("LlamaForCausalLM", json!({})), (16, None));
+    assert_eq!(read("LlamaForCausalLM", null()), (16, None));
+    assert_eq!(read("LlamaForCausalLM", stated()), (2, None));
+}
+
+#[test]
 fn absurd_configurations_are_refused_by_field() {
     let model = Model::new();
     let refused = [
@@ -208,7 +262,8 @@ fn write_gguf(
     dtype: GgmlDType,
     change: impl FnOnce(&mut gguf::Metadata, &mut Vec<(String, QTensor)>),
 ) {
-    let config = llama(json!({"vocab_size": 3261}));
+    let demo = read_json(&demo_folder().join("config.json"));
+    let config = llama(json!({"vocab_size": demo["vocab_size"]}));
     let checked = DecoderConfig::from_json(&config.to_string()).unwrap();
     let mut tensors = gguf::tensors(&checked, &random_weights(&config, 22), dtype);
     let mut metadata = gguf::shape(&checked);

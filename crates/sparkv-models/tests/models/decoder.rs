@@ -2,23 +2,15 @@
 use std::cell::Cell;
 
 use crate::common::{
-    Numbers, Weights, decode_one, distance, exact, gguf, llama, prefill, random_weights, write_folder,
+    Numbers, Weights, decode_one, distance, exact, gguf, llama, load, prefill, random_weights,
 };
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 use sparkv_models::{
     DecodeStep, Decoder, DecoderConfig, GgufFile, GgufWeights, LanguageModel, ModelError, PREFILL_CHUNK,
-    SafetensorsFiles, WeightFormat, load_dummy,
+    WeightFormat, load_dummy,
 };
-
-fn load(config: &Value, weights: &Weights) -> Decoder {
-    let folder = tempfile::tempdir().unwrap();
-    write_folder(folder.path(), config, weights);
-    let checked = DecoderConfig::from_json(&config.to_string()).unwrap();
-    let files = SafetensorsFiles::open(folder.path()).unwrap();
-    Decoder::load(&checked, &files, WeightFormat::F32, &()).unwrap()
-}
 
 /// A forward pass written for reading: f64, position by position, no cache.
 struct Reference<'a> {

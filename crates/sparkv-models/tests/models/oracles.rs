@@ -1,13 +1,11 @@
 //! Our logits against those of candle-transformers' models, on small random weights of every variant.
-use crate::common::{
-    Numbers, Weights, decode_one, distance, gguf, llama, prefill, random_weights, write_folder,
-};
+use crate::common::{Numbers, Weights, decode_one, distance, gguf, llama, load, prefill, random_weights};
 use candle_core::quantized::{GgmlDType, gguf_file};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::{llama as oracle_llama, mistral as oracle_mistral, quantized_llama};
 use serde_json::{Value, json};
-use sparkv_models::{Decoder, DecoderConfig, GgufFile, GgufWeights, SafetensorsFiles, WeightFormat};
+use sparkv_models::{Decoder, DecoderConfig, GgufFile, GgufWeights, WeightFormat};
 
 const PROMPT: usize = 37;
 const STEPS: usize = 12;
@@ -18,14 +16,6 @@ const TOLERANCE: f32 = 2e-4;
 /// Activations are rounded to 8 bits on the way into quantized matrices. A last bit of difference may round
 /// one of them the other way, which further layers amplify: one layer, logits of the order of 10.
 const TOLERANCE_QUANTIZED: f32 = 5e-2;
-
-fn load(config: &Value, weights: &Weights) -> Decoder {
-    let folder = tempfile::tempdir().unwrap();
-    write_folder(folder.path(), config, weights);
-    let checked = DecoderConfig::from_json(&config.to_string()).unwrap();
-    let files = SafetensorsFiles::open(folder.path()).unwrap();
-    Decoder::load(&checked, &files, WeightFormat::F32, &()).unwrap()
-}
 
 /// Runs prompt and steps through both; `oracle` gives the logits of the last of the tokens from a position on.
 fn compare(decoder: &Decoder, tolerance: f32, mut oracle: impl FnMut(&[u32], usize) -> Vec<f32>) {
@@ -156,7 +146,9 @@ fn compare_with_quantized_llama(changes: Value, dtype: GgmlDType, tolerance: f32
     let file = GgufFile::open(&path).unwrap();
     let read = file.config().unwrap();
     assert_eq!(read, checked);
-    let decoder = Decoder::load(&read, &GgufWeights::new(&file, &read), WeightFormat::Auto, &()).unwrap();
+    let format =
+        if matches!(dtype, GgmlDType::F32 | GgmlDType::F16) { WeightFormat::F32 } else { WeightFormat::Auto };
+    let decoder = Decoder::load(&read, &GgufWeights::new(&file, &read), format, &()).unwrap();
     compare(&decoder, tolerance, |tokens, position| values(oracle.forward(&ids(tokens), position).unwrap()));
 }
 
@@ -169,6 +161,27 @@ fn gguf_in_every_supported_type() {
         let wide = json!({"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1});
         compare_with_quantized_llama(wide, dtype, TOLERANCE_QUANTIZED);
     }
+}
+
+#[test]
+fn auto_quantizes_what_a_gguf_file_holds_dense_and_keeps_the_rest() {
+    let config = llama(json!({"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1}));
+    let checked = DecoderConfig::from_json(&config.to_string()).unwrap();
+    let weights = random_weights(&config, 5);
+    let folder = tempfile::tempdir().unwrap();
+    let logits = |stored: GgmlDType, format: WeightFormat| {
+        let path = folder.path().join("model.gguf");
+        gguf::write(&path, &gguf::shape(&checked), &gguf::tensors(&checked, &weights, stored));
+        let file = GgufFile::open(&path).unwrap();
+        let decoder = Decoder::load(&checked, &GgufWeights::new(&file, &checked), format, &()).unwrap();
+        prefill(&decoder, &Numbers(8).tokens(PROMPT, 160)).1
+    };
+    for stored in [GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16] {
+        let auto = logits(stored, WeightFormat::Auto);
+        assert_eq!(auto, logits(stored, WeightFormat::Q8_0), "{stored:?}");
+        assert_ne!(auto, logits(stored, WeightFormat::F32), "{stored:?}");
+    }
+    assert_ne!(logits(GgmlDType::Q4K, WeightFormat::Auto), logits(GgmlDType::Q4K, WeightFormat::Q8_0));
 }
 
 #[test]

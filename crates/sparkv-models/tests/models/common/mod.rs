@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 use sparkv::{KvChoice, KvOptions, KvSettings, Presets, settings::Precision};
-use sparkv_models::{DecodeStep, Decoder, DecoderConfig, LanguageModel};
+use sparkv_models::{DecodeStep, Decoder, DecoderConfig, LanguageModel, SafetensorsFiles, WeightFormat};
 
 pub(crate) type Weights = HashMap<String, Tensor>;
 
@@ -92,6 +92,15 @@ pub(crate) fn random_weights(config: &Value, seed: u64) -> Weights {
 pub(crate) fn write_folder(folder: &Path, config: &Value, weights: &Weights) {
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
     candle_core::safetensors::save(weights, folder.join("model.safetensors")).unwrap();
+}
+
+/// The model of `config` and `weights` in f32, by way of its files.
+pub(crate) fn load(config: &Value, weights: &Weights) -> Decoder {
+    let folder = tempfile::tempdir().unwrap();
+    write_folder(folder.path(), config, weights);
+    let checked = DecoderConfig::from_json(&config.to_string()).unwrap();
+    let files = SafetensorsFiles::open(folder.path()).unwrap();
+    Decoder::load(&checked, &files, WeightFormat::F32, &()).unwrap()
 }
 
 /// All tokens of `prompt` through prefill; the logits of the last.
