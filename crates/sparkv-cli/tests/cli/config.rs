@@ -189,6 +189,17 @@ fn kv_settings_come_from_one_source_as_a_whole() {
 }
 
 #[test]
+fn no_kv_settings_are_exact_ones_wherever_they_come_from() {
+    let (_folder, path) = file("[kv]\npreset = \"aggressive\"\n");
+    for command in [
+        sparkv().args(["config", "show", "--kv", "{}"]).arg(&path),
+        sparkv().args(["config", "show"]).arg(&path).env("SPARKV_KV", "{}"),
+    ] {
+        assert!(!succeed(command).contains("aggressive\""), "{command:?}");
+    }
+}
+
+#[test]
 fn presets_of_the_file_are_added() {
     let (_folder, path) = file(
         "[kv]\npreset = \"mine\"\n[presets]\nmine = { precision = \"int8\" }\nquality = { precision = \"f32\" }\n",
@@ -234,6 +245,10 @@ fn broken_files_are_refused_with_the_place() {
         ("[server]\napi_key = \"\"\n", "server.api_key"),
         ("[model]\ndevice = \"abacus\"\n", "abacus"),
         ("[model]\nweights = \"f64\"\n", "f64"),
+        ("[model]\nsource = \"\"\n", "model.source"),
+        ("[run]\ntemperature = -1\n", "run.temperature"),
+        ("[run]\ntemperature = -1.0\n", "run.temperature"),
+        ("[run]\ntemperature = nan\n", "run.temperature"),
         ("[kv]\npreset = \"best\"\n", "kv.preset"),
         ("[kv]\npruning = { key_ratio = 1.0 }\n", "kv.pruning.key_ratio"),
         ("[kv]\nbudget = -1\n", "line 2"),

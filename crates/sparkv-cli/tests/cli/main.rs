@@ -4,6 +4,12 @@
 #[cfg(test)]
 mod config;
 #[cfg(test)]
+mod cost;
+#[cfg(test)]
+mod errors;
+#[cfg(test)]
+mod eval;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod run;

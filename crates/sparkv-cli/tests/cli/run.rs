@@ -66,8 +66,23 @@ fn what_cannot_be_done_is_refused_with_a_reason() {
     assert!(message.contains("key_ratio"), "{message}");
     let message = fail(sparkv().args(["pull", "not-a-name"]));
     assert!(message.contains("not-a-name"), "{message}");
-    let message = fail(sparkv().env("HF_HUB_OFFLINE", "1").env("HF_HOME", home.path()).args(["pull", "a/b"]));
-    assert!(message.contains("a/b"), "{message}");
+    let file = home.path().join("sparkv.toml");
+    std::fs::write(&file, "[model]\noffline = true\n").unwrap();
+    let pull = || {
+        let mut command = sparkv();
+        // Where no hub is, so that nothing is asked for even if this should fail.
+        command.env("HF_HOME", home.path()).env("HF_ENDPOINT", "http://127.0.0.1:1").args(["pull", "a/b"]);
+        command
+    };
+    for command in [
+        pull().env("HF_HUB_OFFLINE", "1"),
+        pull().env("SPARKV_OFFLINE", "1"),
+        pull().env("SPARKV_CONFIG", &file),
+        pull().arg("--offline"),
+    ] {
+        let message = fail(command);
+        assert!(message.contains("offline") && message.contains("a/b"), "{command:?}: {message}");
+    }
 }
 
 #[test]

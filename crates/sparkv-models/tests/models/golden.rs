@@ -78,7 +78,7 @@ fn stories260k_from_gguf_equals_transformers() {
         GgmlDType::F32,
         &gguf::sentencepiece(&read_json(&folder.join("tokenizer.json"))),
     );
-    let model = open(&ModelSource::Gguf(path), WeightFormat::Auto);
+    let model = open(&ModelSource::Gguf(path), WeightFormat::F32);
     assert_eq!(model.name, "stories260K");
     assert_exact(&model, &read_json(&folder.join("golden.json")));
 }
@@ -115,7 +115,7 @@ fn the_demo_model_from_gguf_equals_transformers() {
     let path = out.path().join("demo.gguf");
     let tokenizer = gguf::byte_level(&read_json(&demo_folder().join("tokenizer.json")), "llama-bpe", 0, 1);
     write_gguf(&demo_folder(), &path, GgmlDType::F16, &tokenizer);
-    let model = open(&ModelSource::Gguf(path.clone()), WeightFormat::Auto);
+    let model = open(&ModelSource::Gguf(path.clone()), WeightFormat::F16);
     assert_eq!(model.decoder.info().eos_token_ids, [1]);
     assert_exact(&model, &demo_golden());
     assert_exact(&open(&ModelSource::Gguf(path), WeightFormat::F32), &demo_golden());
