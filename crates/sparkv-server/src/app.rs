@@ -15,6 +15,9 @@ use crate::common::convert::unix_time;
 use crate::error::{ApiError, Fault};
 use crate::server::ServerConfig;
 
+/// The most prompts encoded at a time, however many cores there are: a long one takes hundreds of megabytes.
+const MAX_ENCODING: usize = 4;
+
 /// State of the routes; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct App(Arc<Shared>);
@@ -32,7 +35,8 @@ struct Shared {
 impl App {
     pub(crate) fn new(engine: TextEngine, config: ServerConfig) -> Self {
         let draining = AtomicBool::new(false);
-        let encoding = Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get)));
+        let encoding =
+            Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get).min(MAX_ENCODING)));
         Self(Arc::new(Shared { engine, config, started: unix_time(), draining, encoding }))
     }
 

@@ -82,12 +82,17 @@ impl Fields {
 fn in_json_s_words(error: &serde_json::Error) -> String {
     let message = error.to_string();
     let Some((found, expected)) = message.rsplit_once("expected ") else { return message };
+    let found = match found {
+        "invalid type: sequence, " => "invalid type: array, ",
+        "invalid type: map, " => "invalid type: object, ",
+        found => found,
+    };
     let expected = match expected {
         "u32" | "u64" | "usize" => "an integer of at least 0",
         "i64" => "an integer",
         "f32" | "f64" => "a number",
         "a sequence" => "an array",
-        _ => return message,
+        expected => expected,
     };
     format!("{found}expected {expected}")
 }
