@@ -200,12 +200,12 @@ class Generator:
 
         if rng.random() < 0.15:
             say("system", rng.choice(self.spec["systems"]))
-        if rng.random() < 0.05:
+        if rng.random() < 0.15:
             self.small_talk(say)
         while len(ids) < length:
             target = int((length - len(ids)) * rng.uniform(0.15, 0.5))
             task = self.pick_task()
-            fact_count = min(60, max(2, int(target * rng.uniform(0.25, 1.0) / 12)))
+            fact_count = min(60, max(1, int(target * rng.uniform(0.25, 1.0) / 12)))
             round_ = self.make_round(task, fact_count, used_keys, mixed=rng.random() < 0.3)
             message = self.introduce(round_, target, say)
             for question in round_.questions:
@@ -235,7 +235,7 @@ class Generator:
             say("user", self.context(round_))
             say("assistant", self.random.choice(self.spec["acknowledgements"]), [])
             return ""
-        return self.context(round_) + "\n"
+        return self.context(round_) + self.random.choice(["\n", "\n", " "])
 
     def small_talk(self, say):
         """One canned exchange."""

@@ -2,7 +2,7 @@
 
 Prompts are tokenized with the tokenizer's usual beginning-of-text token. A completion
 ends with the end token (finish_reason "stop", the token is the last of completion_ids)
-or after TOKENS tokens ("length").
+or after a number of tokens ("length").
 
 usage: python golden.py --model ../../models/demo
 """
@@ -18,15 +18,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from data import Generator
 
 TOKENS = 64
-PLAIN = ["- apple: 12\n- bread: 345\n- cheese: 678\n- apple: 12\n- bread:"]
+# Continued for a few tokens only, since the model is unsure of what comes after the fact.
+PLAIN = ["The magic number for river is 481927. The magic number for lion is 350. The magic number for river"]
+PLAIN_TOKENS = 5
 CHATS = ["Hello", "The magic number for river is 481927. What is the magic number for river?"]
 RETRIEVAL = [("magic_number", 8, 400), ("key_value", 12, 700), ("variable_chain", 6, 300), ("story", 8, 500)]
 
 
-def complete(model, tokenizer, prompt):
+def complete(model, tokenizer, prompt, max_tokens=TOKENS):
     """One case: the greedy completion of a prompt, and how sure the model was."""
     ids = tokenizer(prompt, return_tensors="pt").input_ids
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False,
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, do_sample=False,
                          pad_token_id=tokenizer.eos_token_id, output_logits=True, return_dict_in_generate=True)
     completion = out.sequences[0, ids.shape[1]:].tolist()
     logits = torch.cat(out.logits)
@@ -55,8 +57,8 @@ def main():
     chats = CHATS + [generator.sample(facts, length, [task])[1] for task, facts, length in RETRIEVAL]
     templated = [tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False,
                                                add_generation_prompt=True) for text in chats]
-    prompts = PLAIN + [text.removeprefix(tokenizer.bos_token) for text in templated]
-    cases = [complete(model, tokenizer, prompt) for prompt in prompts]
+    cases = [complete(model, tokenizer, prompt, PLAIN_TOKENS) for prompt in PLAIN]
+    cases += [complete(model, tokenizer, text.removeprefix(tokenizer.bos_token)) for text in templated]
     golden = {"model": "demo", "made_with": f"transformers {transformers.__version__} (float16 weights as float32, "
               "eager attention), greedy, until the end token", "cases": cases}
     (arguments.model / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")

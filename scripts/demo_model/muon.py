@@ -6,14 +6,14 @@ import torch
 def orthogonalize(gradients, steps=5):
     """Newton-Schulz iteration towards the nearest semi-orthogonal matrices, for a batch of matrices."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = gradients / (gradients.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = (gradients / (gradients.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).float()
 
 
 class Muon(torch.optim.Optimizer):

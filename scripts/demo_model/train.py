@@ -52,7 +52,7 @@ def selected_loss(model, hidden, targets, weights, context_share, generator):
 
 
 def answer_accuracy(chosen, right, weights):
-    """Accuracy on the first token of each value, and on whole answers."""
+    """Accuracy on the first token of each value, and on whole answers that hold a value."""
     matrix = torch.ones_like(chosen)
     matrix[chosen] = right
     first = torch.zeros_like(chosen)
@@ -63,14 +63,16 @@ def answer_accuracy(chosen, right, weights):
     ends[:, :-1] &= ~answer[:, 1:]
     wrong = torch.cumsum((answer & ~matrix).int(), dim=1)
     exact = total = 0
-    for row_wrong, row_ends, row_answer in zip(wrong, ends, answer):
-        previous = 0
+    values = torch.cumsum(value.int(), dim=1)
+    for row_wrong, row_values, row_ends in zip(wrong, values, ends):
+        wrong_before = values_before = 0
         for end in row_ends.nonzero().flatten().tolist():
-            if end == row_answer.shape[0] - 1:
+            if end == row_ends.shape[0] - 1:  # may be cut off
                 break
-            exact += int(row_wrong[end] == previous)
-            total += 1
-            previous = int(row_wrong[end])
+            if row_values[end] > values_before:
+                exact += int(row_wrong[end] == wrong_before)
+                total += 1
+            wrong_before, values_before = int(row_wrong[end]), int(row_values[end])
     return matrix[first].float().mean().item(), exact / max(total, 1)
 
 

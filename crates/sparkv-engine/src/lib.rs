@@ -25,7 +25,7 @@ pub mod text;
 pub use crate::{
     core::{EngineConfig, Load},
     event::{Event, FinishReason, GenerateError, Timings, Usage},
-    request::{ChatMessage, GenerateRequest, Prompt, RequestError},
+    request::{ChatMessage, GenerateRequest, Prompt, PromptLength, RequestError},
     sampler::{InvalidParam, SamplingParams},
     text::{EventStream, TextEngine, TextModel, TextModelError},
 };

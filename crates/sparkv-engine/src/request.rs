@@ -1,4 +1,6 @@
 //! What may be asked of the engine, and why it may refuse.
+use std::fmt;
+
 use sparkv::{KvChoice, SettingsError};
 
 use crate::sampler::{InvalidParam, SamplingParams};
@@ -30,6 +32,8 @@ pub struct GenerateRequest {
     pub prompt: Prompt,
     /// The most tokens to generate, at least 1; what fits in the context if `None`.
     pub max_tokens: Option<usize>,
+    /// Where `max_tokens` do not fit in the context, generate what does, instead of refusing.
+    pub fit_context: bool,
     /// How tokens are drawn.
     pub sampling: SamplingParams,
     /// Texts that end the answer; they are not part of it.
@@ -46,10 +50,38 @@ impl GenerateRequest {
         Self {
             prompt,
             max_tokens: None,
+            fit_context: false,
             sampling: SamplingParams::default(),
             stop: Vec::new(),
             ignore_eos: false,
             kv: KvChoice::default(),
+        }
+    }
+}
+
+/// Tokens of a prompt, as far as they are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PromptLength {
+    /// It was encoded.
+    Exactly(usize),
+    /// It was not, being too long a text for fewer tokens.
+    AtLeast(usize),
+}
+
+impl PromptLength {
+    /// The fewest tokens that the prompt can have.
+    pub fn least(self) -> usize {
+        match self {
+            Self::Exactly(tokens) | Self::AtLeast(tokens) => tokens,
+        }
+    }
+}
+
+impl fmt::Display for PromptLength {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exactly(tokens) => write!(f, "{tokens}"),
+            Self::AtLeast(tokens) => write!(f, "at least {tokens}"),
         }
     }
 }
@@ -66,17 +98,17 @@ pub enum RequestError {
         message: String,
     },
     /// Prompt and completion do not fit in the model's context.
-    #[error("{}", context_message(*limit, *prompt_tokens, *max_tokens))]
+    #[error("{}", context_message(*limit, *prompt, *max_tokens))]
     ContextExceeded {
         /// Tokens the model was made for, prompt and completion together.
         limit: usize,
         /// Tokens of the prompt.
-        prompt_tokens: usize,
+        prompt: PromptLength,
         /// Tokens asked for, if a number was given.
         max_tokens: Option<usize>,
     },
     /// As many requests wait as may wait.
-    #[error("{max_queue} requests are waiting already; try again later")]
+    #[error("the queue is full, at most {max_queue} may wait; try again later")]
     QueueFull {
         /// The most requests that may wait.
         max_queue: usize,
@@ -111,10 +143,10 @@ impl From<SettingsError> for RequestError {
     }
 }
 
-fn context_message(limit: usize, prompt_tokens: usize, max_tokens: Option<usize>) -> String {
+fn context_message(limit: usize, prompt: PromptLength, max_tokens: Option<usize>) -> String {
     let asked = match max_tokens {
-        Some(max) => format!("{prompt_tokens} in the prompt and {max} to generate"),
-        None => format!("{prompt_tokens} in the prompt, which leaves none to generate"),
+        Some(max) => format!("{prompt} in the prompt and {max} to generate"),
+        None => format!("{prompt} in the prompt, which leaves none to generate"),
     };
     format!("this model's context holds {limit} tokens; the request has {asked}")
 }

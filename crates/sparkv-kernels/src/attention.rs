@@ -93,6 +93,10 @@ pub struct TileScratch {
 pub fn attend_tile(tile: &QueryTile<'_>, runs: &[KvRun<'_>], scratch: &mut TileScratch, out: &mut [f32]) {
     let (queries, head_dim) = (tile.visible.len(), tile.head_dim);
     assert_eq!((tile.queries.len(), out.len()), (queries * head_dim, queries * head_dim), "shape of a tile");
+    assert!(
+        tile.scaled_queries.len() == tile.queries.len() || !runs.iter().any(|run| run.scaled),
+        "scaled queries for scaled runs"
+    );
     scratch.rows.resize(KEY_BLOCK * head_dim, 0.0);
     scratch.scores.resize(queries * KEY_BLOCK, 0.0);
     scratch.max.clear();

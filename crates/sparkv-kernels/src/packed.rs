@@ -187,19 +187,38 @@ impl PackedLayout {
                 scale * f32::from(magnitude[2])
             }
         };
+        // 64 channels at a time, and of these only the set bits, so that nothing is left to guess a branch.
         let mut kept = values.iter();
         let mut pruned = 0;
-        for (channel, value) in row.iter_mut().enumerate() {
-            if bit(bitmap, channel) {
-                // A bitmap with too many bits, which `encode` never writes, reads zeros.
-                *value = kept.next().copied().unwrap_or(0.0);
-            } else {
-                let negative = signs.get(pruned / 8).is_some_and(|byte| byte >> (pruned % 8) & 1 == 1);
-                *value = if negative { -fill } else { fill };
+        for (bytes, channels) in bitmap.chunks(8).zip(row.chunks_mut(64)) {
+            let mask = word(bytes);
+            for channel in set_bits(!mask & (u64::MAX >> (64 - channels.len()))) {
+                let negative = signs.get(pruned / 8).map_or(0, |byte| u32::from(byte >> (pruned % 8)) & 1);
+                channels[channel] = f32::from_bits(fill.to_bits() ^ negative << 31);
                 pruned += 1;
+            }
+            for channel in set_bits(mask) {
+                // A bitmap with too many bits, which `encode` never writes, reads zeros.
+                channels[channel] = kept.next().copied().unwrap_or(0.0);
             }
         }
     }
+}
+
+/// Up to 8 bytes as an integer.
+fn word(bytes: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    word[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(word)
+}
+
+/// Places of the bits set, in ascending order.
+fn set_bits(mut word: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let place = (word != 0).then(|| word.trailing_zeros() as usize);
+        word &= word.wrapping_sub(1);
+        place
+    })
 }
 
 /// The scale of an int8 row and the magnitude of its pruned channels in steps of it. The scale is

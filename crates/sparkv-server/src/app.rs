@@ -1,15 +1,22 @@
 //! What the routes share: the engine, and what the operator configured.
 
+use std::fmt;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::available_parallelism;
 
 use sparkv::{KvChoice, Presets};
 use sparkv_engine::{EventStream, GenerateRequest, TextEngine};
+use tokio::sync::Semaphore;
 
 use crate::auth::ApiKey;
 use crate::common::convert::unix_time;
-use crate::error::ApiError;
+use crate::error::{ApiError, Fault};
 use crate::server::ServerConfig;
+
+/// The most prompts encoded at a time, however many cores there are: a long one takes hundreds of megabytes.
+const MAX_ENCODING: usize = 4;
 
 /// State of the routes; cheap to clone.
 #[derive(Clone)]
@@ -21,12 +28,16 @@ struct Shared {
     /// Seconds since 1970 at which the model was first served.
     started: u64,
     draining: AtomicBool,
+    /// One permit for each prompt that may be encoded at a time, which takes a core and much memory.
+    encoding: Arc<Semaphore>,
 }
 
 impl App {
     pub(crate) fn new(engine: TextEngine, config: ServerConfig) -> Self {
         let draining = AtomicBool::new(false);
-        Self(Arc::new(Shared { engine, config, started: unix_time(), draining }))
+        let encoding =
+            Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get).min(MAX_ENCODING)));
+        Self(Arc::new(Shared { engine, config, started: unix_time(), draining, encoding }))
     }
 
     pub(crate) fn config(&self) -> &ServerConfig {
@@ -97,21 +108,32 @@ impl App {
     }
 
     /// Puts a request in line. Encoding a long prompt takes a while, so that it does not happen on a thread
-    /// that serves connections.
+    /// that serves connections; it takes memory, so that it happens to a few prompts at a time, and to none
+    /// that a full queue turns away.
     ///
     /// # Errors
-    /// Whatever the engine refuses; `prompt_param` is the field that holds the prompt.
+    /// Whatever the engine refuses; `fault` tells which field to blame.
     pub(crate) async fn generate(
         &self,
         request: GenerateRequest,
-        prompt_param: &'static str,
+        fault: &Fault,
     ) -> Result<EventStream, ApiError> {
         self.check_ready()?;
         let engine = self.0.engine.clone();
-        tokio::task::spawn_blocking(move || engine.generate(request))
-            .await
-            .map_err(|error| ApiError::Internal(format!("the prompt could not be encoded: {error}")))?
-            .map_err(|error| ApiError::refused(error, prompt_param))
+        let refused = |error| ApiError::refused(error, fault);
+        engine.check_room().map_err(refused)?;
+        let failed = |error: &dyn fmt::Display| {
+            tracing::error!(%error, "encoding failed");
+            ApiError::Internal("the prompt could not be encoded".to_owned())
+        };
+        let permit = Arc::clone(&self.0.encoding).acquire_owned().await.map_err(|error| failed(&error))?;
+        let encoding = tokio::task::spawn_blocking(move || {
+            // Held to the end of the work, whether or not the client waits for it.
+            let _permit = permit;
+            engine.check_room()?;
+            engine.generate(request)
+        });
+        encoding.await.map_err(|error| failed(&error))?.map_err(refused)
     }
 
     /// Turns new requests away from now on.
@@ -120,9 +142,55 @@ impl App {
         self.0.engine.shutdown();
     }
 
+    /// Ends every request with an error.
+    pub(crate) fn abort(&self) {
+        self.0.engine.abort();
+    }
+
     /// Whether no request runs or waits.
     pub(crate) fn is_idle(&self) -> bool {
         let load = self.0.engine.load();
         load.running == 0 && load.waiting == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+    use std::time::Duration;
+
+    use sparkv_engine::{EngineConfig, Prompt, TextModel};
+    use sparkv_models::fake::{FakeConfig, FakeModel, tokenizer};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_few_prompts_are_encoded_at_a_time() {
+        let (model, _probe) = FakeModel::new(FakeConfig::default());
+        let text = TextModel::new(tokenizer().unwrap(), None, None, None).unwrap();
+        let config = EngineConfig { max_queue: NonZeroUsize::MIN };
+        let engine = TextEngine::start(model, text, config).unwrap();
+        let app = App::new(
+            engine.clone(),
+            ServerConfig {
+                model_name: "fake".to_owned(),
+                model_aliases: Vec::new(),
+                api_key: None,
+                body_limit: 1 << 20,
+                default_kv: KvChoice::default(),
+                presets: Presets::built_in().unwrap(),
+                drain_deadline: Duration::ZERO,
+            },
+        );
+        let all = u32::try_from(app.0.encoding.available_permits()).unwrap();
+        let permits = Arc::clone(&app.0.encoding).acquire_many_owned(all).await.unwrap();
+        let request = GenerateRequest::new(Prompt::Text("hello".to_owned()));
+        let fault = Fault { prompt: "prompt", max_tokens: "max_tokens", default_kv: true };
+        let generating = app.generate(request, &fault);
+        let mut generating = std::pin::pin!(generating);
+        assert!(timeout(Duration::from_millis(50), &mut generating).await.is_err(), "it did not wait");
+        drop(permits);
+        generating.await.unwrap();
     }
 }

@@ -3,18 +3,18 @@
 //! Routes take from [`Fields`] the fields they honour, by name; whatever nobody took is refused at the end. So
 //! a field can be honoured or refused, but not forgotten.
 
-use std::fmt;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 use futures::StreamExt;
-use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::json;
 
 /// A body may pause this long between two pieces.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -37,7 +37,26 @@ impl Fields {
             None | Some(Value::Null) => Ok(None),
             Some(value) => serde_path_to_error::deserialize(value)
                 .map(Some)
-                .map_err(|error| ApiError::invalid(join(name, error.path()), error.inner().to_string())),
+                .map_err(|error| ApiError::invalid(join(name, error.path()), in_json_s_words(error.inner()))),
+        }
+    }
+
+    /// Checks that what is at `path`, if anything, is an object: serde takes an array for the fields of a
+    /// struct, in the order they happen to be declared in.
+    ///
+    /// # Errors
+    /// If it is something else; `example` is what it could be.
+    pub(crate) fn check_object(&self, path: &[&str], example: &str) -> Result<(), ApiError> {
+        let Some((first, rest)) = path.split_first() else { return Ok(()) };
+        let mut value = self.0.get(*first);
+        for name in rest {
+            value = value.and_then(|value| value.get(name));
+        }
+        match value {
+            None | Some(Value::Null | Value::Object(_)) => Ok(()),
+            Some(_) => {
+                Err(ApiError::invalid(path.join("."), format!("must be an object, such as {example}")))
+            }
         }
     }
 
@@ -53,14 +72,29 @@ impl Fields {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ApiError> {
         let text = std::str::from_utf8(bytes)
             .map_err(|error| ApiError::Malformed(format!("the body is not valid UTF-8: {error}")))?;
-        let mut parser = serde_json::Deserializer::from_str(text);
-        let fields =
-            parser
-                .deserialize_map(FieldsVisitor)
-                .and_then(|fields| parser.end().map(|()| fields))
-                .map_err(|error| ApiError::Malformed(format!("the body is not a JSON object: {error}")))?;
-        Ok(fields)
+        json::parse_object(text)
+            .map(Self)
+            .map_err(|error| ApiError::Malformed(format!("the body is not a JSON object: {error}")))
     }
+}
+
+/// What serde says of a value of the wrong type, with JSON's names of types in place of Rust's.
+fn in_json_s_words(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    let Some((found, expected)) = message.rsplit_once("expected ") else { return message };
+    let found = match found {
+        "invalid type: sequence, " => "invalid type: array, ",
+        "invalid type: map, " => "invalid type: object, ",
+        found => found,
+    };
+    let expected = match expected {
+        "u32" | "u64" | "usize" => "an integer of at least 0",
+        "i64" => "an integer",
+        "f32" | "f64" => "a number",
+        "a sequence" => "an array",
+        expected => expected,
+    };
+    format!("{found}expected {expected}")
 }
 
 /// `messages` and `[0].role` make `messages[0].role`.
@@ -69,28 +103,6 @@ fn join(name: &str, path: &serde_path_to_error::Path) -> String {
         "." => name.to_owned(),
         path if path.starts_with('[') => format!("{name}{path}"),
         path => format!("{name}.{path}"),
-    }
-}
-
-/// Refuses fields given twice, of which a plain map would drop one.
-struct FieldsVisitor;
-
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-        let mut fields = Map::new();
-        while let Some((name, value)) = map.next_entry::<String, Value>()? {
-            if fields.contains_key(&name) {
-                return Err(A::Error::custom(format!("field `{name}` is given twice")));
-            }
-            fields.insert(name, value);
-        }
-        Ok(Fields(fields))
     }
 }
 
@@ -170,6 +182,36 @@ mod tests {
         let mut fields = Fields::parse(br#"{"kv_cache": {"pruning": {"keys": 1}}}"#).unwrap();
         let error = fields.take::<sparkv::KvOptions>("kv_cache").unwrap_err();
         assert_eq!(error.body()["error"]["param"], "kv_cache.pruning.keys");
+    }
+
+    #[test]
+    fn an_object_is_not_an_array() {
+        let fields = Fields::parse(br#"{"a": {"b": [1], "c": null}, "d": "x"}"#).unwrap();
+        for path in [&["a"][..], &["a", "c"], &["a", "e"], &["f", "g"], &["d", "g"]] {
+            assert_eq!(fields.check_object(path, "{}"), Ok(()), "{path:?}");
+        }
+        let error = fields.check_object(&["a", "b"], "{\"n\": 1}").unwrap_err();
+        assert_eq!(error, ApiError::invalid("a.b", "must be an object, such as {\"n\": 1}"));
+        assert!(fields.check_object(&["d"], "{}").is_err());
+    }
+
+    #[test]
+    fn types_have_json_s_names() {
+        let message = |name| {
+            let mut fields = Fields::parse(br#"{"n": "x", "list": 1}"#).unwrap();
+            let error = if name == "n" {
+                fields.take::<usize>(name).unwrap_err()
+            } else {
+                fields.take::<Vec<u32>>(name).unwrap_err()
+            };
+            error.to_string()
+        };
+        assert!(
+            message("n").ends_with("string \"x\", expected an integer of at least 0"),
+            "{}",
+            message("n")
+        );
+        assert!(message("list").ends_with("integer `1`, expected an array"), "{}", message("list"));
     }
 
     #[test]

@@ -4,7 +4,8 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
-use sparkv_engine::{GenerateError, RequestError};
+use sparkv_engine::{GenerateError, PromptLength, RequestError};
+use tracing::Level;
 
 /// Seconds after which a client turned away by a full queue may try again.
 const RETRY_AFTER_SECONDS: u64 = 1;
@@ -43,10 +44,18 @@ pub enum ApiError {
     /// Prompt and completion do not fit the model.
     #[error("{message}")]
     ContextExceeded {
-        /// The field that holds the prompt.
+        /// The prompt's field, or that of the limit if a lower one would fit.
         param: &'static str,
         /// The model's limit and the prompt's length.
         message: String,
+    },
+    /// The KV settings that the server uses where a request says nothing do not suit this one.
+    #[error(
+        "the server's default KV settings cannot hold this request ({reason}); set kv_cache in the request"
+    )]
+    DefaultKv {
+        /// What is wrong with them.
+        reason: String,
     },
     /// No API key, or a wrong one.
     #[error("missing or wrong API key; send it as `Authorization: Bearer KEY`")]
@@ -98,6 +107,17 @@ pub enum ApiError {
     Internal(String),
 }
 
+/// Which fields to blame for what the engine refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fault {
+    /// The field that holds the prompt.
+    pub(crate) prompt: &'static str,
+    /// The field that limits the answer.
+    pub(crate) max_tokens: &'static str,
+    /// Whether the KV settings are the server's default, which no field of the request chose.
+    pub(crate) default_kv: bool,
+}
+
 impl ApiError {
     pub(crate) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Invalid { param: param.into(), message: message.into() }
@@ -107,14 +127,25 @@ impl ApiError {
         Self::Unsupported { param: param.into(), reason: reason.into() }
     }
 
-    /// What the engine said when it refused a request whose prompt was in `prompt_param`.
-    pub(crate) fn refused(error: RequestError, prompt_param: &'static str) -> Self {
+    /// What the engine said when it refused a request.
+    pub(crate) fn refused(error: RequestError, fault: &Fault) -> Self {
         let message = error.to_string();
         match error {
+            RequestError::InvalidParam { param, message: reason }
+                if fault.default_kv && param.starts_with("kv_cache") =>
+            {
+                Self::DefaultKv { reason }
+            }
             RequestError::InvalidParam { param, message } => Self::Invalid { param, message },
-            RequestError::ContextExceeded { .. } => Self::ContextExceeded { param: prompt_param, message },
+            // The prompt alone fits.
+            RequestError::ContextExceeded { limit, prompt: PromptLength::Exactly(prompt), .. }
+                if prompt < limit =>
+            {
+                Self::ContextExceeded { param: fault.max_tokens, message }
+            }
+            RequestError::ContextExceeded { .. } => Self::ContextExceeded { param: fault.prompt, message },
             RequestError::QueueFull { .. } => Self::QueueFull(message),
-            RequestError::NoChatTemplate | RequestError::Template(_) => Self::invalid(prompt_param, message),
+            RequestError::NoChatTemplate | RequestError::Template(_) => Self::invalid(fault.prompt, message),
             RequestError::Stopped => {
                 Self::Unavailable("the server is shutting down or its engine has stopped")
             }
@@ -132,6 +163,7 @@ impl ApiError {
             Self::ContextExceeded { .. } => {
                 (StatusCode::BAD_REQUEST, INVALID, Some("context_length_exceeded"))
             }
+            Self::DefaultKv { .. } => (StatusCode::BAD_REQUEST, INVALID, Some("default_kv_unsuitable")),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, INVALID, Some("invalid_api_key")),
             Self::UnknownModel { .. } => (StatusCode::NOT_FOUND, INVALID, Some("model_not_found")),
             Self::UnknownRoute { .. } => (StatusCode::NOT_FOUND, INVALID, Some("unknown_url")),
@@ -159,6 +191,24 @@ impl ApiError {
         }
     }
 
+    /// How much it matters to the operator: a refusal is the client's business.
+    fn level(&self) -> Level {
+        match self {
+            Self::Internal(_) => Level::ERROR,
+            Self::Unavailable(_) => Level::INFO,
+            _ => Level::DEBUG,
+        }
+    }
+
+    /// Writes the error to the log.
+    pub(crate) fn log(&self) {
+        match self.level() {
+            Level::ERROR => tracing::error!(error = %self, "request failed"),
+            Level::INFO => tracing::info!(error = %self, "request turned away"),
+            _ => tracing::debug!(error = %self, "request refused"),
+        }
+    }
+
     /// The error as clients read it, the same over HTTP and inside SSE.
     pub fn body(&self) -> Value {
         let (_, kind, code) = self.http();
@@ -177,6 +227,8 @@ impl From<GenerateError> for ApiError {
             GenerateError::Settings(error) => {
                 Self::invalid(format!("kv_cache.{}", error.param), error.message)
             }
+            // What a panic says is about the program, and in the log already.
+            GenerateError::Panicked(_) => Self::Internal("the model's computation failed".to_owned()),
             GenerateError::Stopped => Self::Unavailable("the engine stopped before the answer was complete"),
             error => Self::Internal(error.to_string()),
         }
@@ -186,9 +238,7 @@ impl From<GenerateError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, _, _) = self.http();
-        if status.is_server_error() {
-            tracing::error!(%status, error = %self, "request failed");
-        }
+        self.log();
         let mut response = (status, Json(self.body())).into_response();
         let headers = response.headers_mut();
         match self {
@@ -201,5 +251,36 @@ impl IntoResponse for ApiError {
             _ => {}
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sparkv::settings::SettingsError;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_s_text_stays_here() {
+        let error = ApiError::from(GenerateError::Panicked("index 7 of src/secret.rs".to_owned()));
+        assert_eq!(error.http().0, StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(!error.body().to_string().contains("secret"), "{}", error.body());
+    }
+
+    #[test]
+    fn settings_that_fail_late_are_the_request_s_fault() {
+        let settings = SettingsError { param: "window".to_owned(), message: "too long".to_owned() };
+        let error = ApiError::from(GenerateError::Settings(settings));
+        assert_eq!(error.http().0, StatusCode::BAD_REQUEST);
+        assert_eq!(error.param(), Some("kv_cache.window"));
+    }
+
+    #[test]
+    fn only_failures_of_the_server_are_logged_as_errors() {
+        assert_eq!(ApiError::Internal(String::new()).level(), Level::ERROR);
+        assert_eq!(ApiError::Unavailable("the server is shutting down").level(), Level::INFO);
+        assert_eq!(ApiError::from(GenerateError::Stopped).level(), Level::INFO);
+        assert_eq!(ApiError::Unauthorized.level(), Level::DEBUG);
+        assert_eq!(ApiError::QueueFull(String::new()).level(), Level::DEBUG);
     }
 }

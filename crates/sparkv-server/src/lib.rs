@@ -19,6 +19,7 @@ mod chat;
 mod common;
 mod completions;
 mod error;
+mod json;
 mod models;
 mod reply;
 mod routes;

@@ -1,11 +1,16 @@
 //! /v1/models: the one model that is served.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
+use axum::http::Uri;
 use serde::Serialize;
 
 use crate::app::App;
 use crate::error::ApiError;
+
+/// What stands before a model's name.
+const ROUTE: &str = "/v1/models/";
 
 /// A model, as the API lists it.
 #[derive(Debug, Serialize)]
@@ -33,8 +38,11 @@ pub(crate) async fn list(State(app): State<App>) -> Json<ModelList> {
 /// Describes the model, under its name or another name of it.
 pub(crate) async fn get(
     State(app): State<App>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
+    uri: Uri,
 ) -> Result<Json<ModelBody>, ApiError> {
+    // A name that is not UTF-8 once decoded is no model's name; it is quoted as it came.
+    let name = name.map_or_else(|_| uri.path().trim_start_matches(ROUTE).to_owned(), |Path(name)| name);
     app.check_model(Some(&name))?;
     Ok(Json(describe(&app)))
 }

@@ -101,7 +101,7 @@ fn server_sent<R: Reply>(
             }
             Err(error) => {
                 let error = ApiError::from(error);
-                tracing::error!(%error, "stream failed");
+                error.log();
                 (vec![data(&error.body()), done()], None)
             }
         })

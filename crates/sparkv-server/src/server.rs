@@ -11,7 +11,7 @@ use sparkv::{KvChoice, Presets};
 use sparkv_engine::TextEngine;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::app::App;
 use crate::auth::ApiKey;
@@ -19,6 +19,9 @@ use crate::routes;
 
 /// How often a draining server looks whether the last request has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// Requests cut off at the deadline get this long to hear of it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What the operator decides.
 #[derive(Debug, Clone)]
@@ -69,7 +72,7 @@ pub enum BindError {
 pub enum Drained {
     /// Every request was answered.
     Complete,
-    /// The deadline passed before the last one was; it was cut off.
+    /// The deadline passed before the last one was; it ended with an error.
     CutOff,
 }
 
@@ -102,7 +105,8 @@ impl Server {
     }
 
     /// Serves until `shutdown` ends, then drains: new requests get a 503 while the running ones finish; then
-    /// the listener closes. Ends after the last answer was sent, or at the deadline.
+    /// the listener closes. Ends after the last answer was sent; at the deadline, what still runs ends with an
+    /// error, and the server within a second.
     ///
     /// # Errors
     /// If accepting connections fails for good.
@@ -135,13 +139,15 @@ impl Server {
         }
         // An error means that serving ended by itself, which the wait below sees.
         let _ = close.send(());
-        match timeout_at(deadline, &mut serving).await {
-            Ok(ended) => ended.map_err(io::Error::other)?.map(|()| Drained::Complete),
-            Err(_) => {
-                serving.abort();
-                Ok(Drained::CutOff)
-            }
+        if let Ok(ended) = timeout_at(deadline, &mut serving).await {
+            return ended.map_err(io::Error::other)?.map(|()| Drained::Complete);
         }
+        self.app.abort();
+        match timeout(LAST_WORDS, &mut serving).await {
+            Ok(ended) => ended.map_err(io::Error::other)??,
+            Err(_) => serving.abort(),
+        }
+        Ok(Drained::CutOff)
     }
 }
 

@@ -57,7 +57,7 @@ pub struct Span<'a> {
 }
 
 /// Appends k and v to the spans' caches and attends with q over them, causally, each token over the stored
-/// tokens up to itself. Tokens that leave the window are packed afterwards.
+/// tokens up to itself. Tokens that have left the window are packed when room is needed.
 ///
 /// `q`: (rows, query_heads * head_dim), `k`, `v`: (rows, kv_heads * head_dim), f32, after RoPE; rows of all
 /// spans one after the other. Returns (rows, query_heads * head_dim), f32.
@@ -156,18 +156,17 @@ fn attend_spans(config: &AttentionConfig, qkv: Qkv<'_>, spans: &mut [Span<'_>], 
     }
 }
 
-/// One span, in pieces after which the tail has to be packed. The pieces end at the same tokens however
+/// One span, in pieces between which a block of the tail is packed. The pieces end at the same tokens however
 /// the sequence is cut into spans.
 fn attend_span(config: &AttentionConfig, qkv: Qkv<'_>, cache: &mut LayerCache, out: &mut [f32]) {
     let tokens = qkv.k.len() / config.kv_row();
     let mut start = 0;
     while start < tokens {
-        let end = tokens.min(start.saturating_add(cache.room()));
+        let end = tokens.min(start.saturating_add(cache.make_room()));
         let piece = qkv.slice(config, start..end);
         cache.append(piece.k, piece.v);
         cache.observe(piece.q, config.scale);
         attend_piece(config, piece.q, cache, &mut out[start * config.query_row()..end * config.query_row()]);
-        cache.settle();
         start = end;
     }
 }

@@ -7,8 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::plan::{CachePlan, KvShape};
 use crate::settings::{
-    CUSTOM, DEFAULT_SINKS, DEFAULT_WINDOW, Eviction, Keep, KvChoice, KvSettings, Precision, QueryStatistic,
-    SettingsError,
+    CUSTOM, DEFAULT_SINKS, DEFAULT_WINDOW, Eviction, Keep, KvChoice, KvSettings, PACK_BLOCK, Precision,
+    QueryStatistic, SettingsError,
 };
 
 /// What the cache may cost.
@@ -83,19 +83,44 @@ impl<'de> Deserialize<'de> for Budget {
     }
 }
 
+/// A share never means less than this many dense tokens: below that there is little to save, and dropping
+/// tokens to save it would be a bad bargain.
+const SHARE_FLOOR: usize = 256;
+
+/// A completion is expected to be no longer than its prompt, or than this. Should it get longer, and the budget
+/// not allow that, the oldest tokens are dropped.
+const EXPECTED_TOKENS: usize = 1024;
+
 impl Budget {
-    fn bytes(self, dense_bytes: u64) -> u64 {
+    /// Bytes allowed at a length of `tokens`.
+    fn limit(self, shape: &KvShape, tokens: usize) -> u64 {
         match self {
-            Budget::Share(share) => (dense_bytes as f64 * share).round() as u64,
+            Budget::Share(share) => {
+                let bytes = (shape.dense_bytes(tokens) as f64 * share).floor() as u64;
+                bytes.max(shape.dense_bytes(SHARE_FLOOR))
+            }
             Budget::Bytes(bytes) => bytes,
+        }
+    }
+
+    /// The length at which a share outgrows its floor.
+    fn knee(self) -> usize {
+        match self {
+            Budget::Share(share) => (SHARE_FLOOR as f64 / share).ceil() as usize,
+            Budget::Bytes(_) => 0,
         }
     }
 }
 
 /// Ways to keep every token, from the most faithful to the cheapest: precision, ratio pruned of keys and
 /// values. Ordered by hand; the cheapest is then combined with eviction.
-const LADDER: [(Precision, f64); 4] =
-    [(Precision::F16, 0.0), (Precision::Int8, 0.0), (Precision::Int8, 0.5), (Precision::Int8, 0.75)];
+const LADDER: [(Precision, f64); 5] = [
+    (Precision::F16, 0.0),
+    (Precision::Int8, 0.0),
+    (Precision::Int8, 0.5),
+    (Precision::Int8, 0.75),
+    (Precision::Int8, 0.8),
+];
 
 fn rung((precision, ratio): (Precision, f64), eviction: Eviction) -> KvSettings {
     KvSettings {
@@ -112,7 +137,7 @@ fn rung((precision, ratio): (Precision, f64), eviction: Eviction) -> KvSettings 
 
 impl KvSettings {
     /// Bytes that the cache of a sequence holds under these settings once `new_tokens` followed a prompt of
-    /// `prompt_tokens`. Exact, not an estimate.
+    /// `prompt_tokens`. Exact, not an estimate. (Not monotonic: a block of tokens shrinks when it is packed.)
     ///
     /// # Errors
     /// If the shape cannot take the settings.
@@ -126,53 +151,114 @@ impl KvSettings {
     }
 }
 
+/// A request whose settings are sought: what is allowed, and for how many tokens.
+struct Search<'a> {
+    budget: Budget,
+    shape: &'a KvShape,
+    prompt_tokens: usize,
+    new_tokens: usize,
+}
+
+impl Search<'_> {
+    /// The most faithful settings within the budget.
+    fn settings(&self) -> Result<KvSettings, SettingsError> {
+        let expected = self.new_tokens.min(self.prompt_tokens.max(EXPECTED_TOKENS));
+        for step in LADDER {
+            let everything = rung(step, Eviction::None);
+            if self.fits(&everything, self.new_tokens)? {
+                return Ok(everything);
+            }
+            if self.fits(&everything, expected)?
+                && let Some(settings) = self.most_tokens(step, Eviction::Streaming)?
+            {
+                return Ok(settings);
+            }
+        }
+        let cheapest = LADDER[LADDER.len() - 1];
+        // Where the prompt alone fits, what is too much is generated: the prompt need not be thinned for it.
+        if !self.fits(&rung(cheapest, Eviction::None), 0)?
+            && let Some(settings) = self.most_tokens(cheapest, Eviction::SnapKv)?
+        {
+            return Ok(settings);
+        }
+        self.most_tokens(cheapest, Eviction::Streaming)?.ok_or_else(|| {
+            let message = format!(
+                "too little for any cache of this model: a prompt of {} tokens and a completion of up to {} \
+                 cannot stay within {:?}",
+                self.prompt_tokens, self.new_tokens, self.budget
+            );
+            SettingsError::new("budget", message)
+        })
+    }
+
+    /// The eviction that keeps the most tokens within the budget, if even the least does: by bisection, since
+    /// the cost grows with the tokens kept.
+    fn most_tokens(
+        &self,
+        step: (Precision, f64),
+        policy: fn(Keep) -> Eviction,
+    ) -> Result<Option<KvSettings>, SettingsError> {
+        let keeping = |tokens| rung(step, policy(Keep::Tokens(tokens)));
+        let least = keeping(0).min_tokens();
+        if !self.fits(&keeping(least), self.new_tokens)? {
+            return Ok(None);
+        }
+        let (mut fits, mut exceeds) = (least, (self.prompt_tokens + self.new_tokens).max(least) + 1);
+        while fits + 1 < exceeds {
+            let middle = fits.midpoint(exceeds);
+            if self.fits(&keeping(middle), self.new_tokens)? {
+                fits = middle;
+            } else {
+                exceeds = middle;
+            }
+        }
+        Ok(Some(keeping(fits)))
+    }
+
+    /// Whether the cache stays within the budget at every length up to `new_tokens` beyond the prompt. Between
+    /// the lengths where something changes (prompt, end, the share's knee, a streaming bound) bytes and limit
+    /// are lines with teeth of a block, so a block on either side of each is looked at.
+    fn fits(&self, settings: &KvSettings, new_tokens: usize) -> Result<bool, SettingsError> {
+        let plan = CachePlan::new(*self.shape, settings, self.prompt_tokens).map_err(|error| {
+            // What the search tried is not what the client sent.
+            SettingsError::new("budget", format!("no settings for it: {}", error.message))
+        })?;
+        let bound = match settings.eviction {
+            Eviction::Streaming(Keep::Tokens(tokens)) => tokens,
+            _ => 0,
+        };
+        let ends = [0, self.prompt_tokens + new_tokens, self.budget.knee(), bound];
+        let mut lengths = ends.into_iter().flat_map(|end| {
+            let first = end.saturating_sub(PACK_BLOCK + 1).max(self.prompt_tokens);
+            let last = (end + PACK_BLOCK + 1).max(self.prompt_tokens + PACK_BLOCK);
+            first..=last.min(self.prompt_tokens + new_tokens)
+        });
+        Ok(lengths.all(|tokens| {
+            plan.bytes_after(tokens - self.prompt_tokens) <= self.budget.limit(self.shape, tokens)
+        }))
+    }
+}
+
 impl KvChoice {
     /// The settings for a prompt of `prompt_tokens` followed by at most `new_tokens`: those that were asked
-    /// for, or the most faithful ones of which the cache stays within the budget. A share is one of the
-    /// dense f16 bytes of prompt and completion together.
+    /// for, or the most faithful ones whose cache stays within the budget at every length on the way. 100 %
+    /// is the exact cache.
     ///
     /// # Errors
-    /// If no settings meet the budget; the message says what the least is.
+    /// If no settings meet the budget.
     pub fn settings(
         &self,
         shape: &KvShape,
         prompt_tokens: usize,
         new_tokens: usize,
     ) -> Result<KvSettings, SettingsError> {
-        let budget = match self {
-            KvChoice::Fixed(settings) => return Ok(settings.clone()),
-            KvChoice::Budget(budget) => *budget,
-        };
-        if budget == Budget::Share(1.0) {
-            return Ok(rung(LADDER[0], Eviction::None));
-        }
-        let budget = budget.bytes(shape.dense_bytes(prompt_tokens + new_tokens));
-        let cost = |settings: &KvSettings| settings.cache_bytes(shape, prompt_tokens, new_tokens);
-        for step in LADDER {
-            let settings = rung(step, Eviction::None);
-            if cost(&settings)? <= budget {
-                return Ok(settings);
+        match self {
+            KvChoice::Fixed(settings) => Ok(settings.clone()),
+            KvChoice::Budget(Budget::Share(1.0)) => Ok(rung(LADDER[0], Eviction::None)),
+            KvChoice::Budget(budget) => {
+                Search { budget: *budget, shape, prompt_tokens, new_tokens }.settings()
             }
         }
-        let cheapest = LADDER[LADDER.len() - 1];
-        let evicting = |tokens| rung(cheapest, Eviction::SnapKv(Keep::Tokens(tokens)));
-        let least = evicting(0).min_tokens();
-        let need = cost(&evicting(least))?;
-        if need > budget {
-            let message = format!("{budget} bytes are too few: this request needs at least {need}");
-            return Err(SettingsError::new("budget", message));
-        }
-        // The cost grows with the tokens kept: the most that fit, by bisection.
-        let (mut fits, mut exceeds) = (least, prompt_tokens.max(least) + 1);
-        while fits + 1 < exceeds {
-            let middle = fits.midpoint(exceeds);
-            if cost(&evicting(middle))? <= budget {
-                fits = middle;
-            } else {
-                exceeds = middle;
-            }
-        }
-        Ok(evicting(fits))
     }
 }
 
@@ -180,6 +266,7 @@ impl KvChoice {
 mod tests {
     use super::*;
     use crate::attention::AttentionConfig;
+    use proptest::prelude::*;
 
     fn budget(json: &str) -> Result<Budget, serde_json::Error> {
         serde_json::from_str(json)
@@ -205,23 +292,91 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_most_faithful_settings_within_the_budget_are_chosen() {
+    fn shape() -> KvShape {
         let attention =
             AttentionConfig { query_heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125, sliding_window: None };
-        let shape = KvShape { layers: 4, attention };
-        let choose = |share| KvChoice::Budget(Budget::Share(share)).settings(&shape, 8000, 200);
-        let ratios = |share| {
-            let settings = choose(share).unwrap();
+        KvShape { layers: 4, attention }
+    }
+
+    #[test]
+    fn the_most_faithful_settings_within_the_budget_are_chosen() {
+        let choose = |share| KvChoice::Budget(Budget::Share(share)).settings(&shape(), 8000, 200).unwrap();
+        let form = |share| {
+            let settings = choose(share);
             (settings.precision(), settings.key_ratio(), settings.eviction() == Eviction::None)
         };
-        assert_eq!(ratios(1.0), (Precision::F16, 0.0, true));
-        assert_eq!(ratios(0.6), (Precision::Int8, 0.0, true));
-        assert_eq!(ratios(0.4), (Precision::Int8, 0.5, true));
-        assert_eq!(ratios(0.3), (Precision::Int8, 0.75, true));
-        assert_eq!(ratios(0.1), (Precision::Int8, 0.75, false));
-        let error = choose(0.001).unwrap_err();
+        assert_eq!(form(1.0), (Precision::F16, 0.0, true));
+        assert_eq!(form(0.6), (Precision::Int8, 0.0, true));
+        assert_eq!(form(0.4), (Precision::Int8, 0.5, true));
+        assert_eq!(form(0.27), (Precision::Int8, 0.75, true));
+        assert_eq!(form(0.25), (Precision::Int8, 0.8, true));
+        assert_eq!(form(0.1), (Precision::Int8, 0.8, false));
+        assert!(matches!(choose(0.1).eviction(), Eviction::SnapKv(Keep::Tokens(1000..8000))));
+    }
+
+    /// Room for a long completion that may never come costs the prompt nothing.
+    #[test]
+    fn completions_that_may_get_long_are_bounded_by_streaming() {
+        let budget = KvChoice::Budget(Budget::Bytes(shape().dense_bytes(4000)));
+        let settings = budget.settings(&shape(), 500, 100_000).unwrap();
+        assert_eq!((settings.precision(), settings.key_ratio()), (Precision::F16, 0.0));
+        assert!(matches!(settings.eviction(), Eviction::Streaming(Keep::Tokens(3800..=4000))));
+    }
+
+    #[test]
+    fn short_conversations_fit_any_share() {
+        for share in [0.01, 0.1, 0.25, 0.5, 0.99] {
+            for new_tokens in [1, 20, 4000] {
+                let choice = KvChoice::Budget(Budget::Share(share));
+                let settings = choice.settings(&shape(), 20, new_tokens).unwrap();
+                // The whole conversation of 120 tokens is held, as it is or packed.
+                let kept = match settings.eviction() {
+                    Eviction::Streaming(keep) | Eviction::SnapKv(keep) => keep.tokens(20, 0),
+                    Eviction::None => usize::MAX,
+                };
+                assert!(kept >= 120, "{share} {new_tokens}: {settings:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_budget_that_holds_nothing_is_refused() {
+        let error = KvChoice::Budget(Budget::Bytes(1000)).settings(&shape(), 8000, 200).unwrap_err();
         assert_eq!(error.param, "budget");
-        assert!(error.message.contains("at least"), "{error}");
+        assert!(error.message.contains("8000 tokens"), "{error}");
+    }
+
+    #[test]
+    fn budgets_on_sliding_windows_do_not_evict() {
+        let mut shape = shape();
+        shape.attention.sliding_window = Some(100);
+        let choose = |share| KvChoice::Budget(Budget::Share(share)).settings(&shape, 8000, 200);
+        assert_eq!(choose(0.3).unwrap().eviction(), Eviction::None);
+        assert_eq!(choose(0.1).unwrap_err().param, "budget");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// At every length on the way, not only at the end.
+        #[test]
+        fn budgets_are_kept_at_every_length(
+            share in 0.01f64..1.0, bytes in 100_000u64..20_000_000, by_share in any::<bool>(),
+            prompt in 1usize..3000, new in 0usize..3000,
+        ) {
+            let budget = if by_share { Budget::Share(share) } else { Budget::Bytes(bytes) };
+            let Ok(settings) = KvChoice::Budget(budget).settings(&shape(), prompt, new) else {
+                // Refused only where the least that could be held is too much.
+                let least = rung(LADDER[4], Eviction::Streaming(Keep::Tokens(68)));
+                let held = (0..=new.min(64)).map(|n| least.cache_bytes(&shape(), prompt, n).unwrap());
+                prop_assert!(held.max() > Some(budget.limit(&shape(), prompt + new)), "{budget} {prompt} {new}");
+                return Ok(());
+            };
+            for n in 0..=new {
+                let held = settings.cache_bytes(&shape(), prompt, n).unwrap();
+                let limit = budget.limit(&shape(), prompt + n);
+                prop_assert!(held <= limit, "{budget}: {held} of {limit} at {prompt} + {n}: {settings:?}");
+            }
+        }
     }
 }

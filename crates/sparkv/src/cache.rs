@@ -139,13 +139,16 @@ impl LayerCache {
         self.heads.iter().map(HeadCache::bytes).sum::<usize>() + window
     }
 
-    /// Tokens that may be appended at once.
-    pub(crate) fn room(&self) -> usize {
-        self.heads.first().map_or(usize::MAX, |head| head.room(&self.plan))
+    /// Packs what left the window, if no token could be appended otherwise. Returns how many can be, at least
+    /// one.
+    pub(crate) fn make_room(&mut self) -> usize {
+        let plan = &self.plan;
+        self.heads.iter_mut().for_each(|head| head.settle(plan));
+        self.heads.first().map_or(usize::MAX, |head| head.room(plan)).max(1)
     }
 
     /// Stores further tokens; `keys` and `values` are (tokens, kv_heads * head_dim). At most
-    /// [`LayerCache::room`] tokens; `settle` is due after their attention.
+    /// as many as [`LayerCache::make_room`] said.
     pub(crate) fn append(&mut self, keys: &[f32], values: &[f32]) {
         let plan = Arc::clone(&self.plan);
         if matches!(self.phase, Phase::Empty) {
@@ -175,14 +178,6 @@ impl LayerCache {
     pub(crate) fn observe(&mut self, queries: &[f32], scale: f32) {
         if let Phase::Prompt(Some(window)) = &mut self.phase {
             window.push(queries, scale);
-        }
-    }
-
-    /// After the attention of appended tokens: packs what left the window.
-    pub(crate) fn settle(&mut self) {
-        if matches!(self.phase, Phase::Generating) {
-            let plan = &self.plan;
-            self.heads.iter_mut().for_each(|head| head.settle(plan));
         }
     }
 

@@ -50,9 +50,13 @@ impl HeadCache {
         self.prefix.reserve(tokens);
     }
 
-    /// Tokens that may be appended before [`HeadCache::settle`] has to be called.
+    /// Tokens that may be appended before [`HeadCache::settle`] has to be called; none if it is due.
     pub(crate) fn room(&self, plan: &CachePlan) -> usize {
-        if self.compressed && plan.has_tail { plan.tail_limit() - self.tail.len() } else { usize::MAX }
+        if self.compressed && plan.has_tail {
+            plan.tail_limit().saturating_sub(self.tail.len())
+        } else {
+            usize::MAX
+        }
     }
 
     /// Stores the key and value (head_dim each) of the next token.
@@ -64,9 +68,10 @@ impl HeadCache {
         }
     }
 
-    /// After the attention of appended tokens: packs the tail's first block if the tail is full.
+    /// Before more tokens are appended: packs the tail's first block if the tail is full. Not sooner, so that
+    /// nothing is dropped before there is more to hold than a budget allows.
     pub(crate) fn settle(&mut self, plan: &CachePlan) {
-        if self.tail.len() < plan.tail_limit() {
+        if self.room(plan) > 0 {
             return;
         }
         let blocks = (self.tail.keys.take_block(), self.tail.values.take_block());

@@ -142,8 +142,9 @@ impl CachePlan {
             let sinks = kept.min(self.sinks);
             let in_tail = (kept - sinks).min(self.window);
             let packed = (kept - sinks - in_tail).min(self.prefix_limit);
-            // See `HeadCache::settle`: blocks leave a full tail, first to sinks that are not filled yet.
-            let flushed = (in_tail + new_tokens).saturating_sub(self.window) / PACK_BLOCK * PACK_BLOCK;
+            // See `HeadCache::settle`: a block leaves the full tail when the next token comes, first to sinks
+            // that are not filled yet.
+            let flushed = (in_tail + new_tokens).saturating_sub(self.window + 1) / PACK_BLOCK * PACK_BLOCK;
             let late_sinks = flushed.min(self.sinks - sinks);
             let packed_later = flushed - late_sinks;
             let room = self.prefix_limit - packed;

@@ -86,12 +86,13 @@ pub enum QueryStatistic {
 
 /// Wire form of `kv_cache.eviction`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object like {\"policy\": \"snapkv\", \"max_tokens\": 1024}")]
 pub struct EvictionOptions {
     /// Which tokens stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<EvictionPolicy>,
     /// Tokens kept, of the prompt (snapkv) or at any time (streaming), sinks and window included.
+    /// Streaming drops a block at a time, so it holds up to 31 fewer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<usize>,
     /// Tokens kept as a share of the prompt, in (0, 1].
@@ -101,7 +102,7 @@ pub struct EvictionOptions {
 
 /// Wire form of `kv_cache.pruning`: the share of channels pruned from every token's row, in [0, 1).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object like {\"key_ratio\": 0.5, \"value_ratio\": 0.5}")]
 pub struct PruningOptions {
     /// Share of key channels pruned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -116,7 +117,7 @@ pub struct PruningOptions {
 
 /// Wire form of the `kv_cache` object. Fields that are set override those of the named preset.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object like {\"preset\": \"balanced\"}")]
 pub struct KvOptions {
     /// A preset to start from; `exact` if nothing is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -320,11 +321,8 @@ impl Presets {
         if spelled_out == KvOptions::default() {
             return check(name.to_owned(), base);
         }
-        if let Some(budget) = options.budget {
-            let only_budget = KvOptions { budget: Some(budget), ..KvOptions::default() };
-            if *options != only_budget {
-                return Err(SettingsError::new("budget", "a budget picks all other settings; set it alone"));
-            }
+        if options.preset.is_none() {
+            // Starting from `exact`, which is what remains where nothing is set.
             return check(CUSTOM.to_owned(), options);
         }
         check(CUSTOM.to_owned(), &merge(base, spelled_out))
@@ -370,6 +368,9 @@ fn merge(base: &KvOptions, over: KvOptions) -> KvOptions {
 /// The one place where settings are validated.
 fn check(preset: String, options: &KvOptions) -> Result<KvChoice, SettingsError> {
     if let Some(budget) = options.budget {
+        if *options != (KvOptions { budget: Some(budget), ..KvOptions::default() }) {
+            return Err(SettingsError::new("budget", "a budget picks all other settings; set it alone"));
+        }
         return Ok(KvChoice::Budget(budget));
     }
     let pruning = options.pruning.clone().unwrap_or_default();
@@ -423,7 +424,9 @@ fn check_eviction(options: Option<&EvictionOptions>) -> Result<Eviction, Setting
             return Err(SettingsError::new("eviction", "set max_tokens or keep_ratio, not both"));
         }
         (Some(tokens), None) => Some(Keep::Tokens(tokens)),
-        (None, Some(ratio)) if ratio > 0.0 && ratio <= 1.0 => Some(Keep::Ratio(ratio)),
+        // All of the prompt means everything, also for a policy that holds while generating.
+        (None, Some(1.0)) => return Ok(Eviction::None),
+        (None, Some(ratio)) if ratio > 0.0 && ratio < 1.0 => Some(Keep::Ratio(ratio)),
         (None, Some(ratio)) => {
             return Err(SettingsError::new(
                 "eviction.keep_ratio",

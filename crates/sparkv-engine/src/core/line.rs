@@ -7,8 +7,11 @@ use std::{
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Load, sequence::Job};
-use crate::request::RequestError;
+use super::{
+    Load,
+    sequence::{Events, Job},
+};
+use crate::{event::GenerateError, request::RequestError};
 
 /// Sequences that run at a time.
 pub(super) const MAX_RUNNING: usize = 1;
@@ -26,7 +29,8 @@ enum Phase {
 #[derive(Debug)]
 struct State {
     waiting: VecDeque<Job>,
-    running: usize,
+    /// Where the tokens of each running sequence go.
+    running: Vec<Events>,
     phase: Phase,
 }
 
@@ -40,24 +44,22 @@ pub(super) struct Line {
 
 impl Line {
     pub(super) fn new(max_queue: usize) -> Self {
-        let state = State { waiting: VecDeque::new(), running: 0, phase: Phase::Open };
+        let state = State { waiting: VecDeque::new(), running: Vec::new(), phase: Phase::Open };
         Self { state: Mutex::new(state), changed: Condvar::new(), max_queue }
     }
 
     /// Puts a job at the end of the line.
     pub(super) fn join(&self, job: Job) -> Result<(), RequestError> {
         let mut state = self.lock();
-        if state.phase != Phase::Open {
-            return Err(RequestError::Stopped);
-        }
-        // Free places to run count too: the thread may not have taken up yet what it is free for.
-        let free = MAX_RUNNING.saturating_sub(state.running);
-        if state.waiting.len() >= self.max_queue.saturating_add(free) {
-            return Err(RequestError::QueueFull { max_queue: self.max_queue });
-        }
+        state.check_room(self.max_queue)?;
         state.waiting.push_back(job);
         self.changed.notify_all();
         Ok(())
+    }
+
+    /// Whether a job could join.
+    pub(super) fn check_room(&self) -> Result<(), RequestError> {
+        self.lock().check_room(self.max_queue)
     }
 
     /// Takes the first job, which counts as running from now on. Waits for one; `None` once there is none to
@@ -80,10 +82,9 @@ impl Line {
         self.lock().take()
     }
 
-    /// One job has ended that counted as running.
-    pub(super) fn leave(&self) {
-        let mut state = self.lock();
-        state.running = state.running.saturating_sub(1);
+    /// The job that reports to `events` has ended, which counted as running.
+    pub(super) fn leave(&self, events: &Events) {
+        self.lock().running.retain(|running| !running.same_channel(events));
     }
 
     /// Removes the jobs that nobody waits for any more.
@@ -93,7 +94,7 @@ impl Line {
 
     pub(super) fn load(&self) -> Load {
         let state = self.lock();
-        Load { running: state.running, waiting: state.waiting.len() }
+        Load { running: state.running.len(), waiting: state.waiting.len() }
     }
 
     pub(super) fn is_alive(&self) -> bool {
@@ -109,11 +110,23 @@ impl Line {
         self.changed.notify_all();
     }
 
+    /// Takes no more jobs, and tells those taken that they end. A client learns it now, whatever the model is
+    /// doing; its sequence is given up like any other that nobody listens to.
+    pub(super) fn abort(&self) {
+        self.drain();
+        let mut state = self.lock();
+        state.waiting.clear();
+        for events in &state.running {
+            // A client that went away needs no telling.
+            let _ = events.send(Err(GenerateError::Stopped));
+        }
+    }
+
     /// The thread is gone: ends every job that waits.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.phase = Phase::Dead;
-        state.running = 0;
+        state.running.clear();
         state.waiting.clear();
     }
 
@@ -124,9 +137,21 @@ impl Line {
 }
 
 impl State {
+    fn check_room(&self, max_queue: usize) -> Result<(), RequestError> {
+        if self.phase != Phase::Open {
+            return Err(RequestError::Stopped);
+        }
+        // Free places to run count too: the thread may not have taken up yet what it is free for.
+        let free = MAX_RUNNING.saturating_sub(self.running.len());
+        if self.waiting.len() >= max_queue.saturating_add(free) {
+            return Err(RequestError::QueueFull { max_queue });
+        }
+        Ok(())
+    }
+
     fn take(&mut self) -> Option<Job> {
         let job = self.waiting.pop_front()?;
-        self.running += 1;
+        self.running.push(job.events.clone());
         Some(job)
     }
 }

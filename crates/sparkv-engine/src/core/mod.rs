@@ -14,7 +14,7 @@ use sparkv_models::{LanguageModel, ModelInfo};
 use tokio::sync::mpsc;
 
 use crate::{
-    request::RequestError,
+    request::{PromptLength, RequestError},
     sampler::{Sampler, SamplingParams},
 };
 use line::Line;
@@ -85,6 +85,14 @@ impl TokenEngine {
         Ok(TokenStream::new(tokens, Arc::clone(&self.line)))
     }
 
+    /// Whether a request that came now would be taken, as far as that depends on others.
+    ///
+    /// # Errors
+    /// [`RequestError::QueueFull`], [`RequestError::Stopped`].
+    pub fn check_room(&self) -> Result<(), RequestError> {
+        self.line.check_room()
+    }
+
     /// Everything about a request that can be known before it runs.
     fn check(&self, request: TokenRequest) -> Result<Work, RequestError> {
         let TokenRequest { prompt, max_tokens, sampling, ignore_eos, kv } = request;
@@ -97,7 +105,7 @@ impl TokenEngine {
             let message = format!("token id {id} is outside the vocabulary of {vocab_size}");
             return Err(RequestError::invalid("prompt", message));
         }
-        let max_tokens = self.tokens_to_generate(prompt.len(), max_tokens)?;
+        let max_tokens = self.tokens_to_generate(PromptLength::Exactly(prompt.len()), max_tokens)?;
         let shape = &self.info.kv_shape;
         let kv = kv.settings(shape, prompt.len(), max_tokens)?;
         // Settings that this model's shape cannot take have no cost.
@@ -105,19 +113,23 @@ impl TokenEngine {
         Ok(Work { prompt, max_tokens, sampler, ignore_eos, kv })
     }
 
-    fn tokens_to_generate(
+    /// Tokens to generate after a prompt: those asked for, or what fits in the context.
+    ///
+    /// # Errors
+    /// [`RequestError::ContextExceeded`] if they do not fit; `max_tokens` of 0.
+    pub(crate) fn tokens_to_generate(
         &self,
-        prompt_tokens: usize,
+        prompt: PromptLength,
         max_tokens: Option<usize>,
     ) -> Result<usize, RequestError> {
         if max_tokens == Some(0) {
             return Err(RequestError::invalid("max_tokens", "must be at least 1"));
         }
         let limit = self.info.context_length;
-        match (limit.saturating_sub(prompt_tokens), max_tokens) {
+        match (limit.saturating_sub(prompt.least()), max_tokens) {
             (left, None) if left > 0 => Ok(left),
             (left, Some(max)) if left >= max => Ok(max),
-            _ => Err(RequestError::ContextExceeded { limit, prompt_tokens, max_tokens }),
+            _ => Err(RequestError::ContextExceeded { limit, prompt, max_tokens }),
         }
     }
 
@@ -139,6 +151,14 @@ impl TokenEngine {
     /// Takes no more requests; those taken, running or waiting, are finished. Does not wait.
     pub fn shutdown(&self) {
         self.line.drain();
+    }
+
+    /// Takes no more requests, and ends those taken, running or waiting, with [`GenerateError::Stopped`]. Does
+    /// not wait: what the model is in the middle of goes on for a chunk of a prompt or a token.
+    ///
+    /// [`GenerateError::Stopped`]: crate::GenerateError::Stopped
+    pub fn abort(&self) {
+        self.line.abort();
     }
 }
 

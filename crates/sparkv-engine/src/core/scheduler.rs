@@ -54,9 +54,9 @@ impl<M: LanguageModel> Scheduler<M> {
         let Job { work, events, arrived } = job;
         match guarded(|| Sequence::start(&self.model, work, &events, arrived)) {
             Ok(Some((sequence, token))) => self.deliver(Running { sequence, events }, token),
-            Ok(None) => self.line.leave(),
+            Ok(None) => self.line.leave(&events),
             Err(error) => {
-                self.line.leave();
+                self.line.leave(&events);
                 tell(&events, Err(error));
             }
         }
@@ -89,7 +89,7 @@ impl<M: LanguageModel> Scheduler<M> {
     fn end(&self, running: Running<M::Cache>) -> Events {
         let Running { sequence, events } = running;
         drop(sequence);
-        self.line.leave();
+        self.line.leave(&events);
         events
     }
 }

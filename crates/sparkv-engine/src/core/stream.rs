@@ -58,6 +58,10 @@ impl TokenStream {
         // The engine closes the channel of a request that has not ended only when its thread is gone.
         let token = token.unwrap_or(Err(GenerateError::Stopped));
         self.ended = !matches!(token, Ok(Token { finish: None, .. }));
+        if self.ended {
+            // After an abort the sequence may still run; it is given up as if the client had gone.
+            self.tokens.close();
+        }
         token
     }
 }

@@ -7,7 +7,7 @@ use tokenizers::Tokenizer;
 use super::{detokenizer::Detokenizer, model::TextModel, stop::StopMatcher, stream::EventStream};
 use crate::{
     core::{EngineConfig, Load, TokenEngine, TokenRequest},
-    request::{GenerateRequest, Prompt, RequestError},
+    request::{GenerateRequest, Prompt, PromptLength, RequestError},
 };
 
 /// A handle on a running engine: cheap to clone, shared by all who serve it. When the last one is dropped the
@@ -32,24 +32,41 @@ impl TextEngine {
     }
 
     /// Renders, encodes and checks a request, and puts it in line. Does not wait, but encodes on the caller's
-    /// thread: milliseconds for a long prompt.
+    /// thread: milliseconds for a long prompt. A text that cannot fit in the context is refused unencoded:
+    /// encoding takes some hundred times the text's memory.
     ///
     /// # Errors
     /// Whatever of [`RequestError`] applies; nothing was queued then.
     pub fn generate(&self, request: GenerateRequest) -> Result<EventStream, RequestError> {
-        let GenerateRequest { prompt, max_tokens, sampling, stop, ignore_eos, kv } = request;
+        let GenerateRequest { prompt, max_tokens, fit_context, sampling, stop, ignore_eos, kv } = request;
         if stop.iter().any(String::is_empty) {
             return Err(RequestError::invalid("stop", "a stop string must not be empty"));
         }
         // An answer is a text of its own; a completion goes on where its prompt ends, leading space and all.
         let continues = !matches!(prompt, Prompt::Chat(_));
-        let prompt = self.text.encode(prompt)?;
+        let prompt = self.text.write(prompt)?;
+        self.tokens.tokens_to_generate(self.text.length(&prompt), None)?;
+        let prompt = self.text.encode_written(prompt)?;
         let prompt_tokens = prompt.len();
+        let max_tokens = if fit_context {
+            let fitting = self.tokens.tokens_to_generate(PromptLength::Exactly(prompt_tokens), None)?;
+            max_tokens.map(|max| max.min(fitting))
+        } else {
+            max_tokens
+        };
         let context = if continues { prompt.as_slice() } else { &[] };
         let text = Detokenizer::after(Arc::clone(&self.text), context)
             .map_err(|error| RequestError::invalid("prompt", format!("cannot be decoded: {error}")))?;
         let tokens = self.tokens.submit(TokenRequest { prompt, max_tokens, sampling, ignore_eos, kv })?;
         Ok(EventStream::new(tokens, text, StopMatcher::new(stop), prompt_tokens))
+    }
+
+    /// Whether a request that came now would be taken, as far as that depends on others.
+    ///
+    /// # Errors
+    /// [`RequestError::QueueFull`], [`RequestError::Stopped`].
+    pub fn check_room(&self) -> Result<(), RequestError> {
+        self.tokens.check_room()
     }
 
     /// Facts of the model.
@@ -75,5 +92,13 @@ impl TextEngine {
     /// Takes no more requests; those taken, running or waiting, are finished. Does not wait.
     pub fn shutdown(&self) {
         self.tokens.shutdown();
+    }
+
+    /// Takes no more requests, and ends those taken, running or waiting, with [`GenerateError::Stopped`]. Does
+    /// not wait.
+    ///
+    /// [`GenerateError::Stopped`]: crate::GenerateError::Stopped
+    pub fn abort(&self) {
+        self.tokens.abort();
     }
 }

@@ -2,7 +2,7 @@
 use tokenizers::Tokenizer;
 
 use super::template::ChatTemplate;
-use crate::request::{ChatMessage, Prompt, RequestError};
+use crate::request::{ChatMessage, Prompt, PromptLength, RequestError};
 
 /// A model's text files that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +17,23 @@ pub enum TextModelError {
 pub struct TextModel {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
+    /// Bytes of the longest token, at least 1.
+    max_token_bytes: usize,
+}
+
+/// A prompt as the tokenizer is to take it.
+#[derive(Debug)]
+pub(super) enum Written {
+    /// Tokens already.
+    Tokens(Vec<u32>),
+    /// Text.
+    Text {
+        text: String,
+        /// The request's field, for errors.
+        param: &'static str,
+        /// Whether the tokenizer adds its special tokens.
+        special: bool,
+    },
 }
 
 impl TextModel {
@@ -33,7 +50,9 @@ impl TextModel {
     ) -> Result<Self, TextModelError> {
         let template =
             chat_template.map(|source| ChatTemplate::new(source, bos_token, eos_token)).transpose()?;
-        Ok(Self { tokenizer, template })
+        // A vocabulary spells spaces and bytes with longer characters than they are, so this errs upwards.
+        let max_token_bytes = tokenizer.get_vocab(true).keys().map(String::len).max().unwrap_or(1).max(1);
+        Ok(Self { tokenizer, template, max_token_bytes })
     }
 
     /// The tokenizer.
@@ -46,14 +65,35 @@ impl TextModel {
     /// # Errors
     /// If the prompt is empty, the model has no chat template, or the template refuses the messages.
     pub fn encode(&self, prompt: Prompt) -> Result<Vec<u32>, RequestError> {
-        let (param, tokens) = match prompt {
-            Prompt::Tokens(tokens) => ("prompt", tokens),
-            Prompt::Text(text) => ("prompt", self.encode_text("prompt", &text, true)?),
+        self.encode_written(self.write(prompt)?)
+    }
+
+    /// What of a prompt is to be encoded: a conversation rendered, everything else as it is.
+    pub(super) fn write(&self, prompt: Prompt) -> Result<Written, RequestError> {
+        Ok(match prompt {
+            Prompt::Tokens(tokens) => Written::Tokens(tokens),
+            Prompt::Text(text) => Written::Text { text, param: "prompt", special: true },
             // The template writes the special tokens, the tokenizer must not add them again.
             Prompt::Chat(messages) => {
-                let text = self.render(&messages)?;
-                ("messages", self.encode_text("messages", &text, false)?)
+                Written::Text { text: self.render(&messages)?, param: "messages", special: false }
             }
+        })
+    }
+
+    /// What is known of a prompt's length before it is encoded: a text has the fewest tokens if each is the
+    /// longest there is.
+    pub(super) fn length(&self, written: &Written) -> PromptLength {
+        match written {
+            Written::Tokens(tokens) => PromptLength::Exactly(tokens.len()),
+            Written::Text { text, .. } => PromptLength::AtLeast(text.len().div_ceil(self.max_token_bytes)),
+        }
+    }
+
+    /// Second half of [`Self::encode`].
+    pub(super) fn encode_written(&self, written: Written) -> Result<Vec<u32>, RequestError> {
+        let (param, tokens) = match written {
+            Written::Tokens(tokens) => ("prompt", tokens),
+            Written::Text { text, param, special } => (param, self.encode_text(param, &text, special)?),
         };
         if tokens.is_empty() {
             return Err(RequestError::invalid(param, "must not be empty"));

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use sparkv::{Budget, KvChoice, KvSettings, KvUsage};
 use sparkv_engine::{
-    FinishReason, GenerateError, Load, RequestError, SamplingParams,
+    FinishReason, GenerateError, Load, PromptLength, RequestError, SamplingParams,
     core::{TokenEngine, TokenRequest},
 };
 use sparkv_models::{
@@ -94,8 +94,11 @@ fn context_limit() {
     let submit = |length, max_tokens| {
         engine.submit(TokenRequest { max_tokens, ignore_eos: true, ..request(3, length, 0) })
     };
-    let exceeded =
-        |prompt_tokens, max_tokens| RequestError::ContextExceeded { limit: 50, prompt_tokens, max_tokens };
+    let exceeded = |prompt, max_tokens| RequestError::ContextExceeded {
+        limit: 50,
+        prompt: PromptLength::Exactly(prompt),
+        max_tokens,
+    };
     assert_eq!(ids(submit(30, Some(20)).unwrap()).len(), 20);
     assert_eq!(ids(submit(30, None).unwrap()).len(), 20);
     assert_eq!(ids(submit(49, None).unwrap()).len(), 1);
@@ -169,6 +172,30 @@ fn a_seed_gives_the_same_tokens_whatever_else_runs() {
             assert_eq!(ids, alone, "request {i}");
         }
     }
+}
+
+#[test]
+fn an_abort_ends_what_was_taken() {
+    let (engine, probe) = start(&FakeConfig::default(), 4);
+    probe.gate().close();
+    let streams: Vec<_> = (0..3).map(|i| engine.submit(request(i, 10, 10)).unwrap()).collect();
+    eventually("the first request runs", || probe.steps() == 1);
+    engine.abort();
+    assert_eq!(engine.submit(request(9, 10, 10)).unwrap_err(), RequestError::Stopped);
+    // The model stands still all the while: nobody waits for it.
+    let streams: Vec<_> = streams
+        .into_iter()
+        .map(|mut stream| {
+            assert!(matches!(stream.blocking_next(), Some(Err(GenerateError::Stopped))));
+            assert!(stream.blocking_next().is_none());
+            stream
+        })
+        .collect();
+    probe.gate().open();
+    eventually("the thread ends", || !engine.is_alive());
+    // The prompt's first chunk was under way; its second and the answer were not begun, though the streams live.
+    assert_eq!((probe.steps(), probe.live_caches(), engine.load()), (1, 0, Load::default()));
+    drop(streams);
 }
 
 #[test]

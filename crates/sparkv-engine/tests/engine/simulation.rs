@@ -64,6 +64,21 @@ fn simulate(seed: u64) -> [usize; 3] {
     for _ in 0..400 {
         let pick = if clients.is_empty() { 0 } else { rng.random_range(0..clients.len()) };
         match rng.random_range(0..10) {
+            // A crowd comes while the model stands still, until one is turned away.
+            _ if rng.random_bool(0.05) => {
+                probe.gate().close();
+                loop {
+                    let request = random_request(&mut rng);
+                    let expected = answer(&fake, &request);
+                    match engine.submit(request) {
+                        Ok(stream) => clients.push_back(Client { stream, expected, heard: 0 }),
+                        Err(RequestError::QueueFull { max_queue: MAX_QUEUE }) => break,
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                refused += 1;
+                probe.gate().open();
+            }
             0..4 => {
                 let request = random_request(&mut rng);
                 let expected = answer(&fake, &request);

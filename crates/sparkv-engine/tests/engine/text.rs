@@ -1,7 +1,7 @@
 //! Prompts to text: templates, encoding, stop strings, streams.
 use sparkv_engine::{
-    ChatMessage, Event, FinishReason, GenerateError, GenerateRequest, Load, Prompt, RequestError, TextEngine,
-    TextModel, Usage,
+    ChatMessage, Event, FinishReason, GenerateError, GenerateRequest, Load, Prompt, PromptLength,
+    RequestError, TextEngine, TextModel, Usage,
 };
 use sparkv_models::fake::{self, BYTE_OFFSET, FakeConfig, FakeModel, Probe};
 use tokenizers::{
@@ -134,13 +134,47 @@ fn bad_prompts_are_refused() {
         "stop"
     );
     let long = "x".repeat(300);
-    let exceeded = RequestError::ContextExceeded { limit: 256, prompt_tokens: 301, max_tokens: Some(5) };
+    let exceeded =
+        RequestError::ContextExceeded { limit: 256, prompt: PromptLength::Exactly(301), max_tokens: Some(5) };
     assert_eq!(refusal(text_request(&long, 5)), exceeded);
     assert_eq!(engine.load(), Load::default());
     let (engine, _) = start(&FakeConfig::default(), None);
     assert_eq!(engine.generate(chat(&[("user", "Hi")])).unwrap_err(), RequestError::NoChatTemplate);
     // An empty text still has its <s>.
     assert_eq!(run(&engine, text_request("", 3)).usage.prompt_tokens, 1);
+}
+
+#[test]
+fn a_text_too_long_for_any_tokens_is_not_encoded() {
+    let (engine, _) = start(&FakeConfig::default(), Some("{{ messages[0].content }}"));
+    // The longest token is `</s>`, and the context holds 256.
+    for (bytes, prompt) in [
+        (4 * 256 - 4, PromptLength::Exactly(4 * 256 - 4)),
+        (4 * 256 - 3, PromptLength::AtLeast(256)),
+        (1 << 20, PromptLength::AtLeast(1 << 18)),
+    ] {
+        let error = engine.generate(chat(&[("user", &"x".repeat(bytes))])).unwrap_err();
+        assert_eq!(error, RequestError::ContextExceeded { limit: 256, prompt, max_tokens: None }, "{bytes}");
+    }
+    let tokens = GenerateRequest::new(Prompt::Tokens(vec![BYTE_OFFSET; 300]));
+    let prompt = PromptLength::Exactly(300);
+    let exceeded = RequestError::ContextExceeded { limit: 256, prompt, max_tokens: None };
+    assert_eq!(engine.generate(tokens).unwrap_err(), exceeded);
+    let error = engine.generate(text_request(&"x".repeat(2000), 5)).unwrap_err().to_string();
+    assert!(error.contains("at least 500 in the prompt, which leaves none to generate"), "{error}");
+}
+
+#[test]
+fn what_fits_is_generated_if_that_is_asked() {
+    let (engine, _) = start(&FakeConfig::default(), None);
+    let request =
+        |length: usize| GenerateRequest { fit_context: true, ..text_request(&"x".repeat(length - 1), 16) };
+    for (prompt, expected) in [(200, 16), (240, 16), (241, 15), (255, 1)] {
+        assert_eq!(run(&engine, request(prompt)).usage.completion_tokens, expected, "after {prompt}");
+    }
+    let full =
+        RequestError::ContextExceeded { limit: 256, prompt: PromptLength::Exactly(256), max_tokens: None };
+    assert_eq!(engine.generate(request(256)).unwrap_err(), full);
 }
 
 #[test]

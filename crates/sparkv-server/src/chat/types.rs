@@ -30,6 +30,7 @@ impl ChatBody {
 
 /// One message of the conversation.
 #[derive(Debug, Deserialize)]
+#[serde(expecting = "a message, which is an object")]
 pub(crate) struct Message {
     pub(crate) role: Option<String>,
     pub(crate) content: Option<Content>,
@@ -48,6 +49,7 @@ pub(crate) enum Content {
 
 /// A part of a message; only those of the type `text` are supported.
 #[derive(Debug, Deserialize)]
+#[serde(expecting = "a part, which is an object")]
 pub(crate) struct Part {
     #[serde(rename = "type")]
     pub(crate) kind: String,

@@ -1,20 +1,20 @@
 //! Checks of a conversation.
 
-use sparkv_engine::{ChatMessage, GenerateRequest, Prompt};
+use sparkv_engine::{ChatMessage, Prompt};
 
 use crate::app::App;
 use crate::chat::PROMPT;
 use crate::chat::types::{ChatBody, Content, Message, Part};
 use crate::common;
+use crate::common::validate::{Asked, Checked};
 use crate::error::ApiError;
-use crate::reply::Delivery;
 use crate::unsupported;
 
 /// Checks a body and makes the engine's request of it.
 ///
 /// # Errors
 /// The first field that cannot be honoured.
-pub(crate) fn validate(body: ChatBody, app: &App) -> Result<(GenerateRequest, Delivery), ApiError> {
+pub(crate) fn validate(body: ChatBody, app: &App) -> Result<Checked, ApiError> {
     let ChatBody { messages, generation, rest } = body;
     unsupported::refuse(&rest, "", unsupported::chat)?;
     let messages = messages.ok_or_else(|| ApiError::invalid(PROMPT, "a conversation is required"))?;
@@ -23,7 +23,8 @@ pub(crate) fn validate(body: ChatBody, app: &App) -> Result<(GenerateRequest, De
     }
     let messages = messages.into_iter().enumerate().map(|(index, message)| check_message(index, message));
     let prompt = Prompt::Chat(messages.collect::<Result<_, _>>()?);
-    common::validate::validate(generation, prompt, None, app)
+    let asked = Asked { prompt, prompt_param: PROMPT, default_max_tokens: None };
+    common::validate::validate(generation, asked, app)
 }
 
 fn check_message(index: usize, message: Message) -> Result<ChatMessage, ApiError> {

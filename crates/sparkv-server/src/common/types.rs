@@ -26,7 +26,7 @@ pub(crate) struct GenerationFields {
     pub(crate) n: Option<u64>,
     /// Go on after an end-of-text token (vLLM).
     pub(crate) ignore_eos: Option<bool>,
-    /// What the KV cache may cost.
+    /// What the KV cache may cost; absent, null and `{}` mean the server's default.
     pub(crate) kv_cache: Option<KvOptions>,
 }
 
@@ -50,9 +50,16 @@ impl GenerationFields {
             stream_options: fields.take("stream_options")?,
             n: fields.take("n")?,
             ignore_eos: fields.take("ignore_eos")?,
-            kv_cache: fields.take("kv_cache")?,
+            kv_cache: take_kv(fields)?,
         })
     }
+}
+
+fn take_kv(fields: &mut Fields) -> Result<Option<KvOptions>, ApiError> {
+    fields.check_object(&["kv_cache"], r#"{"preset": "balanced"}"#)?;
+    fields.check_object(&["kv_cache", "eviction"], r#"{"policy": "snapkv", "keep_ratio": 0.5}"#)?;
+    fields.check_object(&["kv_cache", "pruning"], r#"{"key_ratio": 0.5, "value_ratio": 0.5}"#)?;
+    Ok(fields.take("kv_cache")?.filter(|options| *options != KvOptions::default()))
 }
 
 /// Texts that end the answer.
@@ -65,6 +72,7 @@ pub(crate) enum Stop {
 
 /// How to stream.
 #[derive(Debug, Deserialize)]
+#[serde(expecting = "an object of options")]
 pub(crate) struct StreamOptions {
     /// Whether a last chunk reports the usage.
     pub(crate) include_usage: Option<bool>,

@@ -6,23 +6,38 @@ use sparkv_engine::{GenerateRequest, Prompt, SamplingParams};
 
 use crate::app::App;
 use crate::common::types::{GenerationFields, Stop, StreamOptions};
-use crate::error::ApiError;
+use crate::error::{ApiError, Fault};
 use crate::reply::Delivery;
 use crate::unsupported;
 
 /// Stop strings of a request: every one is searched for at every token.
 const MAX_STOP_STRINGS: usize = 16;
 
-/// Checks the fields and makes the engine's request of them; `default_max_tokens` holds if the body sets none.
+/// A body that passed the checks.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    /// What the engine is asked for.
+    pub(crate) request: GenerateRequest,
+    pub(crate) delivery: Delivery,
+    /// What to blame if the engine refuses.
+    pub(crate) fault: Fault,
+}
+
+/// What an endpoint adds to the fields that both take.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) prompt: Prompt,
+    /// The field that the prompt came from.
+    pub(crate) prompt_param: &'static str,
+    /// Tokens of an answer if the body sets none and they fit; all that fit if `None`.
+    pub(crate) default_max_tokens: Option<usize>,
+}
+
+/// Checks the fields and makes the engine's request of them.
 ///
 /// # Errors
 /// The first field that cannot be honoured.
-pub(crate) fn validate(
-    fields: GenerationFields,
-    prompt: Prompt,
-    default_max_tokens: Option<usize>,
-    app: &App,
-) -> Result<(GenerateRequest, Delivery), ApiError> {
+pub(crate) fn validate(fields: GenerationFields, asked: Asked, app: &App) -> Result<Checked, ApiError> {
     let GenerationFields {
         model,
         temperature,
@@ -40,9 +55,13 @@ pub(crate) fn validate(
         kv_cache,
     } = fields;
     app.check_model(model.as_deref())?;
-    if n.is_some_and(|n| n != 1) {
-        return Err(ApiError::unsupported("n", "one answer is made per request; send the request n times"));
-    }
+    check_n(n)?;
+    let fault = Fault {
+        prompt: asked.prompt_param,
+        max_tokens: if max_completion_tokens.is_some() { "max_completion_tokens" } else { "max_tokens" },
+        default_kv: kv_cache.is_none(),
+    };
+    let max_tokens = check_max_tokens(max_tokens, max_completion_tokens)?;
     let sampling = SamplingParams {
         temperature: temperature.unwrap_or(1.0),
         top_p: top_p.unwrap_or(1.0),
@@ -52,14 +71,26 @@ pub(crate) fn validate(
     };
     sampling.validate().map_err(|error| ApiError::invalid(error.param, error.message))?;
     let request = GenerateRequest {
-        prompt,
-        max_tokens: check_max_tokens(max_tokens, max_completion_tokens)?.or(default_max_tokens),
+        prompt: asked.prompt,
+        // A default is no wish: where the context ends before it, the answer does.
+        fit_context: max_tokens.is_none(),
+        max_tokens: max_tokens.or(asked.default_max_tokens),
         sampling,
         stop: check_stop(stop)?,
         ignore_eos: ignore_eos.unwrap_or(false),
         kv: check_kv(kv_cache, app)?,
     };
-    Ok((request, check_delivery(stream, stream_options)?))
+    Ok(Checked { request, delivery: check_delivery(stream, stream_options)?, fault })
+}
+
+fn check_n(n: Option<u64>) -> Result<(), ApiError> {
+    match n {
+        None | Some(1) => Ok(()),
+        Some(0) => Err(ApiError::invalid("n", "must be at least 1")),
+        Some(_) => {
+            Err(ApiError::unsupported("n", "one answer is made per request; send the request n times"))
+        }
+    }
 }
 
 fn check_top_k(top_k: Option<i64>) -> Result<usize, ApiError> {

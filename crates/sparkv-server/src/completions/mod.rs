@@ -9,6 +9,7 @@ use axum::response::Response;
 
 use crate::app::App;
 use crate::body::Fields;
+use crate::common::validate::Checked;
 use crate::error::ApiError;
 use crate::reply::respond;
 
@@ -18,7 +19,7 @@ const PROMPT: &str = "prompt";
 /// Continues a text.
 pub(crate) async fn complete(State(app): State<App>, fields: Fields) -> Result<Response, ApiError> {
     let body = types::CompletionBody::take(fields)?;
-    let (request, delivery) = validate::validate(body, &app)?;
+    let Checked { request, delivery, fault } = validate::validate(body, &app)?;
     let reply = convert::CompletionReply::new(app.model_name(), delivery);
-    respond(app.generate(request, PROMPT).await?, reply, delivery).await
+    respond(app.generate(request, &fault).await?, reply, delivery).await
 }

@@ -1,27 +1,28 @@
 //! Checks of a prompt.
 
-use sparkv_engine::{GenerateRequest, Prompt};
+use sparkv_engine::Prompt;
 
 use crate::app::App;
 use crate::common;
+use crate::common::validate::{Asked, Checked};
 use crate::completions::PROMPT;
 use crate::completions::types::{CompletionBody, PromptField};
 use crate::error::ApiError;
-use crate::reply::Delivery;
 use crate::unsupported;
 
-/// Tokens of an answer if the request does not say, as the API has it.
+/// Tokens of an answer if the request does not say, as the API has it; fewer where the context ends.
 const DEFAULT_MAX_TOKENS: usize = 16;
 
 /// Checks a body and makes the engine's request of it.
 ///
 /// # Errors
 /// The first field that cannot be honoured.
-pub(crate) fn validate(body: CompletionBody, app: &App) -> Result<(GenerateRequest, Delivery), ApiError> {
+pub(crate) fn validate(body: CompletionBody, app: &App) -> Result<Checked, ApiError> {
     let CompletionBody { prompt, generation, rest } = body;
     unsupported::refuse(&rest, "", unsupported::completions)?;
     let prompt = check_prompt(prompt)?;
-    common::validate::validate(generation, prompt, Some(DEFAULT_MAX_TOKENS), app)
+    let asked = Asked { prompt, prompt_param: PROMPT, default_max_tokens: Some(DEFAULT_MAX_TOKENS) };
+    common::validate::validate(generation, asked, app)
 }
 
 fn check_prompt(prompt: Option<PromptField>) -> Result<Prompt, ApiError> {

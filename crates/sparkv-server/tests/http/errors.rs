@@ -41,6 +41,9 @@ async fn bad_chats() {
         message(json!({ "role": "user", "content": "hello", "colour": "red" })),
         message(json!({ "role": "user", "content": "x".repeat(300) })),
         json!({ "max_tokens": 250 }),
+        json!({ "max_tokens": null, "max_completion_tokens": 250 }),
+        message(json!(["user", "hello"])),
+        message(json!({ "role": "user", "content": "x".repeat(5000) })),
         json!({ "model": "gpt-4" }),
         json!({ "model": 4 }),
         json!({ "temperature": -1 }),
@@ -63,8 +66,10 @@ async fn bad_chats() {
         json!({ "max_tokens": 3, "max_completion_tokens": 4 }),
         json!({ "n": 2 }),
         json!({ "n": 0 }),
+        json!({ "n": -1 }),
         json!({ "stream": "yes" }),
         json!({ "stream_options": { "include_usage": true } }),
+        json!({ "stream": true, "stream_options": [true] }),
         json!({ "stream": true, "stream_options": { "include_everything": true } }),
         json!({ "stream": true, "stream_options": { "include_obfuscation": true } }),
         json!({ "ignore_eos": 1 }),
@@ -103,6 +108,9 @@ async fn impossible_kv_settings() {
         json!({ "window": 0 }),
         json!({ "compress": true }),
         json!("balanced"),
+        json!(["balanced"]),
+        json!({ "eviction": ["snapkv", 512] }),
+        json!({ "pruning": [0.5, 0.5] }),
     ];
     let mut seen = Vec::new();
     for case in cases {
@@ -178,12 +186,16 @@ async fn bad_bodies_and_routes() {
     let routes = Setup::default().routes();
     let chat = "/v1/chat/completions";
     let mut seen = Vec::new();
-    let bodies: [(&str, Vec<u8>); 7] = [
+    let bodies: [(&str, Vec<u8>); 8] = [
         ("nothing", vec![]),
         ("half", b"{\"messages\": [".to_vec()),
         ("a list", b"[1]".to_vec()),
         ("two objects", b"{} {}".to_vec()),
         ("a field twice", b"{\"n\": 1, \"n\": 2}".to_vec()),
+        (
+            "a nested field twice",
+            br#"{"kv_cache": {"pruning": {"key_ratio": 0, "key_ratio": 0.5}}}"#.to_vec(),
+        ),
         ("invalid UTF-8", b"{\"messages\": [{\"role\": \"user\", \"content\": \"\xff\xfe\"}]}".to_vec()),
         ("depth", [&b"{\"messages\": "[..], &b"[".repeat(10_000)].concat()),
     ];
@@ -201,7 +213,8 @@ async fn bad_bodies_and_routes() {
         let reply = send(&routes, request.body(Body::from(chat_body(json!({})).to_string())).unwrap()).await;
         seen.push(json!({ "sent": format!("{content_type:?}"), "got": refused(&routes, reply).await }));
     }
-    for path in ["/", "/v1", "/v1/embeddings", "/v1/models/gpt-4", chat, "/v1/completions"] {
+    for path in ["/", "/v1", "/v1/embeddings", "/v1/models/gpt-4", "/v1/models/%ff", chat, "/v1/completions"]
+    {
         let reply = get(&routes, path).await;
         if reply.status == 405 {
             assert_eq!(reply.header("allow"), Some("POST"));

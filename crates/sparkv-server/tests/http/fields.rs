@@ -63,6 +63,14 @@ async fn lengths() {
     // No limit in the request: 16 tokens of a completion, the rest of the context for a chat.
     let answer = completion(&routes, json!({ "ignore_eos": true, "max_tokens": null })).await;
     assert_eq!(answer.pointer("/usage/completion_tokens").unwrap(), 16);
+    // Of 16 tokens that nobody asked for, those that fit; a number that somebody asked for has to fit.
+    let prompt = json!({ "prompt": vec![BYTE_OFFSET + 0x40; 250], "ignore_eos": true, "max_tokens": null });
+    let answer = completion(&routes, prompt.clone()).await;
+    assert_eq!(answer.pointer("/usage/completion_tokens").unwrap(), 6);
+    let mut asked = prompt;
+    asked["max_tokens"] = json!(16);
+    assert_eq!(complete(&routes, &completion_body(asked)).await.json()["error"]["param"], "max_tokens");
+
     let body = chat_body(json!({ "ignore_eos": true, "max_tokens": null }));
     let answer = chat(&routes, &body).await.json();
     assert_eq!(answer.pointer("/usage/total_tokens").unwrap(), FakeConfig::default().context_length);
@@ -148,19 +156,39 @@ async fn kv_cache_of_the_request_else_of_the_server() {
     let default_kv = KvOptions { preset: Some("balanced".to_owned()), ..KvOptions::default() };
     let routes = Setup { default_kv, ..Setup::default() }.routes();
     assert_eq!(preset(&completion(&routes, json!({})).await), "balanced");
+    // Nothing said, three times.
     assert_eq!(preset(&completion(&routes, json!({ "kv_cache": null })).await), "balanced");
+    assert_eq!(preset(&completion(&routes, json!({ "kv_cache": {} })).await), "balanced");
     for name in ["exact", "quality", "mine"] {
         let answer = completion(&routes, json!({ "kv_cache": { "preset": name } })).await;
         assert_eq!(preset(&answer), name);
     }
     // The request's object replaces the default as a whole.
-    assert_eq!(preset(&completion(&routes, json!({ "kv_cache": {} })).await), "exact");
+    let answer =
+        completion(&routes, json!({ "kv_cache": { "window": sparkv::settings::DEFAULT_WINDOW } })).await;
+    assert_eq!(answer.pointer("/usage/kv_cache/preset").unwrap(), "custom");
     let spelled_out = json!({ "kv_cache": { "pruning": { "key_ratio": 0.75 }, "precision": "int8" } });
     let answer = completion(&routes, spelled_out).await;
     assert_eq!(preset(&answer), "custom");
     let usage = answer.pointer("/usage/kv_cache").unwrap().as_object().unwrap();
     let fields = ["preset", "prompt_tokens", "kept_tokens", "bytes", "dense_bytes", "bytes_per_token"];
     assert!(fields.iter().all(|field| usage.contains_key(*field)), "{usage:?}");
+}
+
+#[tokio::test]
+async fn a_default_that_does_not_suit_is_not_the_client_s_fault() {
+    let default_kv = KvOptions { budget: Some(sparkv::Budget::Bytes(1)), ..KvOptions::default() };
+    let routes = Setup { default_kv, ..Setup::default() }.routes();
+    let reply = complete(&routes, &completion_body(json!({}))).await;
+    assert_eq!(reply.status, 400);
+    let error = &reply.json()["error"];
+    assert_eq!((&error["param"], &error["code"]), (&Value::Null, &json!("default_kv_unsuitable")));
+    assert!(error["message"].as_str().unwrap().starts_with("the server's default KV settings"), "{error}");
+    // Who asks for the same has only itself to blame.
+    let reply = complete(&routes, &completion_body(json!({ "kv_cache": { "budget": 1 } }))).await;
+    assert_eq!(reply.status, 400);
+    assert!(reply.json()["error"]["param"].as_str().unwrap().starts_with("kv_cache"), "{}", reply.text);
+    completion(&routes, json!({ "kv_cache": { "preset": "exact" } })).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! What the integration tests share: random tensors and a layer's cache driven like a decoder drives it.
 
 use candle_core::{Device, Tensor};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use sparkv::settings::{KvChoice, KvOptions, KvSettings, Presets};
 use sparkv::{AttentionConfig, KvShape, SequenceCache, Span, attend};
 
@@ -24,7 +26,7 @@ pub(crate) fn config(head_dim: usize) -> AttentionConfig {
     }
 }
 
-/// q, k and v of `tokens` random tokens.
+/// q, k and v of `tokens` random tokens; the same ones whenever the test runs.
 #[derive(Clone)]
 pub(crate) struct Tokens {
     pub(crate) q: Tensor,
@@ -34,7 +36,12 @@ pub(crate) struct Tokens {
 
 impl Tokens {
     pub(crate) fn random(config: &AttentionConfig, tokens: usize) -> Self {
-        let row = |heads| Tensor::randn(0f32, 1.0, (tokens, heads * config.head_dim), &Device::Cpu).unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(tokens as u64);
+        let mut row = |heads: usize| {
+            let shape = (tokens, heads * config.head_dim);
+            let values: Vec<f32> = (0..shape.0 * shape.1).map(|_| rng.random_range(-2.0..2.0)).collect();
+            Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+        };
         Self { q: row(config.query_heads), k: row(config.kv_heads), v: row(config.kv_heads) }
     }
 
