@@ -58,89 +58,62 @@ fn the_default_file_explains_every_option() {
     assert_eq!(words(&text, "--").into_iter().collect::<Vec<_>>(), flags);
 }
 
+/// Section, key, value in the file, variable and its value, flag, and what is shown by default and for each of
+/// these.
+type Case =
+    (&'static str, &'static str, &'static str, &'static str, &'static str, &'static str, [&'static str; 4]);
+
+const CASES: [Case; 13] = [
+    ("server", "port", "1001", "SPARKV_PORT", "1002", "--port=1003", ["8080", "1001", "1002", "1003"]),
+    ("server", "host", "\"a\"", "SPARKV_HOST", "b", "--host=c", ["\"127.0.0.1\"", "\"a\"", "\"b\"", "\"c\""]),
+    ("server", "max_queue", "1", "SPARKV_MAX_QUEUE", "2", "--max-queue=3", ["64", "1", "2", "3"]),
+    ("server", "body_limit", "1", "SPARKV_BODY_LIMIT", "2", "--body-limit=3", ["4194304", "1", "2", "3"]),
+    ("server", "drain_seconds", "1", "SPARKV_DRAIN_SECONDS", "2", "--drain-seconds=3", ["30", "1", "2", "3"]),
+    ("model", "source", "\"a\"", "SPARKV_MODEL", "b", "--model=c", ["\"demo\"", "\"a\"", "\"b\"", "\"c\""]),
+    (
+        "model",
+        "device",
+        "\"cpu\"",
+        "SPARKV_DEVICE",
+        "cuda:1",
+        "--device=metal",
+        ["\"auto\"", "\"cpu\"", "\"cuda:1\"", "\"metal\""],
+    ),
+    (
+        "model",
+        "weights",
+        "\"f32\"",
+        "SPARKV_WEIGHTS",
+        "f16",
+        "--weights=q4k",
+        ["\"auto\"", "\"f32\"", "\"f16\"", "\"q4k\""],
+    ),
+    ("model", "offline", "true", "SPARKV_OFFLINE", "false", "--offline", ["false", "true", "false", "true"]),
+    (
+        "run",
+        "temperature",
+        "0.1",
+        "SPARKV_TEMPERATURE",
+        "0.2",
+        "--temperature=0.3",
+        ["0.0", "0.1", "0.2", "0.3"],
+    ),
+    ("run", "raw", "true", "SPARKV_RAW", "0", "--raw", ["false", "true", "false", "true"]),
+    ("run", "json", "true", "SPARKV_JSON", "no", "--json", ["false", "true", "false", "true"]),
+    (
+        "kv",
+        "preset",
+        "\"quality\"",
+        "SPARKV_KV",
+        "balanced",
+        "--kv=aggressive",
+        ["\"exact\"", "\"quality\"", "\"balanced\"", "\"aggressive\""],
+    ),
+];
+
 #[test]
 fn flag_beats_variable_beats_file_beats_default() {
-    // (section, key, in the file, variable, its value, flags, what is shown for each)
-    let cases = [
-        ("server", "port", "1001", "SPARKV_PORT", "1002", "--port=1003", ["8080", "1001", "1002", "1003"]),
-        (
-            "server",
-            "host",
-            "\"a\"",
-            "SPARKV_HOST",
-            "b",
-            "--host=c",
-            ["\"127.0.0.1\"", "\"a\"", "\"b\"", "\"c\""],
-        ),
-        ("server", "max_queue", "1", "SPARKV_MAX_QUEUE", "2", "--max-queue=3", ["64", "1", "2", "3"]),
-        ("server", "body_limit", "1", "SPARKV_BODY_LIMIT", "2", "--body-limit=3", ["4194304", "1", "2", "3"]),
-        (
-            "server",
-            "drain_seconds",
-            "1",
-            "SPARKV_DRAIN_SECONDS",
-            "2",
-            "--drain-seconds=3",
-            ["30", "1", "2", "3"],
-        ),
-        (
-            "model",
-            "source",
-            "\"a\"",
-            "SPARKV_MODEL",
-            "b",
-            "--model=c",
-            ["\"demo\"", "\"a\"", "\"b\"", "\"c\""],
-        ),
-        (
-            "model",
-            "device",
-            "\"cpu\"",
-            "SPARKV_DEVICE",
-            "cuda:1",
-            "--device=metal",
-            ["\"auto\"", "\"cpu\"", "\"cuda:1\"", "\"metal\""],
-        ),
-        (
-            "model",
-            "weights",
-            "\"f32\"",
-            "SPARKV_WEIGHTS",
-            "f16",
-            "--weights=q4k",
-            ["\"auto\"", "\"f32\"", "\"f16\"", "\"q4k\""],
-        ),
-        (
-            "model",
-            "offline",
-            "true",
-            "SPARKV_OFFLINE",
-            "false",
-            "--offline",
-            ["false", "true", "false", "true"],
-        ),
-        (
-            "run",
-            "temperature",
-            "0.1",
-            "SPARKV_TEMPERATURE",
-            "0.2",
-            "--temperature=0.3",
-            ["0.0", "0.1", "0.2", "0.3"],
-        ),
-        ("run", "raw", "true", "SPARKV_RAW", "0", "--raw", ["false", "true", "false", "true"]),
-        ("run", "json", "true", "SPARKV_JSON", "no", "--json", ["false", "true", "false", "true"]),
-        (
-            "kv",
-            "preset",
-            "\"quality\"",
-            "SPARKV_KV",
-            "balanced",
-            "--kv=aggressive",
-            ["\"exact\"", "\"quality\"", "\"balanced\"", "\"aggressive\""],
-        ),
-    ];
-    for (section, key, in_file, variable, value, flag, expected) in cases {
+    for (section, key, in_file, variable, value, flag, expected) in CASES {
         let (_folder, path) = file(&format!("[{section}]\n{key} = {in_file}\n"));
         let show = |with_file: bool, with_variable: bool, with_flag: bool| {
             let mut command = sparkv();
