@@ -107,7 +107,8 @@ pub fn attend_tile(tile: &QueryTile<'_>, runs: &[KvRun<'_>], scratch: &mut TileS
 
     let first = tile.visible.iter().map(|range| range.start).min().unwrap_or(0);
     let last = tile.visible.iter().map(|range| range.end).max().unwrap_or(0);
-    let stored = runs.iter().map(|run| run.keys.len()).sum::<usize>().min(last);
+    let runs = &Sequence::new(runs);
+    let stored = runs.len().min(last);
     for start in (first / KEY_BLOCK * KEY_BLOCK..stored).step_by(KEY_BLOCK) {
         let block = start..stored.min(start + KEY_BLOCK);
         score_block(tile, runs, &block, scratch);
@@ -121,29 +122,54 @@ pub fn attend_tile(tile: &QueryTile<'_>, runs: &[KvRun<'_>], scratch: &mut TileS
     }
 }
 
-/// The parts of `block`, counted over all runs, that lie in one run: the run, its rows, and where they begin
-/// in the block.
-fn parts<'r, 'a>(
+/// Runs one after the other, and where each ends.
+struct Sequence<'r, 'a> {
     runs: &'r [KvRun<'a>],
-    block: &Range<usize>,
-) -> impl Iterator<Item = (&'r KvRun<'a>, Range<usize>, usize)> {
-    let block = block.clone();
-    runs.iter()
-        .scan(0, |end, run| {
-            let start = *end;
-            *end += run.keys.len();
-            Some((run, start..*end))
-        })
-        .filter_map(move |(run, span)| {
-            let (start, end) = (span.start.max(block.start), span.end.min(block.end));
-            (start < end).then(|| (run, start - span.start..end - span.start, start - block.start))
-        })
+    /// Rows of a run and all before it.
+    ends: Vec<usize>,
+}
+
+impl<'r, 'a> Sequence<'r, 'a> {
+    fn new(runs: &'r [KvRun<'a>]) -> Self {
+        let ends = runs
+            .iter()
+            .scan(0, |end, run| {
+                *end += run.keys.len();
+                Some(*end)
+            })
+            .collect();
+        Self { runs, ends }
+    }
+
+    /// Rows of all runs.
+    fn len(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// The parts of `block` that lie in one run: the run, its rows, and where they begin in the block.
+    fn parts(&self, block: &Range<usize>) -> impl Iterator<Item = (&'r KvRun<'a>, Range<usize>, usize)> {
+        let block = block.clone();
+        let end_of_block = block.end;
+        let first = self.ends.partition_point(|end| *end <= block.start);
+        let runs = self.runs[first..].iter().zip(&self.ends[first..]);
+        runs.map(|(run, end)| (run, end - run.keys.len()..*end))
+            .take_while(move |(_, span)| span.start < end_of_block)
+            .filter_map(move |(run, span)| {
+                let (start, end) = (span.start.max(block.start), span.end.min(block.end));
+                (start < end).then(|| (run, start - span.start..end - span.start, start - block.start))
+            })
+    }
 }
 
 /// Scores of all queries for the rows of `block`, visible or not.
-fn score_block(tile: &QueryTile<'_>, runs: &[KvRun<'_>], block: &Range<usize>, scratch: &mut TileScratch) {
+fn score_block(
+    tile: &QueryTile<'_>,
+    runs: &Sequence<'_, '_>,
+    block: &Range<usize>,
+    scratch: &mut TileScratch,
+) {
     let head_dim = tile.head_dim;
-    for (run, rows, offset) in parts(runs, block) {
+    for (run, rows, offset) in runs.parts(block) {
         let keys = &mut scratch.rows[..rows.len() * head_dim];
         run.keys.decode(rows, keys);
         let queries = if run.scaled { tile.scaled_queries } else { tile.queries };
@@ -189,13 +215,13 @@ fn softmax_block(tile: &QueryTile<'_>, block: &Range<usize>, scratch: &mut TileS
 /// Adds the block's values, weighted by the probabilities in `scratch.scores`.
 fn add_values(
     tile: &QueryTile<'_>,
-    runs: &[KvRun<'_>],
+    runs: &Sequence<'_, '_>,
     block: &Range<usize>,
     scratch: &mut TileScratch,
     out: &mut [f32],
 ) {
     let head_dim = tile.head_dim;
-    for (run, rows, offset) in parts(runs, block) {
+    for (run, rows, offset) in runs.parts(block) {
         let values = &mut scratch.rows[..rows.len() * head_dim];
         run.values.decode(rows, values);
         let probabilities = scratch.scores.chunks_exact(KEY_BLOCK);
@@ -284,8 +310,10 @@ mod tests {
     fn run_tile(case: &Case, key_layout: RowLayout, value_layout: RowLayout) -> (Vec<f32>, Vec<Vec<f64>>) {
         let (head_dim, keys, values, queries, split, visible) = case;
         let dense = RowLayout::new(*head_dim, RowFormat::F32).unwrap();
-        let keys = [store(key_layout, &keys[..*split]), store(dense, &keys[*split..])];
-        let values = [store(value_layout, &values[..*split]), store(dense, &values[*split..])];
+        // With an empty run between two others.
+        let keys = [store(key_layout, &keys[..*split]), store(dense, &[]), store(dense, &keys[*split..])];
+        let values =
+            [store(value_layout, &values[..*split]), store(dense, &[]), store(dense, &values[*split..])];
         let runs: Vec<KvRun<'_>> = keys
             .iter()
             .zip(&values)
@@ -299,7 +327,7 @@ mod tests {
         let tile = QueryTile { head_dim: *head_dim, queries: &queries, scaled_queries: &[], visible };
         let mut out = vec![f32::NAN; queries.len()];
         attend_tile(&tile, &runs, &mut TileScratch::default(), &mut out);
-        let decoded = |stored: [Stored; 2]| stored.map(|s| s.decoded).concat();
+        let decoded = |stored: [Stored; 3]| stored.map(|s| s.decoded).concat();
         let (keys, values) = (decoded(keys), decoded(values));
         let expected = queries
             .chunks(*head_dim)

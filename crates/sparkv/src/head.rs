@@ -4,7 +4,6 @@ use sparkv_kernels::KvRun;
 
 use crate::plan::{CachePlan, Survivors};
 use crate::rows::{Growth, KvRows};
-use crate::settings::PACK_BLOCK;
 use crate::window::{ObservationWindow, key_scaling, pool};
 
 /// Stored tokens of one KV head, oldest first: sinks, prefix, tail.
@@ -26,9 +25,9 @@ impl HeadCache {
     pub(crate) fn new(plan: &CachePlan) -> Self {
         let dense = |growth, limit| KvRows::new(plan.dense, plan.dense, growth, limit);
         Self {
-            sinks: dense(Growth::Block, plan.sinks),
+            sinks: dense(Growth::Tail, plan.sinks),
             prefix: dense(Growth::Share, usize::MAX),
-            tail: dense(Growth::Block, usize::MAX),
+            tail: dense(Growth::Tail, usize::MAX),
             key_scaling: None,
             compressed: false,
         }
@@ -74,19 +73,17 @@ impl HeadCache {
         if self.room(plan) > 0 {
             return;
         }
-        let blocks = (self.tail.keys.take_block(), self.tail.values.take_block());
-        if let (Some(keys), Some(values)) = blocks {
-            let dense = plan.dense;
-            let (mut key, mut value) = (vec![0.0; dense.head_dim()], vec![0.0; dense.head_dim()]);
-            let rows = keys.chunks_exact(dense.row_bytes()).zip(values.chunks_exact(dense.row_bytes()));
-            for (key_bytes, value_bytes) in rows.take(PACK_BLOCK) {
-                dense.decode(key_bytes, &mut key);
-                dense.decode(value_bytes, &mut value);
-                if self.sinks.len() < plan.sinks {
-                    self.sinks.push(&key, &value);
-                } else {
-                    self.pack(&mut key, &value);
-                }
+        let (keys, values) = (self.tail.keys.take_block(), self.tail.values.take_block());
+        let dense = plan.dense;
+        let (mut key, mut value) = (vec![0.0; dense.head_dim()], vec![0.0; dense.head_dim()]);
+        let rows = keys.chunks_exact(dense.row_bytes()).zip(values.chunks_exact(dense.row_bytes()));
+        for (key_bytes, value_bytes) in rows {
+            dense.decode(key_bytes, &mut key);
+            dense.decode(value_bytes, &mut value);
+            if self.sinks.len() < plan.sinks {
+                self.sinks.push(&key, &value);
+            } else {
+                self.pack(&mut key, &value);
             }
         }
     }
@@ -197,6 +194,7 @@ mod tests {
     use super::*;
     use crate::attention::AttentionConfig;
     use crate::plan::KvShape;
+    use crate::settings::PACK_BLOCK;
     use crate::settings::{KvChoice, KvSettings, Presets};
 
     fn settings(json: &str) -> KvSettings {

@@ -3,7 +3,7 @@
 use sparkv_kernels::{Fill, KeptFormat, LayoutError, PackedLayout, RowFormat, RowLayout};
 
 use crate::attention::AttentionConfig;
-use crate::rows::Growth;
+use crate::rows::{Growth, TAIL_STEP};
 use crate::settings::{Eviction, KvSettings, PACK_BLOCK, Precision, QueryStatistic, SettingsError};
 
 /// The shape of a model's KV cache.
@@ -148,9 +148,9 @@ impl CachePlan {
             let late_sinks = flushed.min(self.sinks - sinks);
             let packed_later = flushed - late_sinks;
             let room = self.prefix_limit - packed;
-            let blocks = (packed_later.div_ceil(PACK_BLOCK) * PACK_BLOCK).min(room);
-            let sink_rows = if late_sinks > 0 { self.sinks } else { sinks };
-            let tail_rows = (in_tail + new_tokens).div_ceil(PACK_BLOCK) * PACK_BLOCK - flushed;
+            let blocks = packed_later.next_multiple_of(PACK_BLOCK).min(room);
+            let sink_rows = (sinks + late_sinks.next_multiple_of(TAIL_STEP)).min(self.sinks);
+            let tail_rows = (in_tail + new_tokens).next_multiple_of(TAIL_STEP) - flushed;
             let prefix_rows = packed + blocks;
             let scaling =
                 if self.scales_keys() { size_of::<f32>() * self.shape.attention.head_dim } else { 0 };

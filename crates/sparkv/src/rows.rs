@@ -4,11 +4,16 @@ use sparkv_kernels::{KvRun, RowLayout, Rows};
 
 use crate::settings::PACK_BLOCK;
 
+/// Rows by which a tail grows. A block is a multiple of it.
+pub(crate) const TAIL_STEP: usize = 8;
+
 /// How much room is made when a store is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Growth {
-    /// A block that is packed at once: [`PACK_BLOCK`] rows.
+    /// [`PACK_BLOCK`] rows: for rows that come by blocks.
     Block,
+    /// [`TAIL_STEP`] rows: for rows that come one by one and leave by blocks.
+    Tail,
     /// A small share of what is held: for rows that come one by one and stay.
     Share,
 }
@@ -18,6 +23,7 @@ impl Growth {
     pub(crate) fn rows(self, held: usize) -> usize {
         match self {
             Growth::Block => PACK_BLOCK,
+            Growth::Tail => TAIL_STEP,
             Growth::Share => (held / 32).clamp(2, 256),
         }
     }
@@ -101,16 +107,14 @@ impl RowStore {
         None
     }
 
-    /// Removes the first block of rows: `PACK_BLOCK` rows in storage order, if the store was filled by
-    /// [`RowStore::push`] alone, by blocks, and has that many.
-    pub(crate) fn take_block(&mut self) -> Option<Box<[u8]>> {
-        let is_block = self.chunks.first()?.len() == PACK_BLOCK * self.layout.row_bytes();
-        if !is_block || self.len < PACK_BLOCK {
-            return None;
-        }
-        self.len -= PACK_BLOCK;
-        self.capacity -= PACK_BLOCK;
-        Some(self.chunks.remove(0))
+    /// Removes the first [`PACK_BLOCK`] rows, in storage order, from a store that grows as a tail and was
+    /// filled by [`RowStore::push`] alone. Fewer if there are not that many.
+    pub(crate) fn take_block(&mut self) -> Vec<u8> {
+        let full_chunks = (PACK_BLOCK / TAIL_STEP).min(self.len / TAIL_STEP);
+        let block: Vec<u8> = self.chunks.drain(..full_chunks).flatten().collect();
+        self.len -= full_chunks * TAIL_STEP;
+        self.capacity -= full_chunks * TAIL_STEP;
+        block
     }
 
     /// The rows held, as contiguous runs.
