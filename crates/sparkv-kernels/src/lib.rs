@@ -14,8 +14,13 @@
 #![forbid(unsafe_code)]
 
 pub mod attention;
+pub mod block;
+pub mod dense;
+mod lanes;
+pub mod layout;
 pub mod packed;
 pub mod row;
+pub mod select;
 mod vector;
 
 pub use attention::{KEY_BLOCK, KvRun, QueryTile, Rows, TileScratch, attend_tile};
