@@ -16,6 +16,7 @@
 pub mod attention;
 pub mod block;
 pub mod dense;
+mod isa;
 mod lanes;
 pub mod layout;
 pub mod packed;
@@ -24,6 +25,7 @@ pub mod select;
 mod vector;
 
 pub use attention::{KEY_BLOCK, KvRun, QueryTile, Rows, TileScratch, attend_tile};
+pub use isa::Isa;
 pub use packed::{Fill, KeptFormat, PackedLayout};
 pub use row::{LayoutError, MAX_HEAD_DIM, RowFormat, RowLayout};
 pub use vector::{dot, softmax_probability};
