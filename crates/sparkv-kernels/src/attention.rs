@@ -2,62 +2,13 @@
 
 use std::ops::Range;
 
-use crate::row::RowLayout;
-use crate::vector::{axpy, dot, softmax_probability};
-
-/// Stored rows are decoded and scored in blocks of this many, counted from the first stored row. Since block
-/// borders do not depend on where runs begin, the same rows give the same sums however they are stored.
-pub const KEY_BLOCK: usize = 64;
-
-/// Contiguous rows of one layout.
-#[derive(Debug, Clone, Copy)]
-pub struct Rows<'a> {
-    layout: RowLayout,
-    bytes: &'a [u8],
-}
-
-impl<'a> Rows<'a> {
-    /// Rows of `layout` in `bytes`; a partial row at the end does not count.
-    pub fn new(layout: RowLayout, bytes: &'a [u8]) -> Self {
-        Self { layout, bytes }
-    }
-
-    /// Number of rows.
-    pub fn len(&self) -> usize {
-        self.bytes.len() / self.layout.row_bytes()
-    }
-
-    /// Whether there is no row.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The stored form of each row.
-    pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        self.bytes.chunks_exact(self.layout.row_bytes())
-    }
-
-    /// Decodes rows `range` into `out` (range.len(), head_dim).
-    fn decode(&self, range: Range<usize>, out: &mut [f32]) {
-        let row_bytes = self.layout.row_bytes();
-        let bytes = &self.bytes[range.start * row_bytes..range.end * row_bytes];
-        let rows = out.chunks_exact_mut(self.layout.head_dim());
-        for (bytes, row) in bytes.chunks_exact(row_bytes).zip(rows) {
-            self.layout.decode(bytes, row);
-        }
-    }
-}
-
-/// A run of tokens stored alike: as many keys as values.
-#[derive(Debug, Clone, Copy)]
-pub struct KvRun<'a> {
-    /// Keys of the run.
-    pub keys: Rows<'a>,
-    /// Values of the run.
-    pub values: Rows<'a>,
-    /// Whether the keys are in the scaled domain, to be met by [`QueryTile::scaled_queries`].
-    pub scaled: bool,
-}
+use crate::buffer::Buffer;
+use crate::isa::{Isa, Task, dispatch};
+use crate::layout::GROUP;
+use crate::rows::{KvRun, Rows, Sequence, Upcoming};
+use crate::score::{BlockScores, Expanded, KEY_BLOCK, PANEL, Queries};
+use crate::simd::{LANES, Simd, exp, load_all};
+use crate::weigh::weigh;
 
 /// Queries that share a KV head: the heads of its group, at one or more positions.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +19,8 @@ pub struct QueryTile<'a> {
     pub queries: &'a [f32],
     /// (queries, head_dim): the same for keys in the scaled domain. Empty where no run is scaled.
     pub scaled_queries: &'a [f32],
+    /// (queries): added to the scores of keys in the scaled domain. Empty for zeros.
+    pub scaled_offsets: &'a [f32],
     /// (queries): the stored rows each query sees, counted over all runs.
     pub visible: &'a [Range<usize>],
 }
@@ -75,331 +28,305 @@ pub struct QueryTile<'a> {
 /// Working memory of [`attend_tile`], to be reused from tile to tile.
 #[derive(Debug, Default)]
 pub struct TileScratch {
-    /// (KEY_BLOCK, head_dim): the block's keys, then its values.
-    rows: Vec<f32>,
-    /// (queries, KEY_BLOCK): scores, then probabilities.
-    scores: Vec<f32>,
-    /// (queries): the largest score so far.
-    max: Vec<f32>,
-    /// (queries): the sum of exp(score - max) so far.
-    sum: Vec<f32>,
+    queries: Queries,
+    scaled_queries: Queries,
+    /// (queries filled up to panels): scores of a block's rows, then weights.
+    scores: Buffer<BlockScores>,
+    /// (queries filled up to panels, ceil(head_dim / 16)): weighted sums so far.
+    sums: Buffer<[f32; LANES]>,
+    expanded: Expanded,
 }
 
-/// Softmax attention of every query of `tile` over the rows it sees, into `out` (queries, head_dim). A query
-/// that sees nothing gets zeros. The result of a query does not depend on the other queries of the tile.
+/// Attention over a part of the rows, to be merged with that over the others.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Partial {
+    head_dim: usize,
+    /// (queries): the largest score.
+    max: Vec<f32>,
+    /// (queries): the sum of exp(score - max).
+    total: Vec<f32>,
+    /// (queries, head_dim): the sum of exp(score - max) * value.
+    sums: Vec<f32>,
+}
+
+impl Partial {
+    fn new(queries: usize, head_dim: usize) -> Self {
+        Self {
+            head_dim,
+            max: vec![f32::NEG_INFINITY; queries],
+            total: vec![0.0; queries],
+            sums: vec![0.0; queries * head_dim],
+        }
+    }
+
+    /// Adds attention over further rows, of the same queries.
+    pub fn merge(&mut self, other: &Self) {
+        let sums = self.sums.chunks_exact_mut(self.head_dim).zip(other.sums.chunks_exact(self.head_dim));
+        let ours = self.max.iter_mut().zip(&mut self.total).zip(sums);
+        for (((max, total), (sums, others)), (other_max, other_total)) in
+            ours.zip(other.max.iter().zip(&other.total))
+        {
+            let new_max = max.max(*other_max);
+            let (a, b) = (softmax_weight(*max, new_max), softmax_weight(*other_max, new_max));
+            *total = *total * a + other_total * b;
+            *max = new_max;
+            sums.iter_mut().zip(others).for_each(|(sum, other)| *sum = *sum * a + other * b);
+        }
+    }
+
+    /// The attention (queries, head_dim); zeros for a query that sees nothing.
+    pub fn finish(mut self) -> Vec<f32> {
+        for (sums, total) in self.sums.chunks_exact_mut(self.head_dim).zip(&self.total) {
+            // A total of NaN must show.
+            if *total != 0.0 {
+                let inverse = 1.0 / total;
+                sums.iter_mut().for_each(|channel| *channel *= inverse);
+            }
+        }
+        self.sums
+    }
+}
+
+/// exp(score - max), and 0 for a score of minus infinity, even where max is that too.
+pub fn softmax_weight(score: f32, max: f32) -> f32 {
+    if score == f32::NEG_INFINITY { 0.0 } else { (score - max).exp() }
+}
+
+/// Attention of every query of `tile` over those rows of `part` that it sees. `part` begins with a
+/// [`KEY_BLOCK`]. The result of a query does not depend on the other queries of the tile, nor on how its rows are
+/// divided into runs.
 ///
 /// # Panics
 /// If the lengths of the slices do not fit one another.
-pub fn attend_tile(tile: &QueryTile<'_>, runs: &[KvRun<'_>], scratch: &mut TileScratch, out: &mut [f32]) {
+pub fn attend_tile(
+    tile: &QueryTile<'_>,
+    runs: &[KvRun<'_>],
+    part: Range<usize>,
+    scratch: &mut TileScratch,
+) -> Partial {
+    attend_tile_with(Isa::best(), tile, runs, part, scratch)
+}
+
+/// [`attend_tile`] with the instructions of `isa`.
+///
+/// # Panics
+/// Likewise.
+pub fn attend_tile_with(
+    isa: Isa,
+    tile: &QueryTile<'_>,
+    runs: &[KvRun<'_>],
+    part: Range<usize>,
+    scratch: &mut TileScratch,
+) -> Partial {
     let (queries, head_dim) = (tile.visible.len(), tile.head_dim);
-    assert_eq!((tile.queries.len(), out.len()), (queries * head_dim, queries * head_dim), "shape of a tile");
-    assert!(
-        tile.scaled_queries.len() == tile.queries.len() || !runs.iter().any(|run| run.scaled),
-        "scaled queries for scaled runs"
+    assert_eq!(tile.queries.len(), queries * head_dim, "shape of a tile");
+    assert!(part.start.is_multiple_of(KEY_BLOCK), "a part begins with a block");
+    let scaled = runs.iter().any(|run| run.scaled);
+    assert!(!scaled || tile.scaled_queries.len() == tile.queries.len(), "scaled queries for scaled runs");
+    for run in runs {
+        assert_eq!(run.keys.layout().head_dim(), head_dim, "channels of keys");
+        assert_eq!(run.values.layout().head_dim(), head_dim, "channels of values");
+        scratch.expanded.reserve(run.values.layout());
+    }
+    let with_codes =
+        |scaled: bool| runs.iter().any(|run| run.scaled == scaled && run.keys.layout().is_sealed());
+    scratch.queries.set(isa, tile.queries, head_dim, with_codes(false));
+    scratch.scaled_queries.set(
+        isa,
+        if scaled { tile.scaled_queries } else { &[] },
+        head_dim,
+        with_codes(true),
     );
-    scratch.rows.resize(KEY_BLOCK * head_dim, 0.0);
-    scratch.scores.resize(queries * KEY_BLOCK, 0.0);
-    scratch.max.clear();
-    scratch.max.resize(queries, f32::NEG_INFINITY);
-    scratch.sum.clear();
-    scratch.sum.resize(queries, 0.0);
-    out.fill(0.0);
+    let padded = queries.next_multiple_of(PANEL);
+    scratch.scores.resize(padded);
+    scratch.scores.as_mut_slice().fill([[0.0; GROUP]; KEY_BLOCK / GROUP]);
+    scratch.sums.resize(padded * head_dim.div_ceil(LANES));
+    scratch.sums.as_mut_slice().fill([0.0; LANES]);
 
-    let first = tile.visible.iter().map(|range| range.start).min().unwrap_or(0);
-    let last = tile.visible.iter().map(|range| range.end).max().unwrap_or(0);
-    let runs = &Sequence::new(runs);
-    let stored = runs.len().min(last);
-    for start in (first / KEY_BLOCK * KEY_BLOCK..stored).step_by(KEY_BLOCK) {
-        let block = start..stored.min(start + KEY_BLOCK);
-        score_block(tile, runs, &block, scratch);
-        softmax_block(tile, &block, scratch, out);
-        add_values(tile, runs, &block, scratch, out);
+    let mut partial = Partial::new(queries, head_dim);
+    let runs = Sequence::new(runs);
+    AttendTile { tile, runs: &runs, part, scratch, partial: &mut partial }.run(isa);
+    let vectors = head_dim.div_ceil(LANES);
+    for (sums, out) in
+        scratch.sums.as_slice().chunks_exact(vectors).zip(partial.sums.chunks_exact_mut(head_dim))
+    {
+        out.copy_from_slice(&sums.as_flattened()[..head_dim]);
     }
-    for (out, sum) in out.chunks_exact_mut(head_dim).zip(&scratch.sum) {
-        if *sum > 0.0 {
-            out.iter_mut().for_each(|channel| *channel /= sum);
+    partial
+}
+
+/// The rows of a tile, block by block.
+struct AttendTile<'t, 'a> {
+    tile: &'t QueryTile<'t>,
+    runs: &'t Sequence<'t, 'a>,
+    part: Range<usize>,
+    scratch: &'t mut TileScratch,
+    partial: &'t mut Partial,
+}
+
+/// A step of the work on a block; compiled for each instruction set by itself, which compilers do better.
+struct Step<'w, 't, 'a, const STEP: u8> {
+    work: &'w mut AttendTile<'t, 'a>,
+    block: &'w Range<usize>,
+}
+
+const SCORE: u8 = 0;
+const SOFTMAX: u8 = 1;
+const WEIGH: u8 = 2;
+
+impl<const STEP: u8> Task for Step<'_, '_, '_, STEP> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        match STEP {
+            SCORE => self.work.score(simd, self.block),
+            SOFTMAX => self.work.softmax(simd, self.block),
+            _ => self.work.weigh(simd, self.block),
         }
     }
 }
 
-/// Runs one after the other, and where each ends.
-struct Sequence<'r, 'a> {
-    runs: &'r [KvRun<'a>],
-    /// Rows of a run and all before it.
-    ends: Vec<usize>,
-}
-
-impl<'r, 'a> Sequence<'r, 'a> {
-    fn new(runs: &'r [KvRun<'a>]) -> Self {
-        let ends = runs
-            .iter()
-            .scan(0, |end, run| {
-                *end += run.keys.len();
-                Some(*end)
-            })
-            .collect();
-        Self { runs, ends }
-    }
-
-    /// Rows of all runs.
-    fn len(&self) -> usize {
-        self.ends.last().copied().unwrap_or(0)
-    }
-
-    /// The parts of `block` that lie in one run: the run, its rows, and where they begin in the block.
-    fn parts(&self, block: &Range<usize>) -> impl Iterator<Item = (&'r KvRun<'a>, Range<usize>, usize)> {
-        let block = block.clone();
-        let end_of_block = block.end;
-        let first = self.ends.partition_point(|end| *end <= block.start);
-        let runs = self.runs[first..].iter().zip(&self.ends[first..]);
-        runs.map(|(run, end)| (run, end - run.keys.len()..*end))
-            .take_while(move |(_, span)| span.start < end_of_block)
-            .filter_map(move |(run, span)| {
-                let (start, end) = (span.start.max(block.start), span.end.min(block.end));
-                (start < end).then(|| (run, start - span.start..end - span.start, start - block.start))
-            })
-    }
-}
-
-/// Scores of all queries for the rows of `block`, visible or not.
-fn score_block(
-    tile: &QueryTile<'_>,
-    runs: &Sequence<'_, '_>,
-    block: &Range<usize>,
-    scratch: &mut TileScratch,
-) {
-    let head_dim = tile.head_dim;
-    for (run, rows, offset) in runs.parts(block) {
-        let keys = &mut scratch.rows[..rows.len() * head_dim];
-        run.keys.decode(rows, keys);
-        let queries = if run.scaled { tile.scaled_queries } else { tile.queries };
-        for (query, scores) in queries.chunks_exact(head_dim).zip(scratch.scores.chunks_exact_mut(KEY_BLOCK))
-        {
-            for (score, key) in scores[offset..].iter_mut().zip(keys.chunks_exact(head_dim)) {
-                *score = dot(query, key);
-            }
+impl AttendTile<'_, '_> {
+    fn run(&mut self, isa: Isa) {
+        let visible = || self.tile.visible.iter().filter(|range| !range.is_empty());
+        let first = visible().map(|range| range.start).min().unwrap_or(0).max(self.part.start);
+        let last =
+            visible().map(|range| range.end).max().unwrap_or(0).min(self.part.end).min(self.runs.len());
+        for start in (first / KEY_BLOCK * KEY_BLOCK..last).step_by(KEY_BLOCK) {
+            let block = &(start..last.min(start + KEY_BLOCK));
+            dispatch(isa, Step::<SCORE> { work: self, block });
+            dispatch(isa, Step::<SOFTMAX> { work: self, block });
+            dispatch(isa, Step::<WEIGH> { work: self, block });
         }
     }
-}
 
-/// Turns scores into probabilities relative to the new maximum, 0 where a query does not see the row, and
-/// rescales what was summed under the old one.
-fn softmax_block(tile: &QueryTile<'_>, block: &Range<usize>, scratch: &mut TileScratch, out: &mut [f32]) {
-    let rows = scratch.scores.chunks_exact_mut(KEY_BLOCK).zip(out.chunks_exact_mut(tile.head_dim));
-    let state = scratch.max.iter_mut().zip(&mut scratch.sum);
-    for (((scores, out), (max, sum)), visible) in rows.zip(state).zip(tile.visible) {
-        let scores = &mut scores[..block.len()];
-        let start = visible.start.clamp(block.start, block.end) - block.start;
-        let end = visible.end.clamp(block.start, block.end) - block.start;
-        if start >= end {
-            scores.fill(0.0);
-            continue;
-        }
-        scores[..start].fill(0.0);
-        scores[end..].fill(0.0);
-        let scores = &mut scores[start..end];
-        let block_max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let new_max = max.max(block_max);
-        let rescale = softmax_probability(*max, new_max);
-        if rescale != 1.0 {
-            out.iter_mut().for_each(|channel| *channel *= rescale);
-        }
-        for score in scores.iter_mut() {
-            *score = softmax_probability(*score, new_max);
-        }
-        *sum = *sum * rescale + scores.iter().sum::<f32>();
-        *max = new_max;
-    }
-}
-
-/// Adds the block's values, weighted by the probabilities in `scratch.scores`.
-fn add_values(
-    tile: &QueryTile<'_>,
-    runs: &Sequence<'_, '_>,
-    block: &Range<usize>,
-    scratch: &mut TileScratch,
-    out: &mut [f32],
-) {
-    let head_dim = tile.head_dim;
-    for (run, rows, offset) in runs.parts(block) {
-        let values = &mut scratch.rows[..rows.len() * head_dim];
-        run.values.decode(rows, values);
-        let probabilities = scratch.scores.chunks_exact(KEY_BLOCK);
-        for (probabilities, out) in probabilities.zip(out.chunks_exact_mut(head_dim)) {
-            for (probability, value) in probabilities[offset..].iter().zip(values.chunks_exact(head_dim)) {
-                if *probability != 0.0 {
-                    axpy(out, *probability, value);
+    /// Scores of all queries for the rows of `block`, visible or not. Asks for the block's values meanwhile.
+    #[inline(always)]
+    fn score<S: Simd>(&mut self, simd: S, block: &Range<usize>) {
+        let TileScratch { queries, scaled_queries, scores, expanded, .. } = &mut *self.scratch;
+        let scores = scores.as_mut_slice();
+        for (run, rows, group) in self.runs.parts(block) {
+            let queries = if run.scaled { &*scaled_queries } else { &*queries };
+            let upcoming = Upcoming::new(&run.values, rows.start);
+            queries.score(simd, &run.keys.slice(rows.clone()), upcoming, expanded, (scores, group));
+            if run.scaled {
+                for (scores, offset) in scores.iter_mut().zip(self.tile.scaled_offsets) {
+                    scores[group..].iter_mut().flatten().take(rows.len()).for_each(|score| *score += offset);
                 }
             }
         }
     }
+
+    /// Turns scores into weights relative to the new maximum, 0 where a query does not see the row, and
+    /// rescales what was summed under the old one.
+    #[inline(always)]
+    fn softmax<S: Simd>(&mut self, simd: S, block: &Range<usize>) {
+        let vectors = self.tile.head_dim.div_ceil(LANES);
+        let rows = self
+            .scratch
+            .scores
+            .as_mut_slice()
+            .iter_mut()
+            .zip(self.scratch.sums.as_mut_slice().chunks_exact_mut(vectors));
+        let state = self.partial.max.iter_mut().zip(&mut self.partial.total);
+        for (((scores, sums), (max, total)), visible) in rows.zip(state).zip(self.tile.visible) {
+            let start = visible.start.clamp(block.start, block.end) - block.start;
+            let end = visible.end.clamp(block.start, block.end) - block.start;
+            if start >= end {
+                scores.as_flattened_mut().fill(0.0);
+                continue;
+            }
+            let whole = start == 0 && end == KEY_BLOCK;
+            if !whole {
+                scores.as_flattened_mut()[..start].fill(f32::NEG_INFINITY);
+                scores.as_flattened_mut()[end..].fill(f32::NEG_INFINITY);
+            }
+            let groups: [S::F; KEY_BLOCK / GROUP] = load_all(simd, scores);
+            let mut largest = groups[0];
+            for group in groups {
+                largest = simd.max(largest, group);
+            }
+            let largest = simd.max_lanes(largest);
+            // A score that is NaN must not hide behind the others: it makes the total NaN.
+            if largest > *max {
+                let rescale = softmax_weight(*max, largest);
+                sums.iter_mut().flatten().for_each(|channel| *channel *= rescale);
+                *total *= rescale;
+                *max = largest;
+            }
+            let negative_max = simd.splat(-*max);
+            let mut sum = simd.splat(0.0);
+            for (group, weights) in groups.into_iter().zip(scores.iter_mut()) {
+                let weight = exp(simd, simd.add(group, negative_max));
+                simd.store(weight, weights);
+                sum = simd.add(sum, weight);
+            }
+            if whole {
+                *total += simd.sum_lanes(sum);
+                continue;
+            }
+            scores.as_flattened_mut()[..start].fill(0.0);
+            scores.as_flattened_mut()[end..].fill(0.0);
+            let mut sum = simd.splat(0.0);
+            for weights in scores.iter() {
+                sum = simd.add(sum, simd.load(weights));
+            }
+            *total += simd.sum_lanes(sum);
+        }
+    }
+
+    /// Adds the block's values by their weights. Asks for the next block's keys meanwhile.
+    #[inline(always)]
+    fn weigh<S: Simd>(&mut self, simd: S, block: &Range<usize>) {
+        let TileScratch { scores, sums, expanded, .. } = &mut *self.scratch;
+        for (run, rows, group) in self.runs.parts(block) {
+            let upcoming = Upcoming::new(&run.keys, rows.start + KEY_BLOCK);
+            weigh(
+                simd,
+                &run.values.slice(rows.clone()),
+                upcoming,
+                expanded,
+                (scores.as_slice(), group),
+                sums.as_mut_slice(),
+            );
+        }
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::packed::{Fill, KeptFormat, PackedLayout};
-    use crate::row::RowFormat;
-    use proptest::prelude::*;
+/// Scores of `queries` (n, head_dim) for all `rows`: (n, rows.len()).
+///
+/// # Panics
+/// If the lengths do not fit one another.
+pub fn score_rows(queries: &[f32], rows: &Rows<'_>, scores: &mut [f32], scratch: &mut TileScratch) {
+    let head_dim = rows.layout().head_dim();
+    let count = queries.len() / head_dim;
+    assert_eq!((queries.len(), scores.len()), (count * head_dim, count * rows.len()), "shape of scores");
+    scratch.queries.set(Isa::best(), queries, head_dim, rows.layout().is_sealed());
+    scratch.expanded.reserve(rows.layout());
+    scratch.scores.resize(count.next_multiple_of(PANEL));
+    dispatch(Isa::best(), ScoreRows { rows, scores, scratch });
+}
 
-    /// Attention in f64 over rows decoded one by one.
-    fn reference(query: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>], visible: Range<usize>) -> Vec<f64> {
-        let scores: Vec<f64> = keys[visible.clone()]
-            .iter()
-            .map(|key| key.iter().zip(query).map(|(k, q)| f64::from(*k) * f64::from(*q)).sum())
-            .collect();
-        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
-        let sum: f64 = weights.iter().sum();
-        let mut out = vec![0.0; query.len()];
-        for (weight, value) in weights.iter().zip(&values[visible]) {
-            out.iter_mut().zip(value).for_each(|(out, v)| *out += weight / sum * f64::from(*v));
-        }
-        out
-    }
+struct ScoreRows<'t, 'a> {
+    rows: &'t Rows<'a>,
+    scores: &'t mut [f32],
+    scratch: &'t mut TileScratch,
+}
 
-    struct Stored {
-        layout: RowLayout,
-        bytes: Vec<u8>,
-        decoded: Vec<Vec<f32>>,
-    }
+impl Task for ScoreRows<'_, '_> {
+    type Output = ();
 
-    fn store(layout: RowLayout, rows: &[Vec<f32>]) -> Stored {
-        let mut stored = Stored { layout, bytes: Vec::new(), decoded: Vec::new() };
-        for row in rows {
-            let mut bytes = vec![0; layout.row_bytes()];
-            let mut decoded = vec![0.0; row.len()];
-            layout.encode(row, &mut bytes);
-            layout.decode(&bytes, &mut decoded);
-            stored.bytes.extend(bytes);
-            stored.decoded.push(decoded);
-        }
-        stored
-    }
-
-    fn layouts(head_dim: usize) -> Vec<RowLayout> {
-        let mut formats = vec![RowFormat::F32, RowFormat::F16, RowFormat::Int8];
-        for values in [KeptFormat::F32, KeptFormat::F16, KeptFormat::Int8] {
-            formats.push(PackedLayout::format_for(head_dim, 0.75, values, Fill::RootMeanSquare));
-        }
-        formats.into_iter().map(|format| RowLayout::new(head_dim, format).unwrap()).collect()
-    }
-
-    fn rows(count: usize, head_dim: usize) -> impl Strategy<Value = Vec<Vec<f32>>> {
-        prop::collection::vec(prop::collection::vec(-2f32..2.0, head_dim), count)
-    }
-
-    /// (head_dim, keys, values, queries, lengths of the runs, visible ranges)
-    type Case = (usize, Vec<Vec<f32>>, Vec<Vec<f32>>, Vec<Vec<f32>>, usize, Vec<Range<usize>>);
-
-    fn cases() -> impl Strategy<Value = Case> {
-        let head_dims = prop::sample::select(vec![8usize, 64, 80, 96, 128, 256]);
-        (head_dims, 1usize..200, 1usize..9).prop_flat_map(|(head_dim, tokens, queries)| {
-            let visible = (0..tokens, 0..=tokens).prop_map(|(a, b)| a.min(b)..a.max(b));
-            (
-                Just(head_dim),
-                rows(tokens, head_dim),
-                rows(tokens, head_dim),
-                rows(queries, head_dim),
-                0..=tokens,
-                prop::collection::vec(visible, queries),
-            )
-        })
-    }
-
-    fn run_tile(case: &Case, key_layout: RowLayout, value_layout: RowLayout) -> (Vec<f32>, Vec<Vec<f64>>) {
-        let (head_dim, keys, values, queries, split, visible) = case;
-        let dense = RowLayout::new(*head_dim, RowFormat::F32).unwrap();
-        // With an empty run between two others.
-        let keys = [store(key_layout, &keys[..*split]), store(dense, &[]), store(dense, &keys[*split..])];
-        let values =
-            [store(value_layout, &values[..*split]), store(dense, &[]), store(dense, &values[*split..])];
-        let runs: Vec<KvRun<'_>> = keys
-            .iter()
-            .zip(&values)
-            .map(|(k, v)| KvRun {
-                keys: Rows::new(k.layout, &k.bytes),
-                values: Rows::new(v.layout, &v.bytes),
-                scaled: false,
-            })
-            .collect();
-        let queries = queries.concat();
-        let tile = QueryTile { head_dim: *head_dim, queries: &queries, scaled_queries: &[], visible };
-        let mut out = vec![f32::NAN; queries.len()];
-        attend_tile(&tile, &runs, &mut TileScratch::default(), &mut out);
-        let decoded = |stored: [Stored; 3]| stored.map(|s| s.decoded).concat();
-        let (keys, values) = (decoded(keys), decoded(values));
-        let expected = queries
-            .chunks(*head_dim)
-            .zip(visible)
-            .map(|(query, visible)| reference(query, &keys, &values, visible.clone()))
-            .collect();
-        (out, expected)
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-
-        #[test]
-        fn attention_over_stored_rows_equals_f64_over_decoded_ones(case in cases()) {
-            for key_layout in layouts(case.0) {
-                for value_layout in layouts(case.0) {
-                    let (out, expected) = run_tile(&case, key_layout, value_layout);
-                    for (out, expected) in out.iter().zip(expected.concat()) {
-                        prop_assert!((f64::from(*out) - expected).abs() < 2e-5, "{out} for {expected}");
-                    }
-                }
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let TileScratch { queries, scores: by_block, expanded, .. } = self.scratch;
+        let by_block = by_block.as_mut_slice();
+        for (index, block) in self.rows.chunks(KEY_BLOCK).enumerate() {
+            queries.score(simd, &block, Upcoming::NONE, expanded, (by_block, 0));
+            for (scores, by_block) in self.scores.chunks_exact_mut(self.rows.len()).zip(&*by_block) {
+                scores[index * KEY_BLOCK..][..block.len()]
+                    .copy_from_slice(&by_block.as_flattened()[..block.len()]);
             }
         }
-
-        /// Bit for bit: neither the other queries nor the borders of runs matter.
-        #[test]
-        fn a_query_alone_over_one_run_gives_the_same(case in cases()) {
-            let (head_dim, keys, values, queries, _, visible) = &case;
-            let dense = RowLayout::new(*head_dim, RowFormat::F32).unwrap();
-            let (together, _) = run_tile(&case, dense, dense);
-            for (index, (query, visible)) in queries.iter().zip(visible).enumerate() {
-                let alone = (
-                    *head_dim, keys.clone(), values.clone(), vec![query.clone()], keys.len(), vec![visible.clone()],
-                );
-                let (alone, _) = run_tile(&alone, dense, dense);
-                prop_assert_eq!(&alone[..], &together[index * head_dim..][..*head_dim]);
-            }
-        }
-    }
-
-    #[test]
-    fn scaled_runs_meet_scaled_queries() {
-        let layout = RowLayout::new(8, RowFormat::F32).unwrap();
-        let key = store(layout, &[vec![2.0; 8], vec![0.0; 8]]);
-        let value = store(layout, &[vec![1.0; 8], vec![0.0; 8]]);
-        let run = KvRun {
-            keys: Rows::new(layout, &key.bytes),
-            values: Rows::new(layout, &value.bytes),
-            scaled: true,
-        };
-        let visible = std::slice::from_ref(&(0..2));
-        let tile = QueryTile { head_dim: 8, queries: &[9.0; 8], scaled_queries: &[0.5; 8], visible };
-        let mut out = [0.0; 8];
-        attend_tile(&tile, &[run], &mut TileScratch::default(), &mut out);
-        let expected = 8f32.exp() / (8f32.exp() + 1.0);
-        assert!(out.iter().all(|channel| (channel - expected).abs() < 1e-6));
-    }
-
-    #[test]
-    fn huge_scores_do_not_overflow() {
-        let layout = RowLayout::new(8, RowFormat::F32).unwrap();
-        let keys = store(layout, &(0..100).map(|i| vec![i as f32 * 1e3; 8]).collect::<Vec<_>>());
-        let values = store(layout, &(0..100).map(|i| vec![i as f32; 8]).collect::<Vec<_>>());
-        let run = KvRun {
-            keys: Rows::new(layout, &keys.bytes),
-            values: Rows::new(layout, &values.bytes),
-            scaled: false,
-        };
-        let visible = std::slice::from_ref(&(0..100));
-        let tile = QueryTile { head_dim: 8, queries: &[1e3; 8], scaled_queries: &[], visible };
-        let mut out = [0.0; 8];
-        attend_tile(&tile, &[run], &mut TileScratch::default(), &mut out);
-        assert_eq!(out, [99.0; 8]);
     }
 }

@@ -7,13 +7,14 @@
 //! ```text
 //! int8    | codes, 32 D bytes | scales, 32 f16 |
 //! int4    | codes, 16 D bytes | scales, one f16 for each group of 32 channels and token |
-//! packed  | kept values, 32 T | signs of pruned, 4 P bytes | levels of pruned, 4 P bytes | bitmap of kept, 4 D bytes | scalars |
+//! packed  | kept values, 32 T | bitmap of kept, 4 D bytes | signs, 4 D bytes | levels, 4 D bytes | scalars |
 //! ```
 //!
 //! Elements are in *lane order*, the order in which kernels read them: a token per lane and 4 channels
 //! together for keys, a channel per lane and 4 tokens together for values; values wider than a byte not in
 //! fours. Kept values leave out what is pruned; signs (set: negative) and levels (set: the higher magnitude;
-//! only with two levels) leave out what is kept. The scalars are 32 magnitudes in the width of the values; with two
+//! only with two levels) are unset for what is kept. (They could leave it out, which is T bits a row less; but then
+//! they must be spread out again, which takes longer than all else that reading a packed row does.) The scalars are 32 magnitudes in the width of the values; with two
 //! levels 32 higher ones follow. With int8 values they are instead 32 f16 scales, then 32 bytes c, the magnitude in
 //! steps of the scale (then 32 bytes for the higher one): a row is `scale * small integers` throughout, which
 //! is what an integer dot product wants.
@@ -40,10 +41,10 @@ pub(crate) const INT4_BIAS: u8 = 8;
 /// Where the sections of a packed block begin; values begin at 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sections {
-    pub(crate) signs: usize,
-    /// Equal to `bitmap` with one level.
-    pub(crate) levels: usize,
     pub(crate) bitmap: usize,
+    pub(crate) signs: usize,
+    /// Equal to `scalars` with one level.
+    pub(crate) levels: usize,
     /// Scales of int8 values, else magnitudes.
     pub(crate) scalars: usize,
     /// Magnitudes of int8 values in steps of the scale; equal to `end` for wider values.
@@ -63,16 +64,15 @@ impl Packing {
             Levels::One => 1,
             Levels::Two => 2,
         };
-        let pruned_bits = BLOCK / 8 * head_dim.saturating_sub(self.kept);
-        let signs = BLOCK * value_bytes * self.kept;
-        let bitmap = signs + levels * pruned_bits;
-        let scalars = bitmap + BLOCK / 8 * head_dim;
+        let mask = BLOCK / 8 * head_dim;
+        let bitmap = BLOCK * value_bytes * self.kept;
+        let scalars = bitmap + (1 + levels) * mask;
         let scalar_count = if self.values == KeptFormat::Int8 { BLOCK } else { BLOCK * levels };
         let steps = scalars + scalar_count * scalar_bytes;
         Sections {
-            signs,
-            levels: signs + pruned_bits,
             bitmap,
+            signs: bitmap + mask,
+            levels: bitmap + 2 * mask,
             scalars,
             steps,
             end: steps + levels * BLOCK * step_bytes,
@@ -101,10 +101,15 @@ pub fn encode(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
 /// If the lengths are not those, or the layout is not sealed.
 pub fn decode(layout: &Layout, bytes: &[u8], rows: &mut [f32]) {
     check(layout, rows.len(), bytes.len());
+    for_each(layout, bytes, |token, channel, value| rows[token * layout.head_dim() + channel] = value);
+}
+
+/// Calls `put` with (token, channel, value) of every element of the block `bytes`, in the order of storage.
+pub(crate) fn for_each(layout: &Layout, bytes: &[u8], put: impl FnMut(usize, usize, f32)) {
     match layout.format() {
-        Format::Int8 => decode_int8(layout, bytes, rows),
-        Format::Int4 => decode_int4(layout, bytes, rows),
-        Format::Packed(packing) => decode_packed(layout, &packing, bytes, rows),
+        Format::Int8 => for_each_int8(layout, bytes, put),
+        Format::Int4 => for_each_int4(layout, bytes, put),
+        Format::Packed(packing) => for_each_packed(layout, &packing, bytes, put),
         Format::F32 | Format::F16 => {}
     }
 }
@@ -126,11 +131,11 @@ fn encode_int8(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
     }
 }
 
-fn decode_int8(layout: &Layout, bytes: &[u8], rows: &mut [f32]) {
+fn for_each_int8(layout: &Layout, bytes: &[u8], mut put: impl FnMut(usize, usize, f32)) {
     let head_dim = layout.head_dim();
     let (codes, scales) = bytes.split_at(BLOCK * head_dim);
     for (byte, (token, channel)) in codes.iter().zip(lane_order(layout.side(), head_dim, true)) {
-        rows[token * head_dim + channel] = f32::from(code(layout.side(), *byte)) * read_f16(scales, token);
+        put(token, channel, f32::from(code(layout.side(), *byte)) * read_f16(scales, token));
     }
 }
 
@@ -157,13 +162,13 @@ fn encode_int4(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
     }
 }
 
-fn decode_int4(layout: &Layout, bytes: &[u8], rows: &mut [f32]) {
+fn for_each_int4(layout: &Layout, bytes: &[u8], mut put: impl FnMut(usize, usize, f32)) {
     let head_dim = layout.head_dim();
     let (codes, scales) = bytes.split_at(BLOCK / 2 * head_dim);
     for (byte, nibbles) in codes.iter().zip(nibble_order(layout.side(), head_dim)) {
         for ((token, channel), nibble) in nibbles.into_iter().zip([byte & 15, byte >> 4]) {
             let scale = read_f16(scales, channel / INT4_CHANNELS * BLOCK + token);
-            rows[token * head_dim + channel] = (f32::from(nibble) - f32::from(INT4_BIAS)) * scale;
+            put(token, channel, (f32::from(nibble) - f32::from(INT4_BIAS)) * scale);
         }
     }
 }
@@ -177,15 +182,14 @@ fn encode_packed(layout: &Layout, packing: &Packing, rows: &[f32], bytes: &mut [
     for (token, (selection, row)) in selections.iter().zip(rows.chunks_exact(head_dim)).enumerate() {
         scales[token] = encode_scalars(packing, selection, row, token, &mut bytes[sections.scalars..]);
     }
-    bytes[sections.signs..sections.scalars].fill(0);
+    bytes[sections.bitmap..sections.scalars].fill(0);
     let quads = packing.values == KeptFormat::Int8;
-    let (mut kept, mut pruned) = (0, 0);
+    let mut kept = 0;
     for (element, (token, channel)) in lane_order(side, head_dim, quads).enumerate() {
         let value = rows[token * head_dim + channel];
         if !selections[token].kept[channel] {
-            set_bit(&mut bytes[sections.signs..], pruned, value.is_sign_negative());
-            set_bit(&mut bytes[sections.levels..], pruned, selections[token].high[channel]);
-            pruned += 1;
+            set_bit(&mut bytes[sections.signs..], element, value.is_sign_negative());
+            set_bit(&mut bytes[sections.levels..], element, selections[token].high[channel]);
             continue;
         }
         set_bit(&mut bytes[sections.bitmap..], element, true);
@@ -234,18 +238,18 @@ fn encode_scalars(
     }
 }
 
-fn decode_packed(layout: &Layout, packing: &Packing, bytes: &[u8], rows: &mut [f32]) {
+fn for_each_packed(layout: &Layout, packing: &Packing, bytes: &[u8], mut put: impl FnMut(usize, usize, f32)) {
     let (head_dim, side) = (layout.head_dim(), layout.side());
     let sections = packing.sections(head_dim);
     let fills: Vec<[f32; 2]> =
         (0..BLOCK).map(|token| read_fills(packing, &bytes[sections.scalars..], token)).collect();
     let two_levels = packing.levels == Levels::Two;
     let quads = packing.values == KeptFormat::Int8;
-    let (mut kept, mut pruned) = (0, 0);
+    let mut kept = 0;
     for (element, (token, channel)) in lane_order(side, head_dim, quads).enumerate() {
         // A bitmap with too many or too few bits, which `encode` never writes, reads zeros.
-        rows[token * head_dim + channel] = if bit(&bytes[sections.bitmap..], element) {
-            let values = &bytes[..sections.signs];
+        let value = if bit(&bytes[sections.bitmap..], element) {
+            let values = &bytes[..sections.bitmap];
             let value = match packing.values {
                 KeptFormat::F32 => values.as_chunks().0.get(kept).map(|bytes| f32::from_le_bytes(*bytes)),
                 KeptFormat::F16 => (kept < values.len() / 2).then(|| read_f16(values, kept)),
@@ -256,12 +260,12 @@ fn decode_packed(layout: &Layout, packing: &Packing, bytes: &[u8], rows: &mut [f
             kept += 1;
             value.unwrap_or(0.0)
         } else {
-            let high = two_levels && bit(&bytes[sections.levels..sections.bitmap], pruned);
+            let high = two_levels && bit(&bytes[sections.levels..], element);
             let fill = fills[token][usize::from(high)];
-            let negative = bit(&bytes[sections.signs..sections.levels], pruned);
-            pruned += 1;
+            let negative = bit(&bytes[sections.signs..], element);
             if negative { -fill } else { fill }
         };
+        put(token, channel, value);
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::sync::OnceLock;
 
+use crate::arch;
+use crate::simd::{Scalar, Simd};
+
 /// A set of vector instructions that this processor has: a value is proof of that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Isa(pub(crate) Kind);
@@ -73,5 +76,27 @@ impl Isa {
             #[cfg(target_arch = "aarch64")]
             Kind::Neon => "neon",
         }
+    }
+}
+
+/// Work that is compiled for every instruction set.
+pub(crate) trait Task {
+    /// What it gives.
+    type Output;
+
+    /// Does the work; to be inlined, into functions that are compiled for the instructions.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// Does `task` with the instructions of `isa`.
+pub(crate) fn dispatch<T: Task>(isa: Isa, task: T) -> T::Output {
+    match isa.0 {
+        Kind::Scalar => task.run(Scalar),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => arch::x86_64::with_avx2(isa, task),
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => arch::x86_64::with_avx512(isa, task),
+        #[cfg(target_arch = "aarch64")]
+        Kind::Neon => arch::aarch64::with_neon(task),
     }
 }

@@ -106,7 +106,7 @@ impl Layout {
         if self.is_sealed() { BLOCK } else { GROUP }
     }
 
-    /// Bytes of [`Layout::unit_rows`] rows; a multiple of 16.
+    /// Bytes of [`Layout::unit_rows`] rows; a multiple of 4.
     pub fn unit_bytes(&self) -> usize {
         match self.format {
             Format::F32 => GROUP * 4 * self.head_dim,
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn bytes_per_token_are_those_of_the_arithmetic() {
-        // head_dim, ratio, kept; b * T + D/8 + P/8 + 2 bytes a token, and one more (c) for int8
+        // head_dim, ratio, kept; b * T + D/8 + D/8 + 2 bytes a token, and one more (c) for int8
         let table =
             [(64, 0.5, 32), (64, 0.75, 16), (64, 0.8, 13), (128, 0.5, 64), (128, 0.75, 32), (128, 0.8, 26)];
         for (head_dim, ratio, kept) in table {
@@ -153,7 +153,7 @@ mod tests {
                 let Format::Packed(packing) = format else { panic!("{ratio} must prune") };
                 assert_eq!(packing.kept, kept);
                 let layout = Layout::new(Side::Keys, head_dim, format).unwrap();
-                let bits = 8 * bytes * kept + head_dim + (head_dim - kept) + 8 * scalars;
+                let bits = 8 * bytes * kept + 2 * head_dim + 8 * scalars;
                 assert_eq!(8 * layout.unit_bytes(), BLOCK * bits, "D {head_dim}, ratio {ratio}, {values:?}");
             }
         }

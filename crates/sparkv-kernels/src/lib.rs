@@ -1,31 +1,44 @@
 //! Cache row formats and the attention over them: slices in, slices out, no tensors.
 //!
-//! A **row** is one token's key or value vector of one KV head, `head_dim` channels. [`RowLayout`] says how
-//! a row is stored: dense in f32, f16 or int8, or **packed**, with only the most salient channels kept and
-//! the others recovered as a sign times one magnitude ([`packed`]). All rows of a layout have the same
-//! number of bytes, so offsets are computed and never stored.
+//! A **row** is one token's key or value vector of one KV head, `head_dim` channels. [`Layout`] says how
+//! rows are stored: [`dense`], one by one, in f32 or f16; or in sealed blocks of [`BLOCK`] ([`block`]), in int8 or int4
+//! or **packed**, with only the most salient channels kept and the others recovered as a sign times one
+//! magnitude ([`select`]). All rows of a layout take the same number of bytes, so offsets are computed and
+//! never stored, and elements lie in the order in which kernels want them.
 //!
 //! [`attend_tile`] computes attention for a tile of queries over runs of such rows. It reads every row once
-//! for the whole tile (the query heads of a group, and in prefill many positions), decodes it into a block
-//! that stays in the first-level cache, and never holds a dense copy of more than [`KEY_BLOCK`] rows.
+//! for the whole tile (the query heads of a group, and in prefill many positions), and never holds a dense
+//! copy of more than a block.
 //!
-//! This crate is the scalar reference: plain Rust, no unsafe code, the oracle for every faster kernel.
+//! Kernels are written once, over the operations of a small trait, and compiled for each instruction set
+//! ([`Isa`]), which is chosen at run time. On processors with AVX-512 and its byte instructions, int8, int4 and
+//! packed rows are multiplied as integers; elsewhere they are first read back into f32, block by block, so
+//! that compression saves memory there, but no time.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_op_in_unsafe_fn)]
 
+#[allow(unsafe_code, reason = "vector instructions; behind safe functions")]
+mod arch;
 pub mod attention;
 pub mod block;
+mod buffer;
 pub mod dense;
+mod expand;
 mod isa;
 mod lanes;
 pub mod layout;
-pub mod packed;
-pub mod row;
+mod rows;
+mod score;
 pub mod select;
-mod vector;
+mod simd;
+mod weigh;
 
-pub use attention::{KEY_BLOCK, KvRun, QueryTile, Rows, TileScratch, attend_tile};
+pub use attention::{
+    Partial, QueryTile, TileScratch, attend_tile, attend_tile_with, score_rows, softmax_weight,
+};
+pub use block::encode as seal;
 pub use isa::Isa;
-pub use packed::{Fill, KeptFormat, PackedLayout};
-pub use row::{LayoutError, MAX_HEAD_DIM, RowFormat, RowLayout};
-pub use vector::{dot, softmax_probability};
+pub use layout::{BLOCK, Format, GROUP, Layout, LayoutError, MAX_HEAD_DIM, Side};
+pub use rows::{KvRun, Rows};
+pub use score::KEY_BLOCK;
+pub use select::{Fill, KeptFormat, Levels, Packing};

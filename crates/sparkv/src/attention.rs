@@ -1,16 +1,20 @@
 //! The attention seam: what the decoder hands over, and the one place that knows the device.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
 use rayon::prelude::*;
-use sparkv_kernels::{QueryTile, TileScratch, attend_tile};
+use sparkv_kernels::{KEY_BLOCK, Partial, QueryTile, TileScratch, attend_tile};
 
 use crate::cache::LayerCache;
 
-/// Positions whose queries are computed together: each stored row is decoded once for all of them and all
-/// query heads of its group.
-const TILE_TOKENS: usize = 16;
+/// Queries that are computed together, of the heads of a group and of as many positions as that makes: each stored
+/// row is read once for all of them.
+const TILE_QUERIES: usize = 64;
+
+/// Stored rows that are attended to at a time, so that few tiles over many rows keep all threads busy.
+const SPLIT: usize = 16 * KEY_BLOCK;
 
 /// Multiplications below which a second thread costs more than it brings: some ten microseconds of work.
 const SERIAL_WORK: usize = 1 << 17;
@@ -171,49 +175,50 @@ fn attend_span(config: &AttentionConfig, qkv: Qkv<'_>, cache: &mut LayerCache, o
     }
 }
 
+/// The query heads of a KV head at some of the positions just appended.
+struct Tile {
+    kv_head: usize,
+    /// Positions, counted from the first token appended.
+    tokens: Range<usize>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<TileScratch> = RefCell::default();
+}
+
 /// Attention of the tokens just appended: `q`, `out`: (tokens, query_heads * head_dim).
 fn attend_piece(config: &AttentionConfig, q: &[f32], cache: &LayerCache, out: &mut [f32]) {
     let tokens = q.len() / config.query_row();
-    let tiles: Vec<(usize, Range<usize>)> = (0..tokens)
-        .step_by(TILE_TOKENS)
-        .flat_map(|start| {
-            (0..config.kv_heads).map(move |head| (head, start..tokens.min(start + TILE_TOKENS)))
-        })
+    let tile_tokens = (TILE_QUERIES / config.group()).max(1);
+    let tiles: Vec<Tile> = (0..tokens)
+        .step_by(tile_tokens)
+        .map(|start| start..tokens.min(start + tile_tokens))
+        .flat_map(|tokens| (0..config.kv_heads).map(move |kv_head| Tile { kv_head, tokens: tokens.clone() }))
         .collect();
-    let group_row = config.group() * config.head_dim;
-    let compute = |scratch: &mut TileScratch, tile: &(usize, Range<usize>)| {
-        attend_one(config, q, cache, tile.clone(), scratch)
-    };
+    let compute = |tile: &Tile| attend_one(config, q, cache, tile);
     let results: Vec<Vec<f32>> = if q.len() * cache.kept_tokens() < SERIAL_WORK {
-        let mut scratch = TileScratch::default();
-        tiles.iter().map(|tile| compute(&mut scratch, tile)).collect()
+        tiles.iter().map(compute).collect()
     } else {
-        tiles.par_iter().map_init(TileScratch::default, compute).collect()
+        tiles.par_iter().map(compute).collect()
     };
-    for ((kv_head, range), result) in tiles.into_iter().zip(results) {
-        for (token, heads) in range.zip(result.chunks_exact(group_row)) {
-            let start = token * config.query_row() + kv_head * group_row;
+    let group_row = config.group() * config.head_dim;
+    for (tile, heads) in tiles.iter().zip(results) {
+        for (token, heads) in tile.tokens.clone().zip(heads.chunks_exact(group_row)) {
+            let start = token * config.query_row() + tile.kv_head * group_row;
             out[start..start + group_row].copy_from_slice(heads);
         }
     }
 }
 
-/// One tile: the query heads of a group at the positions `range` among the appended tokens. Returns
-/// (range.len(), group * head_dim).
-fn attend_one(
-    config: &AttentionConfig,
-    q: &[f32],
-    cache: &LayerCache,
-    (kv_head, range): (usize, Range<usize>),
-    scratch: &mut TileScratch,
-) -> Vec<f32> {
-    let head = &cache.heads[kv_head];
+/// One tile: (tokens, group * head_dim). Its rows are shared among threads; the sums are the same either way.
+fn attend_one(config: &AttentionConfig, q: &[f32], cache: &LayerCache, tile: &Tile) -> Vec<f32> {
+    let head = &cache.heads[tile.kv_head];
     let group_row = config.group() * config.head_dim;
     let appended = q.len() / config.query_row();
-    let mut queries = Vec::with_capacity(range.len() * group_row);
-    let mut visible = Vec::with_capacity(range.len() * config.group());
-    for token in range {
-        let start = token * config.query_row() + kv_head * group_row;
+    let mut queries = Vec::with_capacity(tile.tokens.len() * group_row);
+    let mut visible = Vec::with_capacity(tile.tokens.len() * config.group());
+    for token in tile.tokens.clone() {
+        let start = token * config.query_row() + tile.kv_head * group_row;
         queries.extend(q[start..start + group_row].iter().map(|channel| channel * config.scale));
         // Later tokens of the span are stored already, behind this one. Under a sliding window nothing is
         // evicted, so stored rows are positions.
@@ -221,15 +226,30 @@ fn attend_one(
         let first = config.sliding_window.map_or(0, |window| end.saturating_sub(window));
         visible.extend(std::iter::repeat_n(first..end, config.group()));
     }
-    let scaled_queries: Vec<f32> =
-        queries.chunks_exact(config.head_dim).filter_map(|query| head.scale_query(query)).flatten().collect();
-    let tile = QueryTile {
+    let (mut scaled_queries, mut scaled_offsets) = (Vec::new(), Vec::new());
+    for query in queries.chunks_exact(config.head_dim) {
+        head.scale_query(query, &mut scaled_queries, &mut scaled_offsets);
+    }
+    let query_tile = QueryTile {
         head_dim: config.head_dim,
         queries: &queries,
         scaled_queries: &scaled_queries,
+        scaled_offsets: &scaled_offsets,
         visible: &visible,
     };
-    let mut out = vec![0.0; queries.len()];
-    attend_tile(&tile, &head.runs(), scratch, &mut out);
-    out
+    let runs = head.runs();
+    let first = visible.iter().map(|range| range.start).min().unwrap_or(0) / SPLIT;
+    let last = visible.iter().map(|range| range.end).max().unwrap_or(0).div_ceil(SPLIT);
+    let compute = |split: usize| {
+        let rows = split * SPLIT..(split + 1) * SPLIT;
+        SCRATCH.with_borrow_mut(|scratch| attend_tile(&query_tile, &runs, rows, scratch))
+    };
+    let partials: Vec<Partial> = match last - first {
+        1 => vec![compute(first)],
+        _ => (first..last).into_par_iter().map(compute).collect(),
+    };
+    let mut partials = partials.into_iter();
+    let Some(mut all) = partials.next() else { return vec![0.0; queries.len()] };
+    partials.for_each(|partial| all.merge(&partial));
+    all.finish()
 }

@@ -5,10 +5,12 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use sparkv_kernels::{BLOCK, Levels};
+
 use crate::plan::{CachePlan, KvShape};
 use crate::settings::{
-    CUSTOM, DEFAULT_SINKS, DEFAULT_WINDOW, Eviction, Keep, KvChoice, KvSettings, PACK_BLOCK, Precision,
-    QueryStatistic, SettingsError,
+    CUSTOM, DEFAULT_SINKS, DEFAULT_WINDOW, Eviction, Keep, KvChoice, KvSettings, Precision, QueryStatistic,
+    SettingsError,
 };
 
 /// What the cache may cost.
@@ -112,6 +114,9 @@ impl Budget {
     }
 }
 
+/// The tokens after which what a cache holds has grown and shrunk again.
+const TOOTH: usize = 2 * BLOCK;
+
 /// Ways to keep every token, from the most faithful to the cheapest: precision, ratio pruned of keys and
 /// values. Ordered by hand; the cheapest is then combined with eviction.
 const LADDER: [(Precision, f64); 5] = [
@@ -129,6 +134,8 @@ fn rung((precision, ratio): (Precision, f64), eviction: Eviction) -> KvSettings 
         key_ratio: ratio,
         value_ratio: ratio,
         query_statistic: QueryStatistic::default(),
+        levels: Levels::One,
+        center_keys: false,
         precision,
         window: DEFAULT_WINDOW,
         sinks: DEFAULT_SINKS,
@@ -217,7 +224,7 @@ impl Search<'_> {
 
     /// Whether the cache stays within the budget at every length up to `new_tokens` beyond the prompt. Between
     /// the lengths where something changes (prompt, end, the share's knee, a streaming bound) bytes and limit
-    /// are lines with teeth of a block, so a block on either side of each is looked at.
+    /// are lines with teeth as long as a store's growth, so that much on either side of each is looked at.
     fn fits(&self, settings: &KvSettings, new_tokens: usize) -> Result<bool, SettingsError> {
         let plan = CachePlan::new(*self.shape, settings, self.prompt_tokens).map_err(|error| {
             // What the search tried is not what the client sent.
@@ -229,8 +236,8 @@ impl Search<'_> {
         };
         let ends = [0, self.prompt_tokens + new_tokens, self.budget.knee(), bound];
         let mut lengths = ends.into_iter().flat_map(|end| {
-            let first = end.saturating_sub(PACK_BLOCK + 1).max(self.prompt_tokens);
-            let last = (end + PACK_BLOCK + 1).max(self.prompt_tokens + PACK_BLOCK);
+            let first = end.saturating_sub(TOOTH).max(self.prompt_tokens);
+            let last = (end + TOOTH).max(self.prompt_tokens + TOOTH);
             first..=last.min(self.prompt_tokens + new_tokens)
         });
         Ok(lengths.all(|tokens| {
@@ -307,9 +314,9 @@ mod tests {
         };
         assert_eq!(form(1.0), (Precision::F16, 0.0, true));
         assert_eq!(form(0.6), (Precision::Int8, 0.0, true));
-        assert_eq!(form(0.4), (Precision::Int8, 0.5, true));
-        assert_eq!(form(0.27), (Precision::Int8, 0.75, true));
-        assert_eq!(form(0.25), (Precision::Int8, 0.8, true));
+        assert_eq!(form(0.42), (Precision::Int8, 0.5, true));
+        assert_eq!(form(0.3), (Precision::Int8, 0.75, true));
+        assert_eq!(form(0.27), (Precision::Int8, 0.8, true));
         assert_eq!(form(0.1), (Precision::Int8, 0.8, false));
         assert!(matches!(choose(0.1).eviction(), Eviction::SnapKv(Keep::Tokens(1000..8000))));
     }

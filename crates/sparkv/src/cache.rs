@@ -144,7 +144,7 @@ impl LayerCache {
     pub(crate) fn make_room(&mut self) -> usize {
         let plan = &self.plan;
         self.heads.iter_mut().for_each(|head| head.settle(plan));
-        self.heads.first().map_or(usize::MAX, |head| head.room(plan)).max(1)
+        self.heads.first().map_or(usize::MAX, |head| head.room(plan))
     }
 
     /// Stores further tokens; `keys` and `values` are (tokens, kv_heads * head_dim). At most
@@ -162,7 +162,7 @@ impl LayerCache {
         let append = |(kv_head, head): (usize, &mut HeadCache)| {
             let channels = kv_head * head_dim..(kv_head + 1) * head_dim;
             for (key, value) in keys.chunks_exact(row_len).zip(values.chunks_exact(row_len)) {
-                head.append(&plan, &key[channels.clone()], &value[channels.clone()]);
+                head.append(&key[channels.clone()], &value[channels.clone()]);
             }
         };
         if keys.len() < SERIAL_VALUES {

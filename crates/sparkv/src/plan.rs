@@ -1,10 +1,10 @@
 //! What settings mean for one model and one prompt: layouts, counts, and the bytes that follow from them.
 
-use sparkv_kernels::{Fill, KeptFormat, LayoutError, PackedLayout, RowFormat, RowLayout};
+use sparkv_kernels::{BLOCK, Fill, Format, GROUP, KeptFormat, Layout, LayoutError, Packing, Side};
 
 use crate::attention::AttentionConfig;
-use crate::rows::{Growth, TAIL_STEP};
-use crate::settings::{Eviction, KvSettings, PACK_BLOCK, Precision, QueryStatistic, SettingsError};
+use crate::rows::{Growth, Limit, chunk_bytes};
+use crate::settings::{Eviction, KvSettings, Precision, QueryStatistic, SettingsError};
 
 /// The shape of a model's KV cache.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,7 +27,7 @@ impl KvShape {
 pub(crate) enum Survivors {
     /// All of them.
     All,
-    /// The first `sinks` and the last ones, this many together.
+    /// The sinks and the last ones, this many together.
     Recent(usize),
     /// Sinks, window and the tokens with the largest attention mass, this many together.
     HeavyHitters(usize),
@@ -43,24 +43,45 @@ impl Survivors {
     }
 }
 
+/// How tokens that have left the window are sealed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct SealPlan {
+    pub(crate) keys: Layout,
+    pub(crate) values: Layout,
+    /// Whether the mean key is subtracted from keys.
+    pub(crate) center_keys: bool,
+    /// Tokens held in sealed blocks, a multiple of [`BLOCK`]; more overwrite the oldest.
+    pub(crate) limit: usize,
+    /// Dense tokens behind the sinks before a block of them is sealed.
+    pub(crate) tail_limit: usize,
+}
+
+impl SealPlan {
+    /// Whether keys are stored in the scaled domain.
+    pub(crate) fn scales_keys(&self) -> bool {
+        matches!(self.keys.format(), Format::Packed(_))
+    }
+
+    /// Tokens of a prompt that are sealed, of `tokens` that stay behind the sinks: whole blocks.
+    pub(crate) fn sealed(&self, tokens: usize, window: usize) -> usize {
+        (tokens.saturating_sub(window) / BLOCK * BLOCK).min(self.limit)
+    }
+}
+
 /// How the caches of one sequence store what they see.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct CachePlan {
     pub(crate) shape: KvShape,
-    /// Keys and values as the prompt computes them, and of sinks and tail: f16, or f32 if asked.
-    pub(crate) dense: RowLayout,
-    /// Keys that have left the window.
-    pub(crate) keys: RowLayout,
-    /// Values that have left the window.
-    pub(crate) values: RowLayout,
+    /// Keys as the prompt computes them, and of sinks and tail: f16, or f32 if asked.
+    pub(crate) dense_keys: Layout,
+    /// Values likewise.
+    pub(crate) dense_values: Layout,
+    /// `None` where tokens stay dense.
+    pub(crate) seal: Option<SealPlan>,
     pub(crate) sinks: usize,
     pub(crate) window: usize,
     pub(crate) survivors: Survivors,
     pub(crate) statistic: QueryStatistic,
-    /// Whether sinks and recent tokens are held apart, dense; otherwise there is one store for all.
-    pub(crate) has_tail: bool,
-    /// Tokens held besides sinks and tail; more overwrite the oldest.
-    pub(crate) prefix_limit: usize,
     pub(crate) prompt_tokens: usize,
 }
 
@@ -72,98 +93,136 @@ impl CachePlan {
         settings: &KvSettings,
         prompt_tokens: usize,
     ) -> Result<Self, SettingsError> {
-        let head_dim = shape.attention.head_dim;
-        let (dense, kept) = match settings.precision {
-            Precision::F32 => (RowFormat::F32, KeptFormat::F32),
-            Precision::F16 => (RowFormat::F16, KeptFormat::F16),
-            Precision::Int8 => (RowFormat::F16, KeptFormat::Int8),
-        };
-        let layout = |param: &str, format| {
-            RowLayout::new(head_dim, format).map_err(|error| match error {
-                LayoutError::HeadDim(_) => SettingsError::new("head_dim", error.to_string()),
-                LayoutError::Kept { .. } => SettingsError::new(param, error.to_string()),
-            })
-        };
-        let packed = |ratio, fill| PackedLayout::format_for(head_dim, ratio, kept, fill);
         let min_tokens = settings.min_tokens();
         let survivors = match settings.eviction {
             Eviction::None => Survivors::All,
             Eviction::Streaming(keep) => Survivors::Recent(keep.tokens(prompt_tokens, min_tokens)),
             Eviction::SnapKv(keep) => Survivors::HeavyHitters(keep.tokens(prompt_tokens, min_tokens)),
         };
-        if shape.attention.sliding_window.is_some() && survivors != Survivors::All {
+        let slides = shape.attention.sliding_window.is_some();
+        if slides && survivors != Survivors::All {
             let reason = "this model attends to a sliding window by itself; eviction on top is not supported";
             return Err(SettingsError::new("eviction.policy", reason));
         }
-        let prefix_limit = match survivors {
-            Survivors::Recent(count) => count.saturating_sub(min_tokens),
-            Survivors::All | Survivors::HeavyHitters(_) => usize::MAX,
+        let dense = match settings.precision {
+            Precision::F32 => Format::F32,
+            Precision::F16 | Precision::Int8 | Precision::Int4 => Format::F16,
         };
+        let layout = |side, format| layout(&shape, "precision", side, format);
         Ok(Self {
             shape,
-            dense: layout("precision", dense)?,
-            keys: layout("pruning.key_ratio", packed(settings.key_ratio, Fill::RootMeanSquare))?,
-            values: layout("pruning.value_ratio", packed(settings.value_ratio, Fill::MeanMagnitude))?,
-            sinks: settings.sinks,
+            dense_keys: layout(Side::Keys, dense)?,
+            dense_values: layout(Side::Values, dense)?,
+            seal: if settings.seals() { Some(seal_plan(&shape, settings, survivors)?) } else { None },
+            // A sliding window moves past the first tokens: they are like any other.
+            sinks: if slides { 0 } else { settings.sinks },
             window: settings.window,
             survivors,
             statistic: settings.query_statistic,
-            has_tail: settings.has_tail(),
-            prefix_limit,
             prompt_tokens,
         })
     }
 
-    /// Whether keys are stored in the scaled domain.
-    pub(crate) fn scales_keys(&self) -> bool {
-        matches!(self.keys.format(), RowFormat::Packed(_))
-    }
-
     /// Whether the prompt's last queries are needed.
     pub(crate) fn observes(&self) -> bool {
-        self.scales_keys() || matches!(self.survivors, Survivors::HeavyHitters(_))
+        self.seal.is_some_and(|seal| seal.scales_keys())
+            || matches!(self.survivors, Survivors::HeavyHitters(_))
     }
 
-    /// Tokens the tail holds before its first block is packed.
-    pub(crate) fn tail_limit(&self) -> usize {
-        self.window + PACK_BLOCK
-    }
-
-    /// How the prefix grows after the prompt: by what leaves the tail, or token by token.
-    pub(crate) fn prefix_growth(&self) -> Growth {
-        if self.has_tail { Growth::Block } else { Growth::Share }
+    /// How dense rows are held once the prompt is compressed.
+    pub(crate) fn dense_growth(&self) -> (Growth, Limit) {
+        match (self.seal, self.survivors) {
+            (Some(_), _) => (Growth::Group, Limit::NONE),
+            (None, Survivors::Recent(rows)) => {
+                (Growth::Share, Limit { rows, pinned: self.sinks.min(rows - 1) })
+            }
+            (None, _) => (Growth::Share, Limit::NONE),
+        }
     }
 
     /// Bytes the caches of all layers hold once `new_tokens` followed the prompt; what admission counts.
     pub(crate) fn bytes_after(&self, new_tokens: usize) -> u64 {
         let kept = self.survivors.count(self.prompt_tokens);
-        let dense_row = 2 * self.dense.row_bytes();
-        let head_bytes = if self.has_tail {
-            let sinks = kept.min(self.sinks);
-            let in_tail = (kept - sinks).min(self.window);
-            let packed = (kept - sinks - in_tail).min(self.prefix_limit);
-            // See `HeadCache::settle`: a block leaves the full tail when the next token comes, first to sinks
-            // that are not filled yet.
-            let flushed = (in_tail + new_tokens).saturating_sub(self.window + 1) / PACK_BLOCK * PACK_BLOCK;
-            let late_sinks = flushed.min(self.sinks - sinks);
-            let packed_later = flushed - late_sinks;
-            let room = self.prefix_limit - packed;
-            let blocks = packed_later.next_multiple_of(PACK_BLOCK).min(room);
-            let sink_rows = (sinks + late_sinks.next_multiple_of(TAIL_STEP)).min(self.sinks);
-            let tail_rows = (in_tail + new_tokens).next_multiple_of(TAIL_STEP) - flushed;
-            let prefix_rows = packed + blocks;
-            let scaling =
-                if self.scales_keys() { size_of::<f32>() * self.shape.attention.head_dim } else { 0 };
-            (sink_rows + tail_rows) * dense_row
-                + prefix_rows * (self.keys.row_bytes() + self.values.row_bytes())
-                + scaling
-        } else {
-            let mut rows = kept;
-            while rows < kept + new_tokens {
-                rows += self.prefix_growth().rows(rows);
+        let dense = |rows: usize| chunk_bytes(&self.dense_keys, rows) + chunk_bytes(&self.dense_values, rows);
+        let head_bytes = match &self.seal {
+            Some(seal) => {
+                let sealed = seal.sealed(kept - kept.min(self.sinks), self.window);
+                let rows = kept - sealed + new_tokens;
+                // A full tail gives up a block when the next token comes; see `HeadCache::settle`.
+                let tail = rows - rows.min(self.sinks);
+                let flushed = tail.saturating_sub(seal.tail_limit).div_ceil(BLOCK) * BLOCK;
+                let blocks = chunks((sealed, flushed), BLOCK, Growth::Block, seal.limit);
+                let blocks = blocks
+                    .into_iter()
+                    .map(|rows| chunk_bytes(&seal.keys, rows) + chunk_bytes(&seal.values, rows));
+                let row = size_of::<f32>() * self.shape.attention.head_dim;
+                let scaling = if seal.scales_keys() { row } else { 0 };
+                let mean = if seal.center_keys { row } else { 0 };
+                dense((rows - flushed).next_multiple_of(GROUP)) + blocks.sum::<usize>() + scaling + mean
             }
-            rows * dense_row
+            None => {
+                let (growth, limit) = self.dense_growth();
+                chunks((kept, new_tokens), GROUP, growth, limit.rows).into_iter().map(dense).sum()
+            }
         };
         (self.shape.layers * self.shape.attention.kv_heads) as u64 * head_bytes as u64
     }
+}
+
+/// Rows of the chunks of a store that was made for `first` rows and then got `more`, at most `limit` in all;
+/// see `RowStore::reserve`.
+fn chunks((first, more): (usize, usize), unit: usize, growth: Growth, limit: usize) -> Vec<usize> {
+    let first = first.min(limit);
+    let wanted = (first + more).min(limit);
+    let mut chunks = vec![first.next_multiple_of(unit)];
+    let mut capacity = chunks[0];
+    while capacity < wanted {
+        let rows = growth.rows(capacity, unit).min(limit - capacity).next_multiple_of(unit);
+        chunks.push(rows);
+        capacity += rows;
+    }
+    chunks
+}
+
+fn layout(shape: &KvShape, param: &str, side: Side, format: Format) -> Result<Layout, SettingsError> {
+    Layout::new(side, shape.attention.head_dim, format).map_err(|error| match error {
+        LayoutError::HeadDim(_) => SettingsError::new("head_dim", error.to_string()),
+        LayoutError::Kept { .. } => SettingsError::new(param, error.to_string()),
+    })
+}
+
+fn seal_plan(
+    shape: &KvShape,
+    settings: &KvSettings,
+    survivors: Survivors,
+) -> Result<SealPlan, SettingsError> {
+    let head_dim = shape.attention.head_dim;
+    let format = |ratio: f64, fill| {
+        let kept = match settings.precision {
+            Precision::F32 => KeptFormat::F32,
+            Precision::F16 => KeptFormat::F16,
+            Precision::Int8 => KeptFormat::Int8,
+            // Settings with int4 prune nothing.
+            Precision::Int4 => return Format::Int4,
+        };
+        Packing::format_for(head_dim, ratio, kept, fill, settings.levels)
+    };
+    let key_format = format(settings.key_ratio, Fill::RootMeanSquare);
+    let value_format = format(settings.value_ratio, Fill::MeanMagnitude);
+    let sinks = if shape.attention.sliding_window.is_some() { 0 } else { settings.sinks };
+    // Where the number of tokens is bounded, what is not whole blocks is left to the tail.
+    let (limit, tail_limit) = match survivors {
+        Survivors::Recent(count) => {
+            let sealed = count.saturating_sub(settings.min_tokens()) / BLOCK * BLOCK;
+            (sealed, count.saturating_sub(sinks + sealed))
+        }
+        Survivors::All | Survivors::HeavyHitters(_) => (usize::MAX / BLOCK * BLOCK, settings.window + BLOCK),
+    };
+    Ok(SealPlan {
+        keys: layout(shape, "pruning.key_ratio", Side::Keys, key_format)?,
+        values: layout(shape, "pruning.value_ratio", Side::Values, value_format)?,
+        center_keys: settings.center_keys && matches!(key_format, Format::Packed(_)),
+        limit,
+        tail_limit,
+    })
 }

@@ -1,54 +1,98 @@
 //! Storage of rows: where the bytes of a cache are held, and counted.
 
-use sparkv_kernels::{KvRun, RowLayout, Rows};
+use bytemuck::{Pod, Zeroable};
+use sparkv_kernels::dense;
+use sparkv_kernels::{BLOCK, GROUP, KvRun, Layout, Rows, seal};
 
-use crate::settings::PACK_BLOCK;
+/// A line of a processor's cache; chunks of rows begin with one, so that few loads straddle two.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
 
-/// Rows by which a tail grows. A block is a multiple of it.
-pub(crate) const TAIL_STEP: usize = 8;
+/// Memory that is allocated once and never moved.
+struct Chunk {
+    lines: Box<[Line]>,
+    /// Rows there is room for.
+    rows: usize,
+}
 
-/// How much room is made when a store is full.
+impl Chunk {
+    fn new(layout: &Layout, rows: usize) -> Self {
+        let lines = layout.bytes(rows).div_ceil(size_of::<Line>());
+        Self { lines: vec![Line::zeroed(); lines].into_boxed_slice(), rows }
+    }
+}
+
+/// Bytes allocated for a chunk of `rows` rows.
+pub(crate) fn chunk_bytes(layout: &Layout, rows: usize) -> usize {
+    layout.bytes(rows).next_multiple_of(size_of::<Line>())
+}
+
+/// How much room is made when a store is full, in whole units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Growth {
-    /// [`PACK_BLOCK`] rows: for rows that come by blocks.
+    /// One group: for rows that come one by one and leave by blocks.
+    Group,
+    /// One block: for rows that come by blocks.
     Block,
-    /// [`TAIL_STEP`] rows: for rows that come one by one and leave by blocks.
-    Tail,
-    /// A small share of what is held: for rows that come one by one and stay.
+    /// A small share of what is held: for rows that stay.
     Share,
 }
 
 impl Growth {
-    /// Rows to make room for, where `held` rows fill all there is.
-    pub(crate) fn rows(self, held: usize) -> usize {
+    /// Rows to make room for, a multiple of `unit`, where `held` rows fill all there is.
+    pub(crate) fn rows(self, held: usize, unit: usize) -> usize {
         match self {
-            Growth::Block => PACK_BLOCK,
-            Growth::Tail => TAIL_STEP,
-            Growth::Share => (held / 32).clamp(2, 256),
+            Growth::Group => GROUP,
+            Growth::Block => BLOCK,
+            Growth::Share => (held / 32).clamp(1, 256).next_multiple_of(unit),
         }
     }
 }
 
-/// Rows of one layout, keys or values of one KV head, in chunks that are allocated once and never moved.
-/// What is counted ([`RowStore::bytes`]) is what is allocated.
-#[derive(Debug)]
+/// How many rows a store may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limit {
+    /// Rows pushed beyond this many overwrite the oldest.
+    pub(crate) rows: usize,
+    /// The first rows, which are never overwritten.
+    pub(crate) pinned: usize,
+}
+
+impl Limit {
+    /// Any number of rows.
+    pub(crate) const NONE: Self = Self { rows: usize::MAX, pinned: 0 };
+}
+
+/// Rows of one layout, keys or values of one KV head. What is counted ([`RowStore::bytes`]) is what is
+/// allocated.
 pub(crate) struct RowStore {
-    layout: RowLayout,
-    /// Chunks of whole rows; all but the last are full.
-    chunks: Vec<Box<[u8]>>,
+    layout: Layout,
+    /// All but the last are full; all are whole units of the layout.
+    chunks: Vec<Chunk>,
     len: usize,
     capacity: usize,
+    /// Chunks are multiples of this many rows.
+    unit: usize,
     growth: Growth,
-    /// With a limit, rows pushed beyond it overwrite the oldest.
-    limit: usize,
-    /// The oldest row, once the limit is reached.
+    limit: Limit,
+    /// The row to be overwritten next, once the limit is reached.
     oldest: usize,
 }
 
+impl std::fmt::Debug for RowStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RowStore")
+            .field("layout", &self.layout)
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
+
 impl RowStore {
-    /// An empty store that holds at most `limit` rows.
-    pub(crate) fn new(layout: RowLayout, growth: Growth, limit: usize) -> Self {
-        Self { layout, chunks: Vec::new(), len: 0, capacity: 0, growth, limit, oldest: 0 }
+    /// An empty store. Where blocks are pushed, the limit is a multiple of [`BLOCK`], and nothing is pinned.
+    fn new(layout: Layout, unit: usize, growth: Growth, limit: Limit) -> Self {
+        Self { layout, chunks: Vec::new(), len: 0, capacity: 0, unit, growth, limit, oldest: limit.pinned }
     }
 
     /// Rows held.
@@ -56,90 +100,132 @@ impl RowStore {
         self.len
     }
 
+    /// Rows that may be pushed at once: as many as overwrite no other, at least one.
+    pub(crate) fn room(&self) -> usize {
+        self.limit.rows.saturating_sub(self.len).max(1)
+    }
+
     /// Bytes allocated.
     pub(crate) fn bytes(&self) -> usize {
-        self.capacity * self.layout.row_bytes()
+        self.chunks.iter().map(|chunk| size_of_val(&chunk.lines[..])).sum()
     }
 
-    /// Makes room for `rows` more rows, exactly.
+    /// Makes room for `rows` rows in all, and no more than whole units take.
     pub(crate) fn reserve(&mut self, rows: usize) {
-        let rows = (self.len + rows).min(self.limit).saturating_sub(self.capacity);
+        let rows = rows.min(self.limit.rows).saturating_sub(self.capacity);
         if rows > 0 {
-            self.chunks.push(vec![0; rows * self.layout.row_bytes()].into_boxed_slice());
-            self.capacity += rows;
+            let chunk = Chunk::new(&self.layout, rows.next_multiple_of(self.unit));
+            self.capacity += chunk.rows;
+            self.chunks.push(chunk);
         }
     }
 
-    /// Stores one more row (head_dim).
+    /// Stores one more row (head_dim) of a dense layout.
     pub(crate) fn push(&mut self, row: &[f32]) {
-        if self.limit == 0 {
-            return;
-        }
-        let layout = self.layout;
-        if self.len == self.limit {
-            let oldest = self.oldest;
-            self.oldest = (oldest + 1) % self.limit;
-            if let Some(bytes) = self.row_mut(oldest) {
-                layout.encode(row, bytes);
-            }
-            return;
-        }
-        if self.len == self.capacity {
-            self.reserve(self.growth.rows(self.len));
-        }
-        if let Some(bytes) = self.row_mut(self.len) {
-            layout.encode(row, bytes);
-            self.len += 1;
+        if let Some((layout, bytes, index)) = self.next_rows(1) {
+            dense::write_row(&layout, row, bytes, index);
         }
     }
 
-    /// Searched from the end: rows are nearly always written to the last chunk.
-    fn row_mut(&mut self, index: usize) -> Option<&mut [u8]> {
-        let row_bytes = self.layout.row_bytes();
+    /// Stores [`BLOCK`] more rows (BLOCK, head_dim). Only blocks are pushed to a store that gets any.
+    pub(crate) fn push_block(&mut self, rows: &[f32]) {
+        if let Some((layout, bytes, index)) = self.next_rows(BLOCK) {
+            if layout.is_sealed() {
+                let start = index / BLOCK * layout.unit_bytes();
+                seal(&layout, rows, &mut bytes[start..start + layout.unit_bytes()]);
+            } else {
+                for (offset, row) in rows.chunks_exact(layout.head_dim()).enumerate() {
+                    dense::write_row(&layout, row, bytes, index + offset);
+                }
+            }
+        }
+    }
+
+    /// Where the next `rows` rows go: the bytes of a chunk, and the first row's place in it.
+    fn next_rows(&mut self, rows: usize) -> Option<(Layout, &mut [u8], usize)> {
+        let index = if self.len + rows <= self.limit.rows {
+            if self.len + rows > self.capacity {
+                self.reserve(self.capacity + self.growth.rows(self.capacity, self.unit));
+            }
+            self.len += rows;
+            self.len - rows
+        } else if self.limit.rows == 0 {
+            return None;
+        } else {
+            let index = self.oldest;
+            let next = index + rows;
+            self.oldest = if next < self.limit.rows { next } else { self.limit.pinned };
+            index
+        };
+        // From the end: rows are nearly always written to the last chunk.
         let mut start = self.capacity;
         for chunk in self.chunks.iter_mut().rev() {
-            start -= chunk.len() / row_bytes;
+            start -= chunk.rows;
             if index >= start {
-                let offset = (index - start) * row_bytes;
-                return chunk.get_mut(offset..offset + row_bytes);
+                return Some((self.layout, bytemuck::cast_slice_mut(&mut chunk.lines), index - start));
             }
         }
         None
     }
 
-    /// Removes the first [`PACK_BLOCK`] rows, in storage order, from a store that grows as a tail and was
-    /// filled by [`RowStore::push`] alone. Fewer if there are not that many.
-    pub(crate) fn take_block(&mut self) -> Vec<u8> {
-        let full_chunks = (PACK_BLOCK / TAIL_STEP).min(self.len / TAIL_STEP);
-        let block: Vec<u8> = self.chunks.drain(..full_chunks).flatten().collect();
-        self.len -= full_chunks * TAIL_STEP;
-        self.capacity -= full_chunks * TAIL_STEP;
-        block
+    /// Removes [`BLOCK`] rows of a dense layout from `first` on and appends them to `block`
+    /// (BLOCK, head_dim); later rows move up. There are that many; the store grows by groups.
+    pub(crate) fn take_block(&mut self, first: usize, block: &mut Vec<f32>) {
+        let mut rows = Vec::with_capacity((self.len - first) * self.layout.head_dim());
+        let mut reader = self.reader();
+        (first..self.len).for_each(|index| rows.extend_from_slice(reader.row(index)));
+        let (taken, moved) = rows.split_at(BLOCK * self.layout.head_dim());
+        block.extend_from_slice(taken);
+        self.len = first;
+        moved.chunks_exact(self.layout.head_dim()).for_each(|row| self.push(row));
+        while self.chunks.last().is_some_and(|chunk| self.len + chunk.rows <= self.capacity) {
+            self.capacity -= self.chunks.pop().map_or(0, |chunk| chunk.rows);
+        }
     }
 
     /// The rows held, as contiguous runs.
     pub(crate) fn runs(&self) -> impl Iterator<Item = Rows<'_>> {
-        let row_bytes = self.layout.row_bytes();
-        let mut left = self.len * row_bytes;
+        let mut left = self.len;
         self.chunks.iter().map_while(move |chunk| {
-            let bytes = chunk.get(..chunk.len().min(left))?;
-            left -= bytes.len();
-            (!bytes.is_empty()).then(|| Rows::new(self.layout, bytes))
+            let rows = chunk.rows.min(left);
+            left -= rows;
+            let bytes: &[u8] = bytemuck::cast_slice(&chunk.lines);
+            (rows > 0).then(|| Rows::new(self.layout, &bytes[..self.layout.bytes(rows)], rows))
         })
     }
 
-    /// The stored form of the rows held, in storage order.
-    pub(crate) fn rows(&self) -> impl Iterator<Item = &[u8]> {
-        self.runs().flat_map(|run| run.iter())
+    /// Reads rows of a dense layout; cheap where they are read in order.
+    pub(crate) fn reader(&self) -> RowReader<'_> {
+        RowReader { store: self, group: usize::MAX, rows: vec![0.0; GROUP * self.layout.head_dim()] }
     }
+}
 
-    /// Calls `visit` with the index and the decoded row (head_dim) of the rows held, in storage order.
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(usize, &[f32])) {
-        let mut row = vec![0.0; self.layout.head_dim()];
-        for (index, bytes) in self.rows().enumerate() {
-            self.layout.decode(bytes, &mut row);
-            visit(index, &row);
+/// Reads rows of a [`RowStore`] of a dense layout, a group at a time.
+pub(crate) struct RowReader<'a> {
+    store: &'a RowStore,
+    /// The group that was read last.
+    group: usize,
+    /// (GROUP, head_dim): its rows.
+    rows: Vec<f32>,
+}
+
+impl RowReader<'_> {
+    /// Row `index` (head_dim); zeros or an older row where there is none.
+    pub(crate) fn row(&mut self, index: usize) -> &[f32] {
+        let layout = &self.store.layout;
+        if index / GROUP != self.group {
+            self.group = index / GROUP;
+            let mut start = 0;
+            for chunk in &self.store.chunks {
+                if (start..start + chunk.rows).contains(&index) {
+                    let bytes = bytemuck::cast_slice(&chunk.lines);
+                    dense::read_group(layout, bytes, (index - start) / GROUP, &mut self.rows);
+                }
+                start += chunk.rows;
+            }
         }
+        let start = index % GROUP * layout.head_dim();
+        &self.rows[start..start + layout.head_dim()]
     }
 }
 
@@ -151,9 +237,11 @@ pub(crate) struct KvRows {
 }
 
 impl KvRows {
-    /// An empty store that holds at most `limit` tokens.
-    pub(crate) fn new(keys: RowLayout, values: RowLayout, growth: Growth, limit: usize) -> Self {
-        Self { keys: RowStore::new(keys, growth, limit), values: RowStore::new(values, growth, limit) }
+    /// An empty store. Its chunks hold the same tokens of keys and values.
+    pub(crate) fn new(keys: Layout, values: Layout, growth: Growth, limit: Limit) -> Self {
+        let unit = keys.unit_rows().max(values.unit_rows());
+        let store = |layout| RowStore::new(layout, unit, growth, limit);
+        Self { keys: store(keys), values: store(values) }
     }
 
     /// Tokens held.
@@ -166,7 +254,7 @@ impl KvRows {
         self.keys.bytes() + self.values.bytes()
     }
 
-    /// Makes room for `tokens` more, exactly.
+    /// Makes room for `tokens` in all.
     pub(crate) fn reserve(&mut self, tokens: usize) {
         self.keys.reserve(tokens);
         self.values.reserve(tokens);
@@ -178,7 +266,13 @@ impl KvRows {
         self.values.push(value);
     }
 
-    /// The tokens held, as contiguous runs; the chunks of keys and values have the same tokens.
+    /// Stores a block of tokens' keys and values (BLOCK, head_dim each).
+    pub(crate) fn push_block(&mut self, keys: &[f32], values: &[f32]) {
+        self.keys.push_block(keys);
+        self.values.push_block(values);
+    }
+
+    /// The tokens held, as contiguous runs.
     pub(crate) fn runs(&self, scaled: bool) -> impl Iterator<Item = KvRun<'_>> {
         self.keys.runs().zip(self.values.runs()).map(move |(keys, values)| KvRun { keys, values, scaled })
     }

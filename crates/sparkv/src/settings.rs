@@ -8,10 +8,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::budget::Budget;
+use sparkv_kernels::{BLOCK, Levels};
 
-/// Tokens that leave the recent tail are packed in blocks of this many.
-pub const PACK_BLOCK: usize = 32;
+use crate::budget::Budget;
 
 /// Length of the observation window and of the dense recent tail, if nothing else is asked.
 pub const DEFAULT_WINDOW: usize = 32;
@@ -58,6 +57,8 @@ pub enum Precision {
     F16,
     /// 1 byte a value and one f16 scale a row.
     Int8,
+    /// Half a byte a value and one f16 scale for every 32 of a row; without pruning.
+    Int4,
 }
 
 /// Which tokens stay.
@@ -91,8 +92,8 @@ pub struct EvictionOptions {
     /// Which tokens stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<EvictionPolicy>,
-    /// Tokens kept, of the prompt (snapkv) or at any time (streaming), sinks and window included.
-    /// Streaming drops a block at a time, so it holds up to 31 fewer.
+    /// Tokens kept, of the prompt (snapkv) or at any time (streaming), sinks and window included. Where
+    /// tokens are pruned or quantized, streaming drops a block at a time, so it holds up to 31 fewer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<usize>,
     /// Tokens kept as a share of the prompt, in (0, 1].
@@ -113,6 +114,13 @@ pub struct PruningOptions {
     /// How query energy is combined over a group of query heads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query_statistic: Option<QueryStatistic>,
+    /// Magnitudes that pruned channels are recovered with: 1, as in the paper, or 2, which costs one more bit
+    /// for each of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub levels: Option<u8>,
+    /// Whether the mean key of the prompt is subtracted from keys before they are pruned; not in the paper.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub center_keys: Option<bool>,
 }
 
 /// Wire form of the `kv_cache` object. Fields that are set override those of the named preset.
@@ -180,6 +188,8 @@ pub struct KvSettings {
     pub(crate) key_ratio: f64,
     pub(crate) value_ratio: f64,
     pub(crate) query_statistic: QueryStatistic,
+    pub(crate) levels: Levels,
+    pub(crate) center_keys: bool,
     pub(crate) precision: Precision,
     pub(crate) window: usize,
     pub(crate) sinks: usize,
@@ -194,6 +204,8 @@ impl KvSettings {
             key_ratio: 0.0,
             value_ratio: 0.0,
             query_statistic: QueryStatistic::default(),
+            levels: Levels::One,
+            center_keys: false,
             precision: Precision::F16,
             window: DEFAULT_WINDOW,
             sinks: DEFAULT_SINKS,
@@ -235,17 +247,27 @@ impl KvSettings {
         self.sinks
     }
 
-    /// Whether recent tokens are held apart from the rest: because older ones are stored in another form
-    /// than the prompt computes them in, or are dropped while generating.
-    pub fn has_tail(&self) -> bool {
-        let repacked = self.key_ratio > 0.0 || self.value_ratio > 0.0 || self.precision == Precision::Int8;
-        repacked || matches!(self.eviction, Eviction::Streaming(_))
+    /// How many magnitudes pruned channels are recovered with.
+    pub fn levels(&self) -> Levels {
+        self.levels
     }
 
-    /// The fewest tokens a budget can hold: sinks, the window and, where there is a tail, the block that
+    /// Whether the mean key is subtracted from keys before they are pruned.
+    pub fn center_keys(&self) -> bool {
+        self.center_keys
+    }
+
+    /// Whether tokens that have left the window are stored in another form than the prompt computes them in.
+    pub(crate) fn seals(&self) -> bool {
+        self.key_ratio > 0.0
+            || self.value_ratio > 0.0
+            || matches!(self.precision, Precision::Int8 | Precision::Int4)
+    }
+
+    /// The fewest tokens a budget can hold: sinks, the window and, where tokens are sealed, the block that
     /// fills up behind the window.
     pub fn min_tokens(&self) -> usize {
-        self.sinks + self.window + if self.has_tail() { PACK_BLOCK } else { 0 }
+        self.sinks + self.window + if self.seals() { BLOCK } else { 0 }
     }
 }
 
@@ -351,6 +373,8 @@ fn merge(base: &KvOptions, over: KvOptions) -> KvOptions {
             key_ratio: over.key_ratio.or(base.key_ratio),
             value_ratio: over.value_ratio.or(base.value_ratio),
             query_statistic: over.query_statistic.or(base.query_statistic),
+            levels: over.levels.or(base.levels),
+            center_keys: over.center_keys.or(base.center_keys),
         }),
         (base, over) => over.or(base),
     };
@@ -380,10 +404,22 @@ fn check(preset: String, options: &KvOptions) -> Result<KvChoice, SettingsError>
         key_ratio: prune_ratio("pruning.key_ratio", pruning.key_ratio)?,
         value_ratio: prune_ratio("pruning.value_ratio", pruning.value_ratio)?,
         query_statistic: pruning.query_statistic.unwrap_or_default(),
+        levels: match pruning.levels.unwrap_or(1) {
+            1 => Levels::One,
+            2 => Levels::Two,
+            other => {
+                return Err(SettingsError::new("pruning.levels", format!("must be 1 or 2, got {other}")));
+            }
+        },
+        center_keys: pruning.center_keys.unwrap_or(false),
         precision: options.precision.unwrap_or(Precision::F16),
         window: options.window.unwrap_or(DEFAULT_WINDOW),
         sinks: options.sinks.unwrap_or(DEFAULT_SINKS),
     };
+    if settings.precision == Precision::Int4 && (settings.key_ratio > 0.0 || settings.value_ratio > 0.0) {
+        let reason = "int4 holds rows that are not pruned; with pruning use f16 or int8";
+        return Err(SettingsError::new("precision", reason));
+    }
     if settings.window == 0 || settings.window > MAX_WINDOW {
         return Err(SettingsError::new("window", format!("must be between 1 and {MAX_WINDOW}")));
     }
@@ -494,13 +530,15 @@ mod tests {
             (r#"{"preset": "best"}"#, "preset"),
             (r#"{"pruning": {"key_ratio": 1.0}}"#, "pruning.key_ratio"),
             (r#"{"pruning": {"value_ratio": -0.1}}"#, "pruning.value_ratio"),
+            (r#"{"pruning": {"levels": 3}}"#, "pruning.levels"),
+            (r#"{"pruning": {"value_ratio": 0.5}, "precision": "int4"}"#, "precision"),
             (r#"{"window": 0}"#, "window"),
             (r#"{"window": 100000}"#, "window"),
             (r#"{"sinks": 100000}"#, "sinks"),
             (r#"{"eviction": {"policy": "snapkv"}}"#, "eviction"),
             (r#"{"eviction": {"max_tokens": 1000}}"#, "eviction.policy"),
             (r#"{"eviction": {"policy": "snapkv", "max_tokens": 35}}"#, "eviction.max_tokens"),
-            (r#"{"eviction": {"policy": "streaming", "max_tokens": 67}}"#, "eviction.max_tokens"),
+            (r#"{"eviction": {"policy": "streaming", "max_tokens": 35}}"#, "eviction.max_tokens"),
             (
                 r#"{"eviction": {"policy": "snapkv", "max_tokens": 67}, "precision": "int8"}"#,
                 "eviction.max_tokens",
@@ -516,7 +554,7 @@ mod tests {
             assert_eq!(error.param, param, "{json}: {error}");
         }
         fixed(r#"{"eviction": {"policy": "snapkv", "max_tokens": 36}}"#);
-        fixed(r#"{"eviction": {"policy": "streaming", "max_tokens": 68}}"#);
+        fixed(r#"{"eviction": {"policy": "streaming", "max_tokens": 36}}"#);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The observation window: what the prompt's last queries say of channels and tokens.
 
-use sparkv_kernels::{dot, softmax_probability};
+use sparkv_kernels::{KEY_BLOCK, TileScratch, score_rows, softmax_weight};
 
 use crate::rows::RowStore;
 use crate::settings::QueryStatistic;
@@ -8,6 +8,9 @@ use crate::settings::QueryStatistic;
 /// Channels are scaled by no less than this share of the mean query energy: a channel the window never
 /// queried would otherwise be divided by zero.
 const ENERGY_FLOOR: f32 = 1e-4;
+
+/// Keys that are scored together.
+const SCORED_KEYS: usize = 2 * KEY_BLOCK;
 
 /// SnapKV's average pooling over neighbouring tokens.
 const POOL: usize = 5;
@@ -92,31 +95,54 @@ impl ObservationWindow {
     /// How much attention each of the stored prompt tokens gets from the window: the softmax of every held
     /// query over the keys at or before it, summed. `keys` holds the prompt's tokens in order.
     pub(crate) fn attention_mass(&self, kv_head: usize, group: usize, keys: &RowStore) -> Vec<f32> {
-        let queries: Vec<(usize, &[f32])> = self.group_queries(kv_head, group).collect();
+        let mut positions = Vec::new();
+        let mut queries = Vec::new();
+        for (position, query) in self.group_queries(kv_head, group) {
+            positions.push(position);
+            queries.extend_from_slice(query);
+        }
         // Two passes over the keys, so that scores are not held for all of them.
-        let mut max = vec![f32::NEG_INFINITY; queries.len()];
-        let mut sum = vec![0f32; queries.len()];
-        keys.for_each(|index, key| {
-            for ((position, query), (max, sum)) in queries.iter().zip(max.iter_mut().zip(&mut sum)) {
-                if index <= *position {
-                    let score = dot(query, key);
-                    if score > *max {
-                        *sum *= softmax_probability(*max, score);
-                        *max = score;
-                    }
-                    *sum += softmax_probability(score, *max);
-                }
-            }
+        let mut max = vec![f32::NEG_INFINITY; positions.len()];
+        let mut sum = vec![0f32; positions.len()];
+        for_each_score(&queries, &positions, keys, |query, _, scores| {
+            let block_max = scores.iter().copied().fold(max[query], f32::max);
+            let rescaled = sum[query] * softmax_weight(max[query], block_max);
+            sum[query] = rescaled + scores.iter().map(|score| softmax_weight(*score, block_max)).sum::<f32>();
+            max[query] = block_max;
         });
         let mut mass = vec![0f32; keys.len()];
-        keys.for_each(|index, key| {
-            for ((position, query), (max, sum)) in queries.iter().zip(max.iter().zip(&sum)) {
-                if index <= *position {
-                    mass[index] += softmax_probability(dot(query, key), *max) / sum;
-                }
+        for_each_score(&queries, &positions, keys, |query, first, scores| {
+            for (mass, score) in mass[first..].iter_mut().zip(scores) {
+                *mass += softmax_weight(*score, max[query]) / sum[query];
             }
         });
         mass
+    }
+}
+
+/// Calls `visit` with a query's number, the index of a first key, and the scores of the keys from there on that
+/// the query sees: those up to its position. `queries`: (positions.len(), head_dim).
+fn for_each_score(
+    queries: &[f32],
+    positions: &[usize],
+    keys: &RowStore,
+    mut visit: impl FnMut(usize, usize, &[f32]),
+) {
+    let mut scores = vec![0f32; positions.len() * SCORED_KEYS];
+    let mut scratch = TileScratch::default();
+    let mut first = 0;
+    for run in keys.runs() {
+        for block in run.chunks(SCORED_KEYS) {
+            let scores = &mut scores[..positions.len() * block.len()];
+            score_rows(queries, &block, scores, &mut scratch);
+            for (query, (scores, position)) in scores.chunks_exact(block.len()).zip(positions).enumerate() {
+                let seen = (position + 1).saturating_sub(first).min(scores.len());
+                if seen > 0 {
+                    visit(query, first, &scores[..seen]);
+                }
+            }
+            first += block.len();
+        }
     }
 }
 
@@ -145,8 +171,8 @@ pub(crate) fn pool(mass: &[f32]) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows::Growth;
-    use sparkv_kernels::{RowFormat, RowLayout};
+    use crate::rows::{Growth, KvRows, Limit};
+    use sparkv_kernels::{Format, Layout, Side};
 
     fn window(slots: usize, rows: &[[f32; 16]]) -> ObservationWindow {
         let mut window = ObservationWindow::new(slots, 2, 8);
@@ -185,13 +211,13 @@ mod tests {
 
     #[test]
     fn attention_mass_is_a_causal_softmax() {
-        let layout = RowLayout::new(8, RowFormat::F32).unwrap();
-        let mut keys = RowStore::new(layout, Growth::Share, usize::MAX);
+        let layout = |side| Layout::new(side, 8, Format::F32).unwrap();
+        let mut rows = KvRows::new(layout(Side::Keys), layout(Side::Values), Growth::Share, Limit::NONE);
         for i in 0..6 {
-            keys.push(&[i as f32 * 0.1; 8]);
+            rows.push(&[i as f32 * 0.1; 8], &[0.0; 8]);
         }
-        let rows: Vec<[f32; 16]> = (0..6).map(|i| [0.3 * i as f32; 16]).collect();
-        let mass = window(2, &rows).attention_mass(1, 1, &keys);
+        let queries: Vec<[f32; 16]> = (0..6).map(|i| [0.3 * i as f32; 16]).collect();
+        let mass = window(2, &queries).attention_mass(1, 1, &rows.keys);
         let mut expected = [0f64; 6];
         for position in [4usize, 5] {
             let weights: Vec<f64> =

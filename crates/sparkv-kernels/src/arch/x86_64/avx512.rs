@@ -1,0 +1,266 @@
+//! Vectors of one 512-bit register.
+
+use std::arch::x86_64::*;
+
+use super::sealed;
+use crate::lanes::QUAD;
+use crate::layout::{F16_BYTES, GROUP, Layout};
+use crate::rows::{Rows, Upcoming};
+use crate::score::{BlockScores, Codes, Expanded};
+use crate::simd::{LANES, Simd};
+
+/// A register of bytes: 16 lanes of four.
+pub(super) type Quad = [u8; QUAD * LANES];
+
+/// Proof of the instructions of [`crate::isa::Kind::Avx512`].
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+
+impl Avx512 {
+    /// # Safety
+    /// The processor has the instructions of [`crate::isa::Kind::Avx512`].
+    pub(crate) unsafe fn new() -> Self {
+        Self(())
+    }
+
+    #[inline(always)]
+    pub(super) fn load_bytes(self, bytes: &Quad) -> __m512i {
+        // SAFETY: `self` is proof of the instructions; the array is as long as a register.
+        unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    pub(super) fn store_bytes(self, register: __m512i, bytes: &mut Quad) {
+        // SAFETY: `self` is proof of the instructions; the array is as long as a register.
+        unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), register) }
+    }
+
+    /// `value` in every lane.
+    #[inline(always)]
+    pub(super) fn splat_i32(self, value: i32) -> __m512i {
+        // SAFETY: `self` is proof of the instructions.
+        unsafe { _mm512_set1_epi32(value) }
+    }
+
+    /// Every byte four times.
+    #[inline(always)]
+    pub(super) fn each_four_times(self, bytes: &[u8; GROUP]) -> __m512i {
+        // SAFETY: `self` is proof of the instructions; the array is as long as what is read.
+        unsafe {
+            let lanes = _mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()));
+            _mm512_mullo_epi32(lanes, _mm512_set1_epi32(0x0101_0101))
+        }
+    }
+
+    /// The same bytes in the lower and the upper half.
+    #[inline(always)]
+    pub(super) fn twice(self, bytes: &[u8; 32]) -> __m512i {
+        // SAFETY: `self` is proof of the instructions; the array is as long as what is read.
+        unsafe { _mm512_broadcast_i64x4(_mm256_loadu_si256(bytes.as_ptr().cast())) }
+    }
+
+    /// The first pair of bytes all over the lower half, the second all over the upper one.
+    #[inline(always)]
+    pub(super) fn halves(self, pairs: &[u8; 4]) -> __m512i {
+        let [a, b, c, d] = *pairs;
+        let [low, high] = [i16::from_le_bytes([a, b]), i16::from_le_bytes([c, d])];
+        // SAFETY: `self` is proof of the instructions.
+        unsafe { _mm512_inserti64x4::<1>(_mm512_set1_epi16(low), _mm256_set1_epi16(high)) }
+    }
+
+    /// Bytes of `b` where the mask is set, else of `a`.
+    #[inline(always)]
+    pub(super) fn choose(self, mask: u64, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` is proof of the instructions.
+        unsafe { _mm512_mask_mov_epi8(a, mask, b) }
+    }
+
+    /// a - b in bytes where the mask is set, else a + b.
+    #[inline(always)]
+    pub(super) fn plus_minus(self, a: __m512i, minus: u64, b: __m512i) -> __m512i {
+        // SAFETY: `self` is proof of the instructions.
+        unsafe { _mm512_mask_sub_epi8(_mm512_add_epi8(a, b), minus, a, b) }
+    }
+
+    /// The first bytes of `values`, one after the other, where the mask is set; else bytes of `others`.
+    #[inline(always)]
+    pub(super) fn expand_bytes(self, others: __m512i, mask: u64, values: __m512i) -> __m512i {
+        // SAFETY: `self` is proof of the instructions.
+        unsafe { _mm512_mask_expand_epi8(others, mask, values) }
+    }
+
+    /// sums + unsigned . signed, over the four bytes of each lane.
+    #[inline(always)]
+    pub(super) fn dot(self, sums: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i {
+        // SAFETY: `self` is proof of the instructions.
+        unsafe { _mm512_dpbusd_epi32(sums, unsigned, signed) }
+    }
+
+    #[inline(always)]
+    pub(super) fn abs(self, a: __m512) -> __m512 {
+        // SAFETY: `self` is proof of the instructions.
+        unsafe { _mm512_abs_ps(a) }
+    }
+
+    /// The nearest integers.
+    #[inline(always)]
+    pub(super) fn to_i32(self, a: __m512) -> __m512i {
+        // SAFETY: `self` is proof of the instructions.
+        unsafe { _mm512_cvtps_epi32(a) }
+    }
+
+    #[inline(always)]
+    pub(super) fn add_i32(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` is proof of the instructions.
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    pub(super) fn sum_i32(self, a: __m512i) -> i32 {
+        // SAFETY: `self` is proof of the instructions.
+        unsafe { _mm512_reduce_add_epi32(a) }
+    }
+
+    /// The lowest byte of each lane, four to a number.
+    #[inline(always)]
+    pub(super) fn low_bytes(self, a: __m512i) -> [i32; GROUP / QUAD] {
+        let mut quads = [0; GROUP / QUAD];
+        // SAFETY: `self` is proof of the instructions; the array is as long as what is stored.
+        unsafe { _mm_storeu_si128(quads.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(a)) };
+        quads
+    }
+
+    #[inline(always)]
+    pub(super) fn to_f32(self, integers: __m512i) -> __m512 {
+        // SAFETY: `self` is proof of the instructions.
+        unsafe { _mm512_cvtepi32_ps(integers) }
+    }
+}
+
+// SAFETY of all blocks below: a value of `Avx512` is proof that the processor has the instructions, and
+// loads and stores are of exactly the arrays that references point to.
+impl Simd for Avx512 {
+    type F = __m512;
+
+    const MANY_REGISTERS: bool = true;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_set1_ps(value) }
+    }
+
+    #[inline(always)]
+    fn load(self, values: &[f32; LANES]) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_loadu_ps(values.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn load_f32(self, bytes: &[u8; 4 * LANES]) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_loadu_ps(bytes.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn load_f16(self, bytes: &[u8; F16_BYTES * LANES]) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(bytes.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn store(self, vector: __m512, values: &mut [f32; LANES]) {
+        // SAFETY: see above.
+        unsafe { _mm512_storeu_ps(values.as_mut_ptr(), vector) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn round(self, a: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT }>(a) }
+    }
+
+    #[inline(always)]
+    fn scale_by_power_of_2(self, a: __m512, n: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_scalef_ps(a, n) }
+    }
+
+    #[inline(always)]
+    fn sum_lanes(self, a: __m512) -> f32 {
+        // SAFETY: see above.
+        unsafe { _mm512_reduce_add_ps(a) }
+    }
+
+    #[inline(always)]
+    fn max_lanes(self, a: __m512) -> f32 {
+        // SAFETY: see above.
+        unsafe { _mm512_reduce_max_ps(a) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        super::prefetch(address);
+    }
+
+    #[inline(always)]
+    fn expand_keys(self, layout: &Layout, block: &[u8], keys: &mut [[f32; LANES]]) {
+        // SAFETY: `self` is proof of the instructions.
+        unsafe { sealed::expand_keys(self, layout, block, keys) }
+    }
+
+    #[inline(always)]
+    fn expand_values(self, layout: &Layout, block: &[u8], values: &mut [[f32; LANES]]) {
+        // SAFETY: `self` is proof of the instructions.
+        unsafe { sealed::expand_values(self, layout, block, values) }
+    }
+
+    #[inline(always)]
+    fn score_codes(
+        self,
+        layout: &Layout,
+        block: &[u8],
+        queries: &Codes,
+        work: (&mut Expanded, &mut Upcoming),
+        scores: (&mut [BlockScores], usize),
+    ) -> bool {
+        // SAFETY: `self` is proof of the instructions.
+        unsafe { sealed::score_codes(self, layout, block, queries, work, scores) }
+    }
+
+    #[inline(always)]
+    fn weigh_codes(
+        self,
+        values: &Rows<'_>,
+        weights: (&[BlockScores], usize),
+        work: (&mut Expanded, &mut Upcoming),
+        sums: &mut [[f32; LANES]],
+    ) -> bool {
+        // SAFETY: `self` is proof of the instructions.
+        unsafe { sealed::weigh_codes(self, values, weights, work, sums) }
+    }
+}

@@ -1,0 +1,225 @@
+//! Attention over rows of 8-bit integers.
+//!
+//! `vpdpbusd` adds four products of an unsigned and a signed byte in each of 16 lanes. The unsigned operand is
+//! the codes of keys, and the weights of values.
+
+use super::avx512::{Avx512, Quad};
+use crate::block::INT4_BIAS;
+use crate::lanes::QUAD;
+use crate::layout::{BLOCK, F16_BYTES, GROUP, INT4_CHANNELS};
+use crate::rows::Upcoming;
+use crate::score::{BlockScores, Codes, KEY_BLOCK, PANEL};
+use crate::simd::{LANES, Simd};
+
+/// Groups of a block.
+const GROUPS: usize = BLOCK / GROUP;
+
+/// Quads of a block's tokens.
+const TOKEN_QUADS: usize = BLOCK / QUAD;
+
+/// Scores of a block of keys, `codes` (2 groups, head_dim / 4), for all queries. The codes of `fold` channels
+/// share a scale: `scales` (head_dim / fold, BLOCK) f16; `bias` was added to codes.
+#[target_feature(
+    enable = "avx2,fma,f16c,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni"
+)]
+pub(super) fn score(
+    simd: Avx512,
+    (codes, bias): (&[Quad], i32),
+    (scales, fold): (&[u8], usize),
+    (queries, upcoming): (&Codes, &mut Upcoming),
+    (scores, group): (&mut [BlockScores], usize),
+) {
+    let quads = codes.len() / GROUPS;
+    upcoming.spread(BLOCK, quads);
+    let (first, second) = codes.split_at(quads);
+    let sums_of_panel = (quads * QUAD).div_ceil(INT4_CHANNELS);
+    let scales = scales.as_chunks::<{ F16_BYTES * LANES }>().0;
+    let panels = queries.quads.chunks_exact(quads).zip(queries.sums.chunks_exact(sums_of_panel));
+    for (((panel, sums), query_scales), scores) in
+        panels.zip(&queries.scales).zip(scores.chunks_exact_mut(PANEL))
+    {
+        let mut total = [[simd.splat(0.0); GROUPS]; PANEL];
+        let folds = panel.chunks(fold / QUAD).zip(sums.chunks(fold / INT4_CHANNELS));
+        let folds = folds.zip(first.chunks(fold / QUAD).zip(second.chunks(fold / QUAD)));
+        for (((panel, sums), (first, second)), scales) in folds.zip(scales.chunks_exact(GROUPS)) {
+            let mut acc = [[simd.splat_i32(0); GROUPS]; PANEL];
+            for slot in 0..PANEL {
+                let mut sum = 0;
+                for sums in sums {
+                    sum += sums[slot];
+                }
+                acc[slot] = [simd.splat_i32(-bias * sum); GROUPS];
+            }
+            for ((query, first), second) in panel.iter().zip(first).zip(second) {
+                upcoming.ask(simd);
+                let keys = [simd.load_bytes(first), simd.load_bytes(second)];
+                for slot in 0..PANEL {
+                    let query = simd.splat_i32(query[slot]);
+                    for group in 0..GROUPS {
+                        acc[slot][group] = simd.dot(acc[slot][group], keys[group], query);
+                    }
+                }
+            }
+            for group in 0..GROUPS {
+                let scale = simd.load_f16(&scales[group]);
+                for slot in 0..PANEL {
+                    total[slot][group] =
+                        simd.mul_add(simd.to_f32(acc[slot][group]), scale, total[slot][group]);
+                }
+            }
+        }
+        for ((total, scores), query_scale) in total.into_iter().zip(scores).zip(query_scales) {
+            let query_scale = simd.splat(*query_scale);
+            for (total, scores) in total.into_iter().zip(&mut scores[group..]) {
+                simd.store(simd.mul(total, query_scale), scores);
+            }
+        }
+        // Once is enough.
+        upcoming.pause();
+    }
+}
+
+/// A block of values.
+#[derive(Clone, Copy)]
+pub(super) struct Codes8<'a> {
+    /// (head_dim / 16, BLOCK / 4): two's complement; of int4, unsigned and [`INT4_BIAS`] too large.
+    pub(super) codes: &'a [Quad],
+    /// (BLOCK) f16; of int4, (head_dim / 32, BLOCK), of any sign.
+    pub(super) scales: &'a [u8],
+}
+
+/// Weights of tokens in whole numbers, for the queries of a panel.
+struct Weights {
+    /// (blocks, BLOCK / 4, PANEL): four bytes each.
+    quads: [[[i32; PANEL]; TOKEN_QUADS]; KEY_BLOCK / BLOCK],
+    scales: [f32; PANEL],
+    /// Sums of the numbers.
+    sums: [i32; PANEL],
+}
+
+impl Weights {
+    /// Weights times the scales of group `scale_group` of each block, as 8-bit integers up to `limit`: 255 for
+    /// unsigned ones, 127 for signed ones.
+    #[inline(always)]
+    fn new(
+        simd: Avx512,
+        blocks: &[Codes8<'_>],
+        scale_group: usize,
+        (weights, group): (&[BlockScores], usize),
+        limit: f32,
+    ) -> Self {
+        let mut all = Self {
+            quads: [[[0; PANEL]; TOKEN_QUADS]; KEY_BLOCK / BLOCK],
+            scales: [0.0; PANEL],
+            sums: [0; PANEL],
+        };
+        let mut factors = [simd.splat(0.0); KEY_BLOCK / GROUP];
+        for (block, factors) in blocks.iter().zip(factors.as_chunks_mut::<GROUPS>().0) {
+            let scales = &block.scales.as_chunks::<{ F16_BYTES * LANES }>().0[scale_group * GROUPS..];
+            *factors = [simd.load_f16(&scales[0]), simd.load_f16(&scales[1])];
+        }
+        let groups = blocks.len() * GROUPS;
+        for (slot, weights) in weights.iter().enumerate() {
+            let mut products = factors;
+            let mut largest = simd.splat(0.0);
+            for (product, weights) in products[..groups].iter_mut().zip(&weights[group..]) {
+                *product = simd.mul(*product, simd.load(weights));
+                largest = simd.max(largest, simd.abs(*product));
+            }
+            let largest = simd.max_lanes(largest);
+            let inverse = simd.splat(if largest > 0.0 { limit / largest } else { 0.0 });
+            all.scales[slot] = largest / limit;
+            let mut sum = simd.splat_i32(0);
+            for (index, product) in products[..groups].iter().enumerate() {
+                let numbers = simd.to_i32(simd.mul(*product, inverse));
+                sum = simd.add_i32(sum, numbers);
+                let quads = simd.low_bytes(numbers);
+                let to = &mut all.quads[index / GROUPS][index % GROUPS * GROUP / QUAD..];
+                to.iter_mut().zip(quads).for_each(|(to, quad)| to[slot] = quad);
+            }
+            all.sums[slot] = simd.sum_i32(sum);
+        }
+        all
+    }
+}
+
+/// Adds to `sums` (queries, head_dim / 16) the values of `blocks` by their weights.
+#[target_feature(
+    enable = "avx2,fma,f16c,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni"
+)]
+pub(super) fn weigh(
+    simd: Avx512,
+    (blocks, int4): (&[Codes8<'_>], bool),
+    upcoming: &mut Upcoming,
+    (weights, group): (&[BlockScores], usize),
+    sums: &mut [[f32; LANES]],
+) {
+    let vectors = blocks.first().map_or(0, |block| block.codes.len() / TOKEN_QUADS);
+    upcoming.spread(blocks.len() * BLOCK, blocks.len() * TOKEN_QUADS * vectors.div_ceil(2));
+    // Vectors that share weights: those of a scale group.
+    let shared = if int4 { INT4_CHANNELS / LANES } else { vectors };
+    for (weights, sums) in weights.chunks_exact(PANEL).zip(sums.chunks_exact_mut(PANEL * vectors)) {
+        for (scale_group, start) in (0..vectors).step_by(shared).enumerate() {
+            let limit = if int4 { 127.0 } else { 255.0 };
+            let weights = Weights::new(simd, blocks, scale_group, (weights, group), limit);
+            let end = vectors.min(start + shared);
+            let mut vector = start;
+            while vector < end {
+                let sums = (&mut *sums, vectors);
+                let step = if end - vector >= 2 { 2 } else { 1 };
+                match (int4, step) {
+                    (false, 2) => add::<2, false>(simd, (blocks, upcoming), &weights, sums, vector),
+                    (false, _) => add::<1, false>(simd, (blocks, upcoming), &weights, sums, vector),
+                    (true, 2) => add::<2, true>(simd, (blocks, upcoming), &weights, sums, vector),
+                    (true, _) => add::<1, true>(simd, (blocks, upcoming), &weights, sums, vector),
+                }
+                vector += step;
+            }
+        }
+        upcoming.pause();
+    }
+}
+
+/// Adds the values of `VECTORS` times 16 channels from vector `first` on.
+#[inline(always)]
+fn add<const VECTORS: usize, const INT4: bool>(
+    simd: Avx512,
+    (blocks, upcoming): (&[Codes8<'_>], &mut Upcoming),
+    weights: &Weights,
+    (sums, vectors): (&mut [[f32; LANES]], usize),
+    first: usize,
+) {
+    let mut acc = [[simd.splat_i32(0); VECTORS]; PANEL];
+    if INT4 {
+        for (acc, sum) in acc.iter_mut().zip(weights.sums) {
+            *acc = [simd.splat_i32(-i32::from(INT4_BIAS) * sum); VECTORS];
+        }
+    }
+    for (block, weights) in blocks.iter().zip(&weights.quads) {
+        let codes = &block.codes.as_chunks::<TOKEN_QUADS>().0[first..first + VECTORS];
+        for (quad, weights) in weights.iter().enumerate() {
+            upcoming.ask(simd);
+            let mut values = [simd.splat_i32(0); VECTORS];
+            for (values, codes) in values.iter_mut().zip(codes) {
+                *values = simd.load_bytes(&codes[quad]);
+            }
+            for slot in 0..PANEL {
+                let weight = simd.splat_i32(weights[slot]);
+                for vector in 0..VECTORS {
+                    acc[slot][vector] = if INT4 {
+                        simd.dot(acc[slot][vector], values[vector], weight)
+                    } else {
+                        simd.dot(acc[slot][vector], weight, values[vector])
+                    };
+                }
+            }
+        }
+    }
+    for (slot, acc) in acc.into_iter().enumerate() {
+        let scale = simd.splat(weights.scales[slot]);
+        let sums = &mut sums[slot * vectors + first..][..VECTORS];
+        for (acc, sums) in acc.into_iter().zip(sums) {
+            simd.store(simd.mul_add(simd.to_f32(acc), scale, simd.load(sums)), sums);
+        }
+    }
+}

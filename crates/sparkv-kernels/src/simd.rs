@@ -1,0 +1,225 @@
+//! The few vector operations that attention in f32 is made of, so that it is written once for all machines.
+
+use crate::block::read_f16;
+use crate::expand;
+use crate::layout::{F16_BYTES, GROUP, Layout};
+use crate::rows::{Rows, Upcoming};
+use crate::score::{BlockScores, Codes, Expanded};
+
+/// Lanes of a vector: as many as a group has tokens. Narrower machines use several registers.
+pub(crate) const LANES: usize = GROUP;
+
+/// Vectors of [`LANES`] f32. A value of such a type is proof that the processor has its instructions.
+///
+/// All methods are inlined into functions that are compiled for those instructions.
+pub(crate) trait Simd: Copy {
+    /// The vector.
+    type F: Copy;
+
+    /// Whether there are registers for 16 sums.
+    const MANY_REGISTERS: bool = false;
+
+    /// `value` in every lane.
+    fn splat(self, value: f32) -> Self::F;
+    /// Reads 16 values.
+    fn load(self, values: &[f32; LANES]) -> Self::F;
+    /// Reads 16 little-endian f32.
+    fn load_f32(self, bytes: &[u8; 4 * LANES]) -> Self::F;
+    /// Reads 16 little-endian f16.
+    fn load_f16(self, bytes: &[u8; F16_BYTES * LANES]) -> Self::F;
+    /// Writes 16 values.
+    fn store(self, vector: Self::F, values: &mut [f32; LANES]);
+    /// a + b
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a * b
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a * b + c
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The larger of two numbers; any of the two where one is NaN.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The nearest integer, ties to even; numbers are small.
+    fn round(self, a: Self::F) -> Self::F;
+    /// a * 2^n for integers n in [-126, 127].
+    fn scale_by_power_of_2(self, a: Self::F, n: Self::F) -> Self::F;
+    /// Lanes added up, in a fixed order.
+    #[inline(always)]
+    fn sum_lanes(self, a: Self::F) -> f32 {
+        fold_lanes(self, a, |a, b| a + b)
+    }
+    /// The largest lane.
+    #[inline(always)]
+    fn max_lanes(self, a: Self::F) -> f32 {
+        fold_lanes(self, a, f32::max)
+    }
+    /// Asks for the line at an address to be brought near, where that helps. Any address will do.
+    #[inline(always)]
+    fn prefetch(self, _address: *const u8) {}
+
+    /// Reads a sealed block of keys into (2 groups, head_dim).
+    fn expand_keys(self, layout: &Layout, block: &[u8], keys: &mut [[f32; LANES]]) {
+        expand::keys(layout, block, keys);
+    }
+
+    /// Reads a sealed block of values into (BLOCK, ceil(head_dim / 16)).
+    fn expand_values(self, layout: &Layout, block: &[u8], values: &mut [[f32; LANES]]) {
+        expand::values(layout, block, values);
+    }
+
+    /// Scores a sealed block of keys, from a group of the scores on, by integer products; `false` if that is
+    /// not done here.
+    fn score_codes(
+        self,
+        _layout: &Layout,
+        _block: &[u8],
+        _queries: &Codes,
+        _work: (&mut Expanded, &mut Upcoming),
+        _scores: (&mut [BlockScores], usize),
+    ) -> bool {
+        false
+    }
+
+    /// Adds sealed blocks of values, [`crate::KEY_BLOCK`] rows at the most, to `sums`, weighted from a group of the
+    /// weights on, by integer products; `false` if that is not done here.
+    fn weigh_codes(
+        self,
+        _values: &Rows<'_>,
+        _weights: (&[BlockScores], usize),
+        _work: (&mut Expanded, &mut Upcoming),
+        _sums: &mut [[f32; LANES]],
+    ) -> bool {
+        false
+    }
+}
+
+/// Reads `N` vectors. (A loop, since closures are compiled without the instructions, and not always inlined.)
+#[inline(always)]
+pub(crate) fn load_all<S: Simd, E: Lanes, const N: usize>(simd: S, from: &[E; N]) -> [S::F; N] {
+    let mut vectors = [simd.splat(0.0); N];
+    for (vector, from) in vectors.iter_mut().zip(from) {
+        *vector = from.lanes(simd);
+    }
+    vectors
+}
+
+/// Vectors of plain Rust, for machines without others, and the reference.
+#[derive(Clone, Copy)]
+pub(crate) struct Scalar;
+
+impl Simd for Scalar {
+    type F = [f32; LANES];
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::F {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    fn load(self, values: &[f32; LANES]) -> Self::F {
+        *values
+    }
+
+    #[inline(always)]
+    fn load_f32(self, bytes: &[u8; 4 * LANES]) -> Self::F {
+        std::array::from_fn(|lane| f32::from_le_bytes(std::array::from_fn(|byte| bytes[4 * lane + byte])))
+    }
+
+    #[inline(always)]
+    fn load_f16(self, bytes: &[u8; F16_BYTES * LANES]) -> Self::F {
+        std::array::from_fn(|lane| read_f16(bytes, lane))
+    }
+
+    #[inline(always)]
+    fn store(self, vector: Self::F, values: &mut [f32; LANES]) {
+        *values = vector;
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|lane| a[lane] + b[lane])
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|lane| a[lane] * b[lane])
+    }
+
+    /// Rounded twice: a fused multiply-add in software would be very slow.
+    #[inline(always)]
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        std::array::from_fn(|lane| a[lane] * b[lane] + c[lane])
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|lane| a[lane].max(b[lane]))
+    }
+
+    #[inline(always)]
+    fn round(self, a: Self::F) -> Self::F {
+        std::array::from_fn(|lane| a[lane].round_ties_even())
+    }
+
+    #[inline(always)]
+    fn scale_by_power_of_2(self, a: Self::F, n: Self::F) -> Self::F {
+        std::array::from_fn(|lane| a[lane] * f32::from_bits(((n[lane] as i32 + 127) as u32) << 23))
+    }
+}
+
+/// e^x for x <= 0, to 2e-7 of it; about 1e-38 where that underflows.
+#[inline(always)]
+pub(crate) fn exp<S: Simd>(simd: S, x: S::F) -> S::F {
+    let t = simd.max(simd.mul(x, simd.splat(std::f32::consts::LOG2_E)), simd.splat(-126.0));
+    let n = simd.round(t);
+    let f = simd.add(t, simd.mul(n, simd.splat(-1.0)));
+    // 2^f on [-1/2, 1/2]: the Taylor series, whose next term is below 2e-8.
+    let mut power = simd.splat(1.540_353e-4);
+    for coefficient in [1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 0.240_226_5, std::f32::consts::LN_2, 1.0]
+    {
+        power = simd.mul_add(power, f, simd.splat(coefficient));
+    }
+    simd.scale_by_power_of_2(power, n)
+}
+
+/// Lanes folded two by two, in a fixed order.
+#[inline(always)]
+fn fold_lanes<S: Simd>(simd: S, vector: S::F, fold: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    simd.store(vector, &mut lanes);
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] = fold(lanes[lane], lanes[lane + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// 16 stored values that become a vector.
+pub(crate) trait Lanes {
+    /// Reads them.
+    fn lanes<S: Simd>(&self, simd: S) -> S::F;
+}
+
+impl Lanes for [f32; LANES] {
+    #[inline(always)]
+    fn lanes<S: Simd>(&self, simd: S) -> S::F {
+        simd.load(self)
+    }
+}
+
+/// f32
+impl Lanes for [u8; 4 * LANES] {
+    #[inline(always)]
+    fn lanes<S: Simd>(&self, simd: S) -> S::F {
+        simd.load_f32(self)
+    }
+}
+
+/// f16
+impl Lanes for [u8; F16_BYTES * LANES] {
+    #[inline(always)]
+    fn lanes<S: Simd>(&self, simd: S) -> S::F {
+        simd.load_f16(self)
+    }
+}

@@ -1,0 +1,148 @@
+//! Weighted sums of values.
+
+use crate::layout::{BLOCK, F16_BYTES, Format, GROUP};
+use crate::rows::{Rows, Upcoming};
+use crate::score::{BlockScores, Expanded, PANEL};
+use crate::simd::{LANES, Lanes, Simd, load_all};
+
+/// Adds the rows of `values`, weighted by `weights` (queries filled up to panels) from group `group` on, to
+/// `sums` (queries filled up to panels, ceil(head_dim / 16)).
+///
+/// While rows are read, as many of `upcoming` are asked for.
+#[inline(always)]
+pub(crate) fn weigh<S: Simd>(
+    simd: S,
+    values: &Rows<'_>,
+    mut upcoming: Upcoming,
+    expanded: &mut Expanded,
+    (weights, group): (&[BlockScores], usize),
+    sums: &mut [[f32; LANES]],
+) {
+    let layout = values.layout();
+    let vectors = layout.head_dim().div_ceil(LANES);
+    match layout.format() {
+        Format::F32 => {
+            weigh_dense::<S, { 4 * LANES }>(simd, values, upcoming, expanded, (weights, group), sums)
+        }
+        Format::F16 => {
+            weigh_dense::<S, { F16_BYTES * LANES }>(simd, values, upcoming, expanded, (weights, group), sums);
+        }
+        _ => {
+            if simd.weigh_codes(values, (weights, group), (expanded, &mut upcoming), sums) {
+                return;
+            }
+            for (index, block) in values.units().enumerate() {
+                simd.expand_values(layout, block, expanded.floats.as_mut_slice());
+                let rows = &expanded.floats.as_slice()[..BLOCK * vectors];
+                weigh_rows(
+                    simd,
+                    (rows, vectors),
+                    &mut upcoming,
+                    (weights, group + index * BLOCK / GROUP),
+                    sums,
+                );
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn weigh_dense<S: Simd, const BYTES: usize>(
+    simd: S,
+    values: &Rows<'_>,
+    mut upcoming: Upcoming,
+    expanded: &mut Expanded,
+    (weights, group): (&[BlockScores], usize),
+    sums: &mut [[f32; LANES]],
+) where
+    [u8; BYTES]: Lanes,
+{
+    let head_dim = values.layout().head_dim();
+    let vectors = head_dim.div_ceil(LANES);
+    for (index, unit) in values.units().enumerate() {
+        // Rows behind the last one may hold anything.
+        let rows = GROUP.min(values.len() - index * GROUP);
+        let weights = (weights, group + index);
+        if head_dim.is_multiple_of(LANES) {
+            let rows = &unit.as_chunks::<BYTES>().0[..rows * vectors];
+            weigh_rows(simd, (rows, vectors), &mut upcoming, weights, sums);
+            continue;
+        }
+        // Rows that are not whole vectors are filled up.
+        let row_bytes = BYTES / LANES * head_dim;
+        let filled = &mut expanded.floats.as_mut_slice()[..rows * vectors];
+        for (row, filled) in unit.chunks_exact(row_bytes).zip(filled.chunks_exact_mut(vectors)) {
+            for (bytes, filled) in row.chunks(BYTES).zip(filled) {
+                let mut padded = [0; BYTES];
+                padded[..bytes.len()].copy_from_slice(bytes);
+                simd.store(padded.lanes(simd), filled);
+            }
+        }
+        weigh_rows(simd, (&*filled, vectors), &mut upcoming, weights, sums);
+    }
+}
+
+/// Adds `rows` (up to BLOCK, vectors), weighted from group `group` on.
+#[inline(always)]
+fn weigh_rows<S: Simd, E: Lanes>(
+    simd: S,
+    (rows, vectors): (&[E], usize),
+    upcoming: &mut Upcoming,
+    (weights, group): (&[BlockScores], usize),
+    sums: &mut [[f32; LANES]],
+) {
+    let width = if S::MANY_REGISTERS { 4 } else { 1 };
+    upcoming.spread(rows.len() / vectors, rows.len() / vectors * vectors.div_ceil(width));
+    let panels = weights.chunks_exact(PANEL).zip(sums.chunks_exact_mut(PANEL * vectors));
+    for (weights, sums) in panels {
+        let weights: [&[f32]; PANEL] = std::array::from_fn(|slot| weights[slot][group..].as_flattened());
+        let mut first = 0;
+        if S::MANY_REGISTERS {
+            while first + 4 <= vectors {
+                add_rows::<S, E, 4>(simd, (rows, vectors, first), upcoming, weights, sums);
+                first += 4;
+            }
+        }
+        while first < vectors {
+            add_rows::<S, E, 1>(simd, (rows, vectors, first), upcoming, weights, sums);
+            first += 1;
+        }
+        // Once is enough.
+        upcoming.pause();
+    }
+}
+
+/// Adds the vectors from `first` on of every row to the sums (PANEL, vectors) of a panel's queries.
+#[inline(always)]
+fn add_rows<S: Simd, E: Lanes, const VECTORS: usize>(
+    simd: S,
+    (rows, vectors, first): (&[E], usize, usize),
+    upcoming: &mut Upcoming,
+    weights: [&[f32]; PANEL],
+    sums: &mut [[f32; LANES]],
+) {
+    let count = rows.len() / vectors;
+    let weights = weights.map(|weights| &weights[..count]);
+    let mut acc = [[simd.splat(0.0); VECTORS]; PANEL];
+    for (acc, sums) in acc.iter_mut().zip(sums.chunks_exact(vectors)) {
+        if let Some(sums) = sums[first..].first_chunk() {
+            *acc = load_all(simd, sums);
+        }
+    }
+    for (index, row) in rows.chunks_exact(vectors).enumerate() {
+        upcoming.ask(simd);
+        let Some(row) = row[first..].first_chunk() else { continue };
+        let row: [S::F; VECTORS] = load_all(simd, row);
+        for slot in 0..PANEL {
+            let weight = simd.splat(weights[slot][index]);
+            for vector in 0..VECTORS {
+                acc[slot][vector] = simd.mul_add(row[vector], weight, acc[slot][vector]);
+            }
+        }
+    }
+    for (slot, acc) in acc.into_iter().enumerate() {
+        for (vector, acc) in acc.into_iter().enumerate() {
+            simd.store(acc, &mut sums[slot * vectors + first + vector]);
+        }
+    }
+}

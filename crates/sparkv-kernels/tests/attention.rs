@@ -1,0 +1,227 @@
+//! Attention over stored rows against f64 over the rows as they are decoded, on every instruction set there is.
+
+use std::ops::Range;
+
+use proptest::prelude::*;
+use sparkv_kernels::{
+    BLOCK, Fill, Format, GROUP, Isa, KEY_BLOCK, KeptFormat, KvRun, Layout, Levels, Packing, Partial,
+    QueryTile, Rows, Side, TileScratch, attend_tile_with, dense, score_rows, seal,
+};
+
+/// Rows of a layout, and what they decode to.
+struct Stored {
+    layout: Layout,
+    bytes: Vec<u8>,
+    len: usize,
+    decoded: Vec<f32>,
+}
+
+impl Stored {
+    /// Stores `rows` (n, head_dim); n is a multiple of [`BLOCK`] where the layout seals.
+    fn new(layout: Layout, rows: &[f32]) -> Self {
+        let head_dim = layout.head_dim();
+        let len = rows.len() / head_dim;
+        // Behind the last row there may be anything that was once written.
+        let mut bytes = vec![0x11; layout.bytes(len)];
+        if layout.is_sealed() {
+            let blocks = rows.chunks(BLOCK * head_dim).zip(bytes.chunks_mut(layout.unit_bytes()));
+            blocks.for_each(|(rows, bytes)| seal(&layout, rows, bytes));
+        } else {
+            let rows = rows.chunks(head_dim).enumerate();
+            rows.for_each(|(index, row)| dense::write_row(&layout, row, &mut bytes, index));
+        }
+        let mut stored = Self { layout, bytes, len, decoded: Vec::new() };
+        stored.decoded = stored.rows().decode();
+        stored
+    }
+
+    fn rows(&self) -> Rows<'_> {
+        Rows::new(self.layout, &self.bytes, self.len)
+    }
+}
+
+/// Attention of one query in f64.
+fn reference(query: &[f32], keys: &[f32], values: &[f32], visible: &Range<usize>) -> Vec<f64> {
+    let head_dim = query.len();
+    let rows = |all: &[f32]| -> Vec<Vec<f64>> {
+        let visible = visible.start * head_dim..visible.end * head_dim;
+        all[visible].chunks(head_dim).map(|row| row.iter().map(|x| f64::from(*x)).collect()).collect()
+    };
+    let scores: Vec<f64> =
+        rows(keys).iter().map(|key| key.iter().zip(query).map(|(k, q)| k * f64::from(*q)).sum()).collect();
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    let mut out = vec![0.0; head_dim];
+    for (weight, value) in weights.iter().zip(rows(values)) {
+        out.iter_mut().zip(value).for_each(|(out, v)| *out += weight / total * v);
+    }
+    out
+}
+
+/// The formats, and how far attention over them may be from f64 over what they decode to. Where kernels
+/// multiply integers, queries are rounded to a 254th of their largest channel, and weights to a 510th (int4: a
+/// 254th) of the largest in the block.
+fn formats(head_dim: usize, ratio: f64) -> Vec<(Format, f64)> {
+    let mut formats =
+        vec![(Format::F32, 2e-5), (Format::F16, 2e-5), (Format::Int8, 8e-2), (Format::Int4, 8e-2)];
+    for values in [KeptFormat::F32, KeptFormat::F16, KeptFormat::Int8] {
+        for levels in [Levels::One, Levels::Two] {
+            for fill in [Fill::RootMeanSquare, Fill::MeanMagnitude] {
+                let format = Packing::format_for(head_dim, ratio, values, fill, levels);
+                let tolerance = if values == KeptFormat::Int8 { 8e-2 } else { 2e-5 };
+                formats.push((format, tolerance));
+            }
+        }
+    }
+    formats
+}
+
+#[derive(Debug, Clone)]
+struct Case {
+    head_dim: usize,
+    ratio: f64,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    queries: Vec<f32>,
+    /// Blocks that are sealed; the other rows are dense.
+    blocks: usize,
+    visible: Vec<Range<usize>>,
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let head_dims = prop::sample::select(vec![8usize, 24, 64, 80, 96, 128, 256]);
+    (head_dims, 1usize..200, 1usize..11, 0.05f64..0.97).prop_flat_map(|(head_dim, tokens, queries, ratio)| {
+        let rows = |n: usize, x: f32| prop::collection::vec(-x..x, n * head_dim);
+        let visible = prop_oneof![
+            3 => Just(0..tokens),
+            2 => (0..tokens, 0..=tokens).prop_map(|(a, b)| a.min(b)..a.max(b)),
+        ];
+        (
+            rows(tokens, 2.0),
+            rows(tokens, 2.0),
+            rows(queries, 6.0 / (head_dim as f32).sqrt()),
+            0..=tokens / BLOCK,
+            prop::collection::vec(visible, queries),
+        )
+            .prop_map(move |(keys, values, queries, blocks, visible)| Case {
+                head_dim,
+                ratio,
+                keys,
+                values,
+                queries,
+                blocks,
+                visible,
+            })
+    })
+}
+
+/// What attention gives, and what it should.
+fn attend(isa: Isa, case: &Case, keys: Format, values: Format) -> (Vec<f32>, Vec<f64>) {
+    let head_dim = case.head_dim;
+    let layout = |side, format| Layout::new(side, head_dim, format).unwrap();
+    let sealed = case.blocks * BLOCK * head_dim;
+    let store = |side, format, rows: &[f32]| {
+        // With nothing between two others.
+        [
+            Stored::new(layout(side, format), &rows[..sealed]),
+            Stored::new(layout(side, Format::F32), &[]),
+            Stored::new(layout(side, Format::F32), &rows[sealed..]),
+        ]
+    };
+    let keys = store(Side::Keys, keys, &case.keys);
+    let values = store(Side::Values, values, &case.values);
+    let runs: Vec<KvRun<'_>> = keys
+        .iter()
+        .zip(&values)
+        .map(|(k, v)| KvRun { keys: k.rows(), values: v.rows(), scaled: false })
+        .collect();
+    let out = attend_runs(isa, case, &runs, KEY_BLOCK * 2);
+    let decoded = |stored: [Stored; 3]| stored.map(|s| s.decoded).concat();
+    let (keys, values) = (decoded(keys), decoded(values));
+    let expected = case
+        .queries
+        .chunks(head_dim)
+        .zip(&case.visible)
+        .flat_map(|(query, visible)| reference(query, &keys, &values, visible))
+        .collect();
+    (out, expected)
+}
+
+fn attend_runs(isa: Isa, case: &Case, runs: &[KvRun<'_>], part: usize) -> Vec<f32> {
+    let tile = QueryTile {
+        head_dim: case.head_dim,
+        queries: &case.queries,
+        scaled_queries: &[],
+        scaled_offsets: &[],
+        visible: &case.visible,
+    };
+    let mut scratch = TileScratch::default();
+    let tokens = case.keys.len() / case.head_dim;
+    let mut parts = (0..tokens)
+        .step_by(part)
+        .map(|start| attend_tile_with(isa, &tile, runs, start..start + part, &mut scratch));
+    let mut all: Partial = parts.next().unwrap();
+    parts.for_each(|partial| all.merge(&partial));
+    all.finish()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn attention_over_stored_rows_equals_f64_over_decoded_ones(case in cases()) {
+        for isa in Isa::available() {
+            for (keys, key_tolerance) in formats(case.head_dim, case.ratio) {
+                for (values, value_tolerance) in formats(case.head_dim, case.ratio) {
+                    let (out, expected) = attend(isa, &case, keys, values);
+                    let tolerance = f64::max(key_tolerance, value_tolerance);
+                    for (out, expected) in out.iter().zip(&expected) {
+                        prop_assert!(
+                            (f64::from(*out) - expected).abs() < tolerance,
+                            "{out} for {expected}: {}, {keys:?}, {values:?}", isa.name()
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// Bit for bit: neither the other queries nor the borders of runs matter.
+    #[test]
+    fn a_query_alone_over_one_run_gives_the_same(case in cases(), split in 0usize..8) {
+        let layout = |side| Layout::new(side, case.head_dim, Format::F16).unwrap();
+        let store = |side, rows: &[f32]| Stored::new(layout(side), rows);
+        let all = (store(Side::Keys, &case.keys), store(Side::Values, &case.values));
+        let split = (split * GROUP * case.head_dim).min(case.keys.len() / (GROUP * case.head_dim) * GROUP * case.head_dim);
+        let parts = [
+            (store(Side::Keys, &case.keys[..split]), store(Side::Values, &case.values[..split])),
+            (store(Side::Keys, &case.keys[split..]), store(Side::Values, &case.values[split..])),
+        ];
+        let run = |(k, v)| { let (k, v): (&Stored, &Stored) = (k, v); KvRun { keys: k.rows(), values: v.rows(), scaled: false } };
+        for isa in Isa::available() {
+            let together = attend_runs(isa, &case, &[run((&all.0, &all.1))], KEY_BLOCK);
+            let runs = [run((&parts[0].0, &parts[0].1)), run((&parts[1].0, &parts[1].1))];
+            for (index, (query, visible)) in case.queries.chunks(case.head_dim).zip(&case.visible).enumerate() {
+                let alone = Case { queries: query.to_vec(), visible: vec![visible.clone()], ..case.clone() };
+                let alone = attend_runs(isa, &alone, &runs, KEY_BLOCK);
+                prop_assert_eq!(&alone[..], &together[index * case.head_dim..][..case.head_dim]);
+            }
+        }
+    }
+
+    #[test]
+    fn scores_are_products(case in cases()) {
+        let layout = Layout::new(Side::Keys, case.head_dim, Format::F16).unwrap();
+        let keys = Stored::new(layout, &case.keys);
+        let queries = case.queries.len() / case.head_dim;
+        let mut scores = vec![f32::NAN; queries * keys.len];
+        score_rows(&case.queries, &keys.rows(), &mut scores, &mut TileScratch::default());
+        for (query, scores) in case.queries.chunks(case.head_dim).zip(scores.chunks(keys.len)) {
+            for (key, score) in keys.decoded.chunks(case.head_dim).zip(scores) {
+                let expected: f64 = key.iter().zip(query).map(|(k, q)| f64::from(*k) * f64::from(*q)).sum();
+                prop_assert!((f64::from(*score) - expected).abs() < 1e-4);
+            }
+        }
+    }
+}
