@@ -71,8 +71,9 @@ fn expected(
     ratios: (f64, f64),
 ) -> Result<Vec<f32>> {
     let last = tokens.len() - 1;
-    // A block of 32 is packed once the tail holds window + block.
-    let packed_end = prompt - WINDOW + (last - prompt) / 32 * 32;
+    // Whole blocks of 32 before the window; then another one whenever the tail holds window + block.
+    let of_prompt = (prompt - SINKS - WINDOW) / 32 * 32;
+    let packed_end = SINKS + of_prompt + (tokens.len() - SINKS - of_prompt - WINDOW - 32).div_ceil(32) * 32;
     let group = config.query_heads / config.kv_heads;
     let mut out = Vec::new();
     for query_head in 0..config.query_heads {
