@@ -27,7 +27,7 @@ pub(crate) struct Loaded {
 /// If nothing is called that.
 pub(crate) fn source(settings: &Settings) -> anyhow::Result<ModelSource> {
     let source = settings.model.source.parse()?;
-    threads::set(settings.model.threads, &source);
+    threads::set(settings.model.threads, source == ModelSource::Demo);
     Ok(source)
 }
 

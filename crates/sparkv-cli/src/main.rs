@@ -1,4 +1,5 @@
-//! The `sparkv` binary: serve a model, ask it once, download one, measure what settings cost, check settings.
+//! The `sparkv` binary: serve a model, ask it once, download one, measure its speed and what settings cost,
+//! check settings.
 //!
 //! [`options`] declares every setting once, [`layers`] lays flags over variables over the file over the
 //! defaults, [`settings`] checks the outcome; [`commands`] do the work.
@@ -20,6 +21,7 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::commands::bench::BenchOptions;
 use crate::commands::eval::EvalOptions;
 use crate::layers::Layers;
 use crate::options::{KvFlag, ModelOptions, Options, RunOptions, ServerOptions};
@@ -48,6 +50,8 @@ enum Command {
     Run(RunArgs),
     /// Download a model of the Hugging Face hub
     Pull(PullArgs),
+    /// Measure speed and memory, of a model or of random weights in a shape
+    Bench(BenchArgs),
     /// Measure what KV cache settings cost: right answers, and the bytes they were given from
     Eval(EvalArgs),
     /// Look at the settings
@@ -99,6 +103,16 @@ struct PullArgs {
     /// Never use the network
     #[arg(long, env = "SPARKV_OFFLINE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
     offline: Option<bool>,
+}
+
+#[derive(Debug, Args)]
+struct BenchArgs {
+    #[command(flatten)]
+    file: ConfigFlag,
+    #[command(flatten)]
+    model: ModelOptions,
+    #[command(flatten)]
+    bench: BenchOptions,
 }
 
 #[derive(Debug, Args)]
@@ -189,6 +203,10 @@ fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<()> {
             let model = ModelOptions { offline, ..ModelOptions::default() };
             let given = Options { model, ..Options::default() };
             commands::pull::pull(&name, &Settings::new(&Layers::new(file.config, &given, matches)?)?)
+        }
+        Command::Bench(BenchArgs { file, model, bench }) => {
+            let given = Options { model, ..Options::default() };
+            commands::bench::bench(&bench, &Settings::new(&Layers::new(file.config, &given, matches)?)?)
         }
         Command::Eval(EvalArgs { file, model, eval }) => {
             let given = Options { model, ..Options::default() };

@@ -7,6 +7,7 @@ use anyhow::Context;
 use serde::Deserialize;
 use sparkv::{KvChoice, KvOptions, Presets};
 use sparkv_engine::SamplingParams;
+use sparkv_eval::SettingsUnderTest;
 use sparkv_models::{DeviceChoice, WeightFormat};
 use sparkv_server::ApiKey;
 
@@ -25,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) presets: Presets,
     /// What a request's KV cache may cost if it does not say.
     pub(crate) kv: KvChoice,
+    /// The same as the operator wrote it.
+    pub(crate) kv_name: String,
     /// Clients must send it, if set.
     pub(crate) api_key: Option<ApiKey>,
 }
@@ -106,6 +109,7 @@ impl Settings {
     pub(crate) fn new(layers: &Layers) -> anyhow::Result<Self> {
         let Document { model, kv, mut server, run, presets } = layers.merged().try_into()?;
         let presets = Presets::built_in()?.with(presets)?;
+        let kv_name = kv_name(&kv)?;
         let kv = presets
             .resolve(&kv)
             .map_err(|error| anyhow::anyhow!("kv.{} (from {})", error, layers.origin("kv", "")))?;
@@ -122,6 +126,26 @@ impl Settings {
             .map(ApiKey::new)
             .transpose()
             .with_context(|| format!("server.api_key (from {})", layers.origin("server", "api_key")))?;
-        Ok(Self { model, server, run, presets, kv, api_key })
+        Ok(Self { model, server, run, presets, kv, kv_name, api_key })
+    }
+
+    /// What `options` ask for, under the name they were given by.
+    ///
+    /// # Errors
+    /// If there is no such preset, or the options contradict each other.
+    pub(crate) fn under_test(&self, options: &KvOptions) -> anyhow::Result<SettingsUnderTest> {
+        let name = kv_name(options)?;
+        let choice = self.presets.resolve(options).with_context(|| format!("--kv {name}"))?;
+        Ok(SettingsUnderTest { name, choice })
+    }
+}
+
+/// A preset's name, or JSON: what --kv takes.
+fn kv_name(options: &KvOptions) -> anyhow::Result<String> {
+    match &options.preset {
+        Some(name) if *options == (KvOptions { preset: Some(name.clone()), ..KvOptions::default() }) => {
+            Ok(name.clone())
+        }
+        _ => Ok(serde_json::to_string(options)?),
     }
 }

@@ -7,20 +7,19 @@
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 
-use sparkv_models::ModelSource;
-
-/// Says how many threads compute: as many as were asked for, else as many as this process may run at once.
-/// The demo model's matrices are too small to be shared; one thread multiplies them unless told otherwise.
+/// Says how many threads compute. The matrices of a `tiny` model are too small to be shared; one thread
+/// multiplies them unless told otherwise.
 ///
 /// To be called before any other thread exists.
-pub(crate) fn set(asked: Option<NonZeroUsize>, source: &ModelSource) {
-    let available = asked.or_else(|| available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
-    let for_matrices = match (asked, source) {
-        (None, ModelSource::Demo) => NonZeroUsize::MIN,
-        _ => available,
-    };
-    set_variable("RAYON_NUM_THREADS", available);
+pub(crate) fn set(asked: Option<NonZeroUsize>, tiny: bool) {
+    let for_matrices = if tiny && asked.is_none() { NonZeroUsize::MIN } else { count(asked) };
+    set_variable("RAYON_NUM_THREADS", count(asked));
     set_variable("CANDLE_NUM_THREADS", for_matrices);
+}
+
+/// As many threads as were asked for, else as many as this process may run at once.
+pub(crate) fn count(asked: Option<NonZeroUsize>) -> NonZeroUsize {
+    asked.or_else(|| available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
 }
 
 #[expect(unsafe_code, reason = "the standard library has no safe way to set a variable of this process")]

@@ -36,7 +36,8 @@ pub fn table(measurements: &[Measurement]) -> String {
     text
 }
 
-fn bytes(count: f64) -> String {
+/// A number of bytes, in a unit that suits it.
+pub(crate) fn bytes(count: f64) -> String {
     match count {
         count if count >= 1048576.0 => format!("{:.2} MiB", count / 1048576.0),
         count => format!("{:.0} KiB", count / 1024.0),

@@ -12,6 +12,7 @@ use crate::language_model::{DecodeStep, LanguageModel, ModelError, ModelInfo};
 use crate::linear::Linear;
 use crate::progress::{Progress, Task, Unit};
 use crate::rope::{Rope, Rotation};
+use crate::spent::{self, Part};
 use crate::weights::{MatrixFormat, Stored, TensorSource, WeightFormat};
 
 /// Rows that go through a layer at a time: enough to keep matrix products busy, few enough that another
@@ -179,7 +180,8 @@ impl Decoder {
         let q = rotation.apply(&layer.q.forward(&x)?)?;
         let k = rotation.apply(&layer.k.forward(&x)?)?;
         let v = layer.v.forward(&x)?;
-        let attended = attend(&self.info.kv_shape.attention, &q, &k, &v, spans)?;
+        let attended =
+            spent::on(Part::Attention, || attend(&self.info.kv_shape.attention, &q, &k, &v, spans))?;
         let hidden = (hidden + layer.o.forward(&attended)?)?;
         let x = candle_nn::ops::rms_norm(&hidden, &layer.mlp_norm, self.rms_norm_eps)?;
         let gate = candle_nn::ops::silu(&layer.gate.forward(&x)?)?;
@@ -226,7 +228,7 @@ impl LanguageModel for Decoder {
                 let span = Span { tokens: chunk.tokens, cache: &mut *cache };
                 chunk.hidden = self.run_layer(layer, &chunk.hidden, &chunk.rotation, &mut [span])?;
             }
-            cache.finish_prompt()?;
+            spent::on(Part::Attention, || cache.finish_prompt())?;
         }
         Ok(chunks.last().map(|chunk| self.last_logits(chunk)).transpose()?)
     }

@@ -1,13 +1,24 @@
 //! Random weights, for benchmarks of a model's shape without the model.
-use candle_core::{Device, Tensor};
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
 
 use crate::config::DecoderConfig;
 use crate::decoder::Decoder;
 use crate::error::LoadError;
 use crate::progress::Progress;
-use crate::weights::{Stored, TensorSource, WeightFormat};
+use crate::weights::{MatrixFormat, Stored, TensorSource, WeightFormat};
+
+/// Weights that differ; all tensors repeat them. A multiple of every block size, and of no power of two that a
+/// row may have, so that the rows of a matrix differ; little enough to be made and quantized in no time.
+const PATTERN: usize = 256 * 4093;
 
 /// A decoder of the shape in `config` with random weights, the same for the same `seed`.
+///
+/// Made quickly, in the format asked for: no f32 copy of a quantized matrix is ever made.
 ///
 /// # Errors
 /// If the weights cannot be held in `format`.
@@ -17,12 +28,53 @@ pub fn load_dummy(
     seed: u64,
     progress: &dyn Progress,
 ) -> Result<Decoder, LoadError> {
-    Decoder::load(config, &Random { seed }, format, progress)
+    Decoder::load(config, &Random::new(seed, format.for_matrices()), format, progress)
 }
 
-/// Makes tensors up: norms near 1, all else uniform with a deviation of 0.02, as models are initialized.
+/// Makes tensors up: norms are 1, all else is uniform with a deviation of 0.02, as models are initialized.
 struct Random {
     seed: u64,
+    format: MatrixFormat,
+    /// (PATTERN)
+    weights: Vec<f32>,
+    /// The pattern in the block types that were needed so far.
+    quantized: Mutex<Vec<(GgmlDType, Arc<Vec<u8>>)>>,
+}
+
+impl Random {
+    fn new(seed: u64, format: MatrixFormat) -> Self {
+        let weights = (0..PATTERN as u64)
+            .into_par_iter()
+            .map(|index| {
+                let bits = mix(mix(seed) ^ index.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+                let uniform = (bits >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
+                uniform * 0.02 * 12f32.sqrt()
+            })
+            .collect();
+        Self { seed, format, weights, quantized: Mutex::new(Vec::new()) }
+    }
+
+    /// The block type of matrices with rows of this length, if they are to be quantized and can be.
+    fn block_type(&self, row: usize) -> Option<GgmlDType> {
+        let dtype = match self.format {
+            MatrixFormat::Auto => GgmlDType::Q8_0,
+            MatrixFormat::Quantized(dtype) => dtype,
+            MatrixFormat::Dense(_) => return None,
+        };
+        [dtype, GgmlDType::Q8_0].into_iter().find(|dtype| row.is_multiple_of(dtype.block_size()))
+    }
+
+    /// The pattern in blocks of `dtype`.
+    fn blocks(&self, dtype: GgmlDType) -> candle_core::Result<Arc<Vec<u8>>> {
+        let mut quantized = self.quantized.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, blocks)) = quantized.iter().find(|(held, _)| *held == dtype) {
+            return Ok(Arc::clone(blocks));
+        }
+        let weights = Tensor::from_slice(&self.weights, PATTERN, &Device::Cpu)?;
+        let blocks = Arc::new(QTensor::quantize(&weights, dtype)?.data()?.into_owned());
+        quantized.push((dtype, Arc::clone(&blocks)));
+        Ok(blocks)
+    }
 }
 
 impl TensorSource for Random {
@@ -31,18 +83,33 @@ impl TensorSource for Random {
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored, LoadError> {
-        let mean = if name.ends_with("norm.weight") { 1.0 } else { 0.0 };
-        // The name takes part, so the order of loading does not matter.
-        let mut state = name.bytes().fold(self.seed, |state, byte| mix(state ^ u64::from(byte)));
-        let values: Vec<f32> = (0..shape.iter().product())
-            .map(|_| {
-                state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-                let uniform = (mix(state) >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
-                mean + uniform * 0.02 * 12f32.sqrt()
-            })
-            .collect();
-        Ok(Stored::Dense(Tensor::from_vec(values, shape, &Device::Cpu)?))
+        let elements: usize = shape.iter().product();
+        if name.ends_with("norm.weight") {
+            return Ok(Stored::Dense(Tensor::ones(shape, DType::F32, &Device::Cpu)?));
+        }
+        // The name takes part, so tensors differ and the order of loading does not matter.
+        let start = name.bytes().fold(self.seed, |state, byte| mix(state ^ u64::from(byte))) as usize;
+        if let Some(dtype) = shape.last().and_then(|&row| self.block_type(row)) {
+            let bytes = repeat(&self.blocks(dtype)?, dtype.type_size(), start, elements / dtype.block_size());
+            let storage = QStorage::from_data(Cow::Owned(bytes), &Device::Cpu, dtype)?;
+            return Ok(Stored::Quantized(Arc::new(QTensor::new(storage, shape)?)));
+        }
+        let weights = repeat(&self.weights, 1, start, elements);
+        Ok(Stored::Dense(Tensor::from_vec(weights, shape, &Device::Cpu)?))
     }
+}
+
+/// `count` items of `size` values each: those of `pattern` from some item on, over and over.
+fn repeat<T: Copy + Default + Send + Sync>(pattern: &[T], size: usize, start: usize, count: usize) -> Vec<T> {
+    let start = start % (pattern.len() / size) * size;
+    let (end, begin) = pattern.split_at(start);
+    let mut values = vec![T::default(); count * size];
+    values.par_chunks_mut(pattern.len()).for_each(|values| {
+        let (first, second) = values.split_at_mut(begin.len().min(values.len()));
+        first.copy_from_slice(&begin[..first.len()]);
+        second.copy_from_slice(&end[..second.len()]);
+    });
+    values
 }
 
 /// SplitMix64's finalizer.

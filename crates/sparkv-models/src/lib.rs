@@ -32,6 +32,7 @@ pub mod progress;
 mod rope;
 mod safetensors_files;
 mod source;
+pub mod spent;
 mod text;
 mod weights;
 

@@ -4,6 +4,7 @@ use candle_core::{DType, Module, Result, Tensor};
 use rayon::prelude::*;
 
 use crate::error::LoadError;
+use crate::spent::{self, Part};
 use crate::weights::{MatrixFormat, Stored, TensorSource};
 
 /// Rows of a half-precision matrix that are widened at a time: small enough to stay in a core's cache.
@@ -56,11 +57,11 @@ impl Linear {
 
     /// x: (rows, in), f32; gives (rows, out), f32.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = match &self.weight {
-            Weight::F32(weight) => x.matmul(&weight.t()?)?,
-            Weight::Half(weight) => matmul_widened(x, weight)?,
-            Weight::Quantized(weight) => weight.forward(x)?,
-        };
+        let y = spent::on(Part::Weights, || match &self.weight {
+            Weight::F32(weight) => x.matmul(&weight.t()?),
+            Weight::Half(weight) => matmul_widened(x, weight),
+            Weight::Quantized(weight) => weight.forward(x),
+        })?;
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),
             None => Ok(y),

@@ -22,6 +22,7 @@
 pub mod attention;
 pub mod budget;
 pub mod cache;
+mod fill;
 mod head;
 pub mod plan;
 mod rows;

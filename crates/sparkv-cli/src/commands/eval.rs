@@ -59,21 +59,7 @@ impl EvalOptions {
             asked = settings.presets.iter().map(preset).collect();
             asked.sort_by_key(|options| options.preset.as_deref() != Some(EXACT));
         }
-        asked
-            .into_iter()
-            .map(|options| {
-                let name = match &options {
-                    KvOptions { preset: Some(name), .. }
-                        if options == (KvOptions { preset: Some(name.clone()), ..KvOptions::default() }) =>
-                    {
-                        name.clone()
-                    }
-                    options => serde_json::to_string(options)?,
-                };
-                let choice = settings.presets.resolve(&options).with_context(|| format!("--kv {name}"))?;
-                Ok(SettingsUnderTest { name, choice })
-            })
-            .collect()
+        asked.iter().map(|options| settings.under_test(options)).collect()
     }
 }
 

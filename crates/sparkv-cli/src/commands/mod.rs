@@ -1,5 +1,6 @@
 //! What the subcommands do.
 
+pub(crate) mod bench;
 pub(crate) mod eval;
 pub(crate) mod pull;
 pub(crate) mod run;
