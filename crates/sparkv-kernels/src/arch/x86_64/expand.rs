@@ -6,7 +6,6 @@ use super::avx512::{Avx512, Quad};
 use crate::block::{KEY_BIAS, Sections};
 use crate::lanes::QUAD;
 use crate::layout::{BLOCK, F16_BYTES, GROUP};
-use crate::rows::Upcoming;
 use crate::select::{Levels, Packing};
 use crate::simd::{LANES, Simd};
 
@@ -21,18 +20,36 @@ struct Masks {
     high: u64,
 }
 
-/// The masks of a packed block, 64 elements after 64.
-#[inline(always)]
-fn masks<'a>(block: &'a [u8], sections: &Sections) -> impl Iterator<Item = Masks> + use<'a> {
-    let words = |from: usize, to: usize| {
-        block[from..to].as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word))
-    };
-    let kept = words(sections.bitmap, sections.signs);
-    let negative = words(sections.signs, sections.levels);
-    // With one level there is nothing to read, and nobody asks.
-    let high = if sections.levels < sections.scalars { sections.levels } else { sections.signs };
-    let high = words(high, sections.scalars);
-    kept.zip(negative).zip(high).map(|((kept, negative), high)| Masks { kept, negative, high })
+/// The masks of a packed block: a word for each 64 elements.
+struct MaskWords<'a> {
+    kept: &'a [[u8; 8]],
+    negative: &'a [[u8; 8]],
+    /// With one level there is nothing to read here, and nobody looks at it.
+    high: &'a [[u8; 8]],
+}
+
+impl<'a> MaskWords<'a> {
+    #[inline(always)]
+    fn new(block: &'a [u8], sections: &Sections) -> Self {
+        let words = |from: usize, to: usize| block[from..to].as_chunks::<8>().0;
+        let high = if sections.levels < sections.scalars { sections.levels } else { sections.signs };
+        Self {
+            kept: words(sections.bitmap, sections.signs),
+            negative: words(sections.signs, sections.levels),
+            high: words(high, sections.scalars),
+        }
+    }
+
+    /// The masks of 64 elements after 64, from the `first` on.
+    #[inline(always)]
+    fn iter(&self, first: usize) -> impl Iterator<Item = Masks> {
+        let all = self.kept[first..].iter().zip(&self.negative[first..]).zip(&self.high[first..]);
+        all.map(|((kept, negative), high)| Masks {
+            kept: u64::from_le_bytes(*kept),
+            negative: u64::from_le_bytes(*negative),
+            high: u64::from_le_bytes(*high),
+        })
+    }
 }
 
 /// The kept values of a packed block, read one after the other.
@@ -81,18 +98,11 @@ pub(super) fn nibbles(simd: Avx512, nibbles: &[u8], codes: &mut [Quad]) {
 #[target_feature(
     enable = "avx2,fma,f16c,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni"
 )]
-pub(super) fn key_codes(
-    simd: Avx512,
-    block: &[u8],
-    packing: &Packing,
-    upcoming: &mut Upcoming,
-    codes: &mut [Quad],
-) {
-    upcoming.spread(BLOCK, codes.len());
-    *upcoming = match packing.levels {
-        Levels::One => spread_key_codes::<false>(simd, block, packing, *upcoming, codes),
-        Levels::Two => spread_key_codes::<true>(simd, block, packing, *upcoming, codes),
-    };
+pub(super) fn key_codes(simd: Avx512, block: &[u8], packing: &Packing, codes: &mut [Quad]) {
+    match packing.levels {
+        Levels::One => spread_key_codes::<false>(simd, block, packing, codes),
+        Levels::Two => spread_key_codes::<true>(simd, block, packing, codes),
+    }
 }
 
 #[inline(always)]
@@ -100,44 +110,34 @@ fn spread_key_codes<const TWO_LEVELS: bool>(
     simd: Avx512,
     block: &[u8],
     packing: &Packing,
-    mut upcoming: Upcoming,
     codes: &mut [Quad],
-) -> Upcoming {
+) {
     let sections = packing.sections(codes.len() * QUAD / GROUPS);
     let steps = block[sections.steps..sections.end].as_chunks::<GROUP>().0;
-    let (mut masks, mut kept) = (masks(block, &sections), Kept::new(simd, block));
+    let (masks, mut kept) = (MaskWords::new(block, &sections), Kept::new(simd, block));
     let quads = codes.len() / GROUPS;
     let bias = simd.splat_i32(i32::from_le_bytes([KEY_BIAS; QUAD]));
     for (group, codes) in codes.chunks_exact_mut(quads).enumerate() {
         let low = simd.each_four_times(&steps[group]);
         let high = if TWO_LEVELS { simd.each_four_times(&steps[GROUPS + group]) } else { low };
-        for (codes, masks) in codes.iter_mut().zip(&mut masks) {
+        for (codes, masks) in codes.iter_mut().zip(masks.iter(group * quads)) {
             let magnitude = if TWO_LEVELS { simd.choose(masks.high, low, high) } else { low };
             let filled = simd.plus_minus(bias, masks.negative, magnitude);
-            upcoming.ask(simd);
             let values = kept.next(masks.kept.count_ones());
             simd.store_bytes(simd.expand_bytes(filled, masks.kept, values), codes);
         }
     }
-    upcoming
 }
 
 /// Codes (head_dim / 16, BLOCK / 4) of a packed block of values with int8 values.
 #[target_feature(
     enable = "avx2,fma,f16c,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni"
 )]
-pub(super) fn value_codes(
-    simd: Avx512,
-    block: &[u8],
-    packing: &Packing,
-    upcoming: &mut Upcoming,
-    codes: &mut [Quad],
-) {
-    upcoming.spread(BLOCK, codes.len());
-    *upcoming = match packing.levels {
-        Levels::One => spread_value_codes::<false>(simd, block, packing, *upcoming, codes),
-        Levels::Two => spread_value_codes::<true>(simd, block, packing, *upcoming, codes),
-    };
+pub(super) fn value_codes(simd: Avx512, block: &[u8], packing: &Packing, codes: &mut [Quad]) {
+    match packing.levels {
+        Levels::One => spread_value_codes::<false>(simd, block, packing, codes),
+        Levels::Two => spread_value_codes::<true>(simd, block, packing, codes),
+    }
 }
 
 #[inline(always)]
@@ -145,17 +145,16 @@ fn spread_value_codes<const TWO_LEVELS: bool>(
     simd: Avx512,
     block: &[u8],
     packing: &Packing,
-    mut upcoming: Upcoming,
     codes: &mut [Quad],
-) -> Upcoming {
+) {
     let sections = packing.sections(codes.len() * QUAD / GROUPS);
     let steps = block[sections.steps..sections.end].as_chunks::<QUAD>().0;
     let (low, high) = if TWO_LEVELS { steps.split_at(steps.len() / 2) } else { (steps, steps) };
-    let (mut masks, mut kept) = (masks(block, &sections), Kept::new(simd, block));
+    let (masks, mut kept) = (MaskWords::new(block, &sections), Kept::new(simd, block));
     let zero = simd.splat_i32(0);
-    for codes in codes.chunks_exact_mut(BLOCK / QUAD) {
-        let tokens = low.iter().zip(high);
-        for ((codes, (low, high)), masks) in codes.iter_mut().zip(tokens).zip(&mut masks) {
+    for (vector, codes) in codes.chunks_exact_mut(BLOCK / QUAD).enumerate() {
+        let masks = masks.iter(vector * (BLOCK / QUAD));
+        for (((codes, low), high), masks) in codes.iter_mut().zip(low).zip(high).zip(masks) {
             let low = simd.splat_i32(i32::from_le_bytes(*low));
             let magnitude = if TWO_LEVELS {
                 simd.choose(masks.high, low, simd.splat_i32(i32::from_le_bytes(*high)))
@@ -163,12 +162,10 @@ fn spread_value_codes<const TWO_LEVELS: bool>(
                 low
             };
             let filled = simd.plus_minus(zero, masks.negative, magnitude);
-            upcoming.ask(simd);
             let values = kept.next(masks.kept.count_ones());
             simd.store_bytes(simd.expand_bytes(filled, masks.kept, values), codes);
         }
     }
-    upcoming
 }
 
 /// Two vectors of f32 from 32 elements with f16 values.
@@ -210,11 +207,11 @@ pub(super) fn f16_keys(simd: Avx512, block: &[u8], packing: &Packing, keys: &mut
     let sections = packing.sections(channels);
     let two_levels = packing.levels == Levels::Two;
     let fills = block[sections.scalars..sections.steps].as_chunks::<{ F16_BYTES * GROUP }>().0;
-    let (mut masks, mut kept) = (masks(block, &sections), Kept::new(simd, block));
+    let (masks, mut kept) = (MaskWords::new(block, &sections), Kept::new(simd, block));
     for (group, keys) in keys.chunks_exact_mut(channels).enumerate() {
         let high = if two_levels { GROUPS + group } else { group };
         let fills = [simd.twice(&fills[group]), simd.twice(&fills[high])];
-        for (keys, masks) in keys.as_chunks_mut::<4>().0.iter_mut().zip(&mut masks) {
+        for (keys, masks) in keys.as_chunks_mut::<4>().0.iter_mut().zip(masks.iter(group * channels / 4)) {
             let [first, second] = masks.halves(two_levels);
             let [a, b] = floats(simd, first, fills, &mut kept);
             let [c, d] = floats(simd, second, fills, &mut kept);
@@ -236,10 +233,11 @@ pub(super) fn f16_values(simd: Avx512, block: &[u8], packing: &Packing, values: 
     let pairs = block[sections.scalars..sections.steps].as_chunks::<{ 2 * F16_BYTES }>().0;
     let (low, high) = if two_levels { pairs.split_at(pairs.len() / 2) } else { (pairs, pairs) };
     let (low, high) = (low.as_chunks::<2>().0, high.as_chunks::<2>().0);
-    let (mut masks, mut kept) = (masks(block, &sections), Kept::new(simd, block));
+    let (masks, mut kept) = (MaskWords::new(block, &sections), Kept::new(simd, block));
     for vector in 0..vectors {
-        let tokens = values.chunks_exact_mut(QUAD * vectors).zip(low.iter().zip(high));
-        for ((values, (low, high)), masks) in tokens.zip(&mut masks) {
+        let masks = masks.iter(vector * (BLOCK / QUAD));
+        let tokens = values.chunks_exact_mut(QUAD * vectors).zip(low).zip(high);
+        for (((values, low), high), masks) in tokens.zip(masks) {
             let [first, second] = masks.halves(two_levels);
             let [a, b] = floats(simd, first, [simd.halves(&low[0]), simd.halves(&high[0])], &mut kept);
             let [c, d] = floats(simd, second, [simd.halves(&low[1]), simd.halves(&high[1])], &mut kept);

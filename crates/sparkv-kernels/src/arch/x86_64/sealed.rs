@@ -72,11 +72,10 @@ pub(super) fn score_codes(
         }
         _ => {
             let Some(packing) = packed(layout, KeptFormat::Int8) else { return false };
-            expand::key_codes(simd, block, &packing, upcoming, codes);
+            expand::key_codes(simd, block, &packing, codes);
             let scales = &block[packing.sections(head_dim).scalars..];
             let codes = (&*codes, i32::from(KEY_BIAS));
-            let mut nothing = Upcoming::NONE;
-            codes::score(simd, codes, (scales, usize::MAX), (queries, &mut nothing), scores);
+            codes::score(simd, codes, (scales, usize::MAX), (queries, upcoming), scores);
         }
     }
     true
@@ -118,14 +117,11 @@ pub(super) fn weigh_codes(
             _ => {
                 let Some(packing) = packed(layout, KeptFormat::Int8) else { return false };
                 let Some(codes) = codes.next() else { return false };
-                expand::value_codes(simd, block, &packing, upcoming, codes);
+                expand::value_codes(simd, block, &packing, codes);
                 Codes8 { codes, scales: &block[packing.sections(head_dim).scalars..] }
             }
         };
     }
-    let mut nothing = Upcoming::NONE;
-    let packed = matches!(layout.format(), Format::Packed(_));
-    let upcoming = if packed { &mut nothing } else { upcoming };
     codes::weigh(simd, (&blocks[..count], int4), upcoming, weights, sums);
     true
 }
