@@ -109,7 +109,7 @@ pub fn decode(layout: &Layout, bytes: &[u8], rows: &mut [f32]) {
     }
 }
 
-fn check(layout: &Layout, values: usize, bytes: usize) {
+pub(crate) fn check(layout: &Layout, values: usize, bytes: usize) {
     assert!(layout.is_sealed(), "dense rows are not sealed");
     assert_eq!((values, bytes), (BLOCK * layout.head_dim(), layout.unit_bytes()), "lengths of a block");
 }

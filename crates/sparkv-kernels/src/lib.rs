@@ -9,10 +9,11 @@
 //! for the whole tile (the query heads of a group, and in prefill many positions), decodes it into a block
 //! that stays in the first-level cache, and never holds a dense copy of more than [`KEY_BLOCK`] rows.
 //!
-//! This crate is the scalar reference: plain Rust, no unsafe code, the oracle for every faster kernel.
+//! The scalar reference is plain Rust, and the oracle for every faster kernel. Only these, in `arch`, hold
+//! unsafe code.
 
-#![forbid(unsafe_code)]
-
+#[allow(unsafe_code, reason = "loads and stores of vectors, and functions compiled for one processor")]
+mod arch;
 pub mod attention;
 pub mod block;
 pub mod dense;
@@ -21,6 +22,7 @@ mod lanes;
 pub mod layout;
 pub mod packed;
 pub mod row;
+pub mod seal;
 pub mod select;
 mod vector;
 
@@ -28,4 +30,5 @@ pub use attention::{KEY_BLOCK, KvRun, QueryTile, Rows, TileScratch, attend_tile}
 pub use isa::Isa;
 pub use packed::{Fill, KeptFormat, PackedLayout};
 pub use row::{LayoutError, MAX_HEAD_DIM, RowFormat, RowLayout};
+pub use seal::seal;
 pub use vector::{dot, softmax_probability};

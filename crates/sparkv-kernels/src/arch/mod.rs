@@ -1,0 +1,4 @@
+//! Kernels for the vector instructions of one architecture each.
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod x86_64;
