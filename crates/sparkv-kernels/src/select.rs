@@ -124,11 +124,6 @@ fn mean(row: &[f32], fill: Fill, counted: impl Fn(usize) -> bool) -> f32 {
         };
         count += 1;
     }
-    mean_of(&sums, count, fill)
-}
-
-/// The mean of `count` terms of which `sums` are the partial sums; 0 for none.
-pub(crate) fn mean_of(sums: &[f64; 8], count: u32, fill: Fill) -> f32 {
     if count == 0 {
         return 0.0;
     }

@@ -2,12 +2,15 @@
 
 use std::arch::x86_64::*;
 
-use super::vectors::{LANES, f64_lanes, largest_magnitude, load_channels, load_f64, load_u8};
+use super::vectors::{Row, largest_magnitude, load_f64, load_u8, load_word, store_f64, transpose_f64};
 use crate::layout::BLOCK;
-use crate::select::{Fill, Levels, Packing, mean_of};
+use crate::select::{Fill, Levels, Packing};
 
-/// Rows whose searches run side by side: every step of a search waits for the one before.
-const TOGETHER: usize = 4;
+/// Rows that are worked on side by side: every step of a search waits for the one before.
+const TOGETHER: usize = 8;
+
+/// Rows whose searches run side by side: as many as there are registers for.
+const SEARCHES: usize = 4;
 
 /// A bit for each channel, `[W][32 tokens]`: channel c is bit c % 64 of word c / 64.
 pub(super) type Bits<const W: usize> = [[u64; BLOCK]; W];
@@ -32,25 +35,61 @@ fn channels<const W: usize>(head_dim: usize) -> [u64; W] {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-pub(super) fn choose<const W: usize>(rows: &[f32], head_dim: usize, packing: &Packing) -> Chosen<W> {
+pub(super) fn choose<const W: usize>(
+    rows: &[Row<W>; BLOCK],
+    head_dim: usize,
+    packing: &Packing,
+) -> Chosen<W> {
     let none = [[0; BLOCK]; W];
-    let mut chosen = Chosen {
-        kept: none,
-        negative: none,
-        high: none,
-        fills: [[0.0; BLOCK]; 2],
-        largest: [0.0; BLOCK],
-    };
-    for first in (0..BLOCK).step_by(TOGETHER) {
-        let rows: [&[f32]; TOGETHER] =
-            std::array::from_fn(|row| &rows[(first + row) * head_dim..][..head_dim]);
-        let kept = largest_channels::<W>(&rows, packing.kept);
-        for (token, (row, kept)) in (first..).zip(rows.iter().zip(kept)) {
-            choose_fills(&mut chosen, token, row, &kept, packing);
-            chosen.largest[token] = largest_magnitude(row);
+    let mut chosen =
+        Chosen { kept: none, negative: none, high: none, fills: [[0.0; BLOCK]; 2], largest: [0.0; BLOCK] };
+    let channels = channels::<W>(head_dim);
+    for (rows, first) in rows.as_chunks::<TOGETHER>().0.iter().zip((0..).step_by(TOGETHER)) {
+        let kept = largest_channels(rows, channels, packing.kept);
+        let mut pruned = kept;
+        for row in 0..TOGETHER {
+            for word in 0..W {
+                pruned[row][word] = channels[word] & !kept[row][word];
+                chosen.kept[word][first + row] = kept[row][word];
+                chosen.negative[word][first + row] = negative(&rows[row][word]);
+            }
+            chosen.largest[first + row] = largest_magnitude(&rows[row]);
         }
+        choose_fills(&mut chosen, first, rows, pruned, packing);
     }
     chosen
+}
+
+/// The channels that are negative.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+fn negative(word: &[f32; 64]) -> u64 {
+    let [a, b, c, d] = load_word(word);
+    join([
+        _mm512_movepi32_mask(_mm512_castps_si512(a)),
+        _mm512_movepi32_mask(_mm512_castps_si512(b)),
+        _mm512_movepi32_mask(_mm512_castps_si512(c)),
+        _mm512_movepi32_mask(_mm512_castps_si512(d)),
+    ])
+}
+
+/// The channels whose magnitude is above `border`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+fn exceeds(word: &[f32; 64], border: f32) -> u64 {
+    let border = _mm512_set1_ps(border);
+    let [a, b, c, d] = load_word(word);
+    join([
+        _mm512_cmp_ps_mask::<_CMP_GT_OQ>(_mm512_abs_ps(a), border),
+        _mm512_cmp_ps_mask::<_CMP_GT_OQ>(_mm512_abs_ps(b), border),
+        _mm512_cmp_ps_mask::<_CMP_GT_OQ>(_mm512_abs_ps(c), border),
+        _mm512_cmp_ps_mask::<_CMP_GT_OQ>(_mm512_abs_ps(d), border),
+    ])
+}
+
+fn join(masks: [u16; 4]) -> u64 {
+    let [a, b, c, d] = masks.map(u64::from);
+    a | b << 16 | c << 32 | d << 48
 }
 
 /// A search for the largest magnitudes of a row, most significant byte first.
@@ -70,26 +109,34 @@ struct Search<const W: usize> {
 /// first 8 bits of the mantissa, leave few ties.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn largest_channels<const W: usize>(rows: &[&[f32]; TOGETHER], count: usize) -> [[u64; W]; TOGETHER] {
-    let zero = [[_mm512_setzero_si512(); W]; TOGETHER];
-    let (mut first, mut second) = (zero, zero);
-    for (row, values) in rows.iter().enumerate() {
-        for word in 0..W {
-            [first[row][word], second[row][word]] = magnitude_bytes(values, word, &UPPER);
+fn largest_channels<const W: usize>(
+    rows: &[Row<W>; TOGETHER],
+    channels: [u64; W],
+    count: usize,
+) -> [[u64; W]; TOGETHER] {
+    let mut kept = [[0; W]; TOGETHER];
+    for (rows, kept) in rows.as_chunks::<SEARCHES>().0.iter().zip(kept.as_chunks_mut::<SEARCHES>().0) {
+        let zero = [[_mm512_setzero_si512(); W]; SEARCHES];
+        let (mut first, mut second) = (zero, zero);
+        for row in 0..SEARCHES {
+            for word in 0..W {
+                [first[row][word], second[row][word]] = magnitude_bytes(&rows[row][word], &UPPER);
+            }
+        }
+        let mut searches = [Search { kept: [0; W], tied: channels, missing: count as u32 }; SEARCHES];
+        narrow(&first, &mut searches);
+        narrow(&second, &mut searches);
+        for row in 0..SEARCHES {
+            let search = &mut searches[row];
+            if search.missing != count_ones(&search.tied) {
+                break_ties(search, &rows[row]);
+            } else {
+                (0..W).for_each(|word| search.kept[word] |= search.tied[word]);
+            }
+            kept[row] = search.kept;
         }
     }
-    let tied = channels(rows[0].len());
-    let mut searches = [Search { kept: [0; W], tied, missing: count as u32 }; TOGETHER];
-    narrow(&mut first, &mut searches);
-    narrow(&mut second, &mut searches);
-    for (search, row) in searches.iter_mut().zip(rows) {
-        if search.missing != count_ones(&search.tied) {
-            break_ties(search, row);
-        } else {
-            (0..W).for_each(|word| search.kept[word] |= search.tied[word]);
-        }
-    }
-    searches.map(|search| search.kept)
+    kept
 }
 
 /// Where the upper two bytes of two registers of 32-bit lanes are: those of highest value, then the next.
@@ -112,13 +159,14 @@ const fn byte_places(first: u8) -> [u8; 64] {
 /// The bytes at `places` of the magnitudes of 64 channels.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn magnitude_bytes(row: &[f32], word: usize, places: &[u8; 64]) -> [__m512i; 2] {
+fn magnitude_bytes(word: &[f32; 64], places: &[u8; 64]) -> [__m512i; 2] {
     let places = load_u8(places);
     // Without the sign, the exponent is a byte of its own.
-    let [a, b, c, d] = std::array::from_fn(|part| {
-        let bits = _mm512_castps_si512(load_channels(row, 64 * word + LANES * part));
-        _mm512_slli_epi32::<1>(bits)
-    });
+    let [a, b, c, d] = load_word(word);
+    let [a, b] = [_mm512_castps_si512(a), _mm512_castps_si512(b)];
+    let [c, d] = [_mm512_castps_si512(c), _mm512_castps_si512(d)];
+    let (a, b) = (_mm512_slli_epi32::<1>(a), _mm512_slli_epi32::<1>(b));
+    let (c, d) = (_mm512_slli_epi32::<1>(c), _mm512_slli_epi32::<1>(d));
     let low = _mm512_permutex2var_epi8(a, places, b);
     let high = _mm512_permutex2var_epi8(c, places, d);
     [_mm512_shuffle_i64x2::<0x44>(low, high), _mm512_shuffle_i64x2::<0xee>(low, high)]
@@ -127,33 +175,34 @@ fn magnitude_bytes(row: &[f32], word: usize, places: &[u8; 64]) -> [__m512i; 2] 
 /// Goes on with the next byte of the magnitudes: finds the largest byte that enough tied channels reach.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn narrow<const W: usize, const R: usize>(bytes: &mut [[__m512i; W]; R], searches: &mut [Search<W>; R]) {
+fn narrow<const W: usize, const R: usize>(bytes: &[[__m512i; W]; R], searches: &mut [Search<W>; R]) {
     // Others are 0, which reaches no border that is tried.
-    for (bytes, search) in bytes.iter_mut().zip(&*searches) {
+    let mut tied = [[_mm512_setzero_si512(); W]; R];
+    for row in 0..R {
         for word in 0..W {
-            bytes[word] = _mm512_maskz_mov_epi8(search.tied[word], bytes[word]);
+            tied[row][word] = _mm512_maskz_mov_epi8(searches[row].tied[word], bytes[row][word]);
         }
     }
     let mut borders = [0u32; R];
     for bit in (0..8).rev() {
         for row in 0..R {
-            let border = borders[row] | 1 << bit;
-            let lanes = _mm512_set1_epi8(border as i8);
+            let border = _mm512_set1_epi8((borders[row] | 1 << bit) as i8);
             let mut reached = 0;
-            for word in 0..W {
-                reached += _mm512_cmpge_epu8_mask(bytes[row][word], lanes).count_ones();
+            for bytes in tied[row] {
+                reached += _mm512_cmpge_epu8_mask(bytes, border).count_ones();
             }
-            borders[row] = if reached >= searches[row].missing { border } else { borders[row] };
+            // Arithmetic, not a branch: it would be as good as random.
+            borders[row] |= u32::from(reached >= searches[row].missing) << bit;
         }
     }
     for row in 0..R {
         let search = &mut searches[row];
-        let lanes = _mm512_set1_epi8(borders[row] as i8);
-        for word in 0..W {
-            let above = _mm512_cmpgt_epu8_mask(bytes[row][word], lanes);
+        let border = _mm512_set1_epi8(borders[row] as i8);
+        for (word, bytes) in tied[row].into_iter().enumerate() {
+            let above = _mm512_cmpgt_epu8_mask(bytes, border);
             search.kept[word] |= above;
             search.missing -= above.count_ones();
-            search.tied[word] = _mm512_mask_cmpeq_epu8_mask(search.tied[word], bytes[row][word], lanes);
+            search.tied[word] = _mm512_mask_cmpeq_epu8_mask(search.tied[word], bytes, border);
         }
     }
 }
@@ -162,14 +211,14 @@ fn narrow<const W: usize, const R: usize>(bytes: &mut [[__m512i; W]; R], searche
 #[cold]
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn break_ties<const W: usize>(search: &mut Search<W>, row: &[f32]) {
+fn break_ties<const W: usize>(search: &mut Search<W>, row: &Row<W>) {
     let (mut third, mut fourth) = ([_mm512_setzero_si512(); W], [_mm512_setzero_si512(); W]);
     for word in 0..W {
-        [third[word], fourth[word]] = magnitude_bytes(row, word, &LOWER);
+        [third[word], fourth[word]] = magnitude_bytes(&row[word], &LOWER);
     }
     let mut searches = [*search];
-    narrow(&mut [third], &mut searches);
-    narrow(&mut [fourth], &mut searches);
+    narrow(&[third], &mut searches);
+    narrow(&[fourth], &mut searches);
     [*search] = searches;
     for word in 0..W {
         let taken = search.missing.min(search.tied[word].count_ones());
@@ -179,73 +228,83 @@ fn break_ties<const W: usize>(search: &mut Search<W>, row: &[f32]) {
     }
 }
 
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn count_ones<const W: usize>(bits: &[u64; W]) -> u32 {
-    bits.iter().map(|word| word.count_ones()).sum()
-}
-
-/// Sets what is known of row `token` but its largest magnitude.
+/// Sets the magnitudes of the rows from `first` on, and which channels have the higher one.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn choose_fills<const W: usize>(
     chosen: &mut Chosen<W>,
-    token: usize,
-    row: &[f32],
-    kept: &[u64; W],
+    first: usize,
+    rows: &[Row<W>; TOGETHER],
+    pruned: [[u64; W]; TOGETHER],
     packing: &Packing,
 ) {
-    let all = channels::<W>(row.len());
-    let mut low: [u64; W] = std::array::from_fn(|word| all[word] & !kept[word]);
+    let mut low = pruned;
     if packing.levels == Levels::Two {
-        let border = mean(row, Fill::MeanMagnitude, &low);
-        let mut high = exceeds::<W>(row, border);
-        for word in 0..W {
-            high[word] &= low[word];
-            low[word] &= !high[word];
-            chosen.high[word][token] = high[word];
+        let borders = means(rows, Fill::MeanMagnitude, &pruned);
+        let mut high = pruned;
+        for row in 0..TOGETHER {
+            for word in 0..W {
+                high[row][word] &= exceeds(&rows[row][word], borders[row]);
+                low[row][word] &= !high[row][word];
+                chosen.high[word][first + row] = high[row][word];
+            }
         }
-        chosen.fills[1][token] = mean(row, packing.fill, &high);
+        chosen.fills[1][first..first + TOGETHER].copy_from_slice(&means(rows, packing.fill, &high));
     }
-    chosen.fills[0][token] = mean(row, packing.fill, &low);
-    for word in 0..W {
-        let parts: [u64; 4] = std::array::from_fn(|part| {
-            let values = load_channels(row, 64 * word + LANES * part);
-            u64::from(_mm512_movepi32_mask(_mm512_castps_si512(values)))
-        });
-        chosen.kept[word][token] = kept[word];
-        chosen.negative[word][token] = parts[0] | parts[1] << 16 | parts[2] << 32 | parts[3] << 48;
-    }
+    chosen.fills[0][first..first + TOGETHER].copy_from_slice(&means(rows, packing.fill, &low));
 }
 
-/// The channels whose magnitude is above `border`.
+/// The means over the channels that are `counted`, with a lane of the sum for each remainder of the channel
+/// by 8, as the reference has them.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn exceeds<const W: usize>(row: &[f32], border: f32) -> [u64; W] {
-    let border = _mm512_set1_ps(border);
-    std::array::from_fn(|word| {
-        let parts: [u64; 4] = std::array::from_fn(|part| {
-            let magnitudes = _mm512_abs_ps(load_channels(row, 64 * word + LANES * part));
-            u64::from(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(magnitudes, border))
-        });
-        parts[0] | parts[1] << 16 | parts[2] << 32 | parts[3] << 48
-    })
-}
-
-/// The mean over the channels that are `counted`: a lane of the sum for each remainder of the channel by 8,
-/// as in the reference.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn mean<const W: usize>(row: &[f32], fill: Fill, counted: &[u64; W]) -> f32 {
-    let mut sums = _mm512_setzero_pd();
-    for (part, lanes) in row.as_chunks::<8>().0.iter().enumerate() {
-        let counted = (counted[part / 8] >> (8 * (part % 8))) as u8;
-        let values = load_f64(lanes);
-        let terms = match fill {
-            Fill::RootMeanSquare => _mm512_mul_pd(values, values),
-            Fill::MeanMagnitude => _mm512_abs_pd(values),
+fn means<const W: usize>(
+    rows: &[Row<W>; TOGETHER],
+    fill: Fill,
+    counted: &[[u64; W]; TOGETHER],
+) -> [f32; TOGETHER] {
+    let mut sums = [_mm512_setzero_pd(); TOGETHER];
+    let mut counts = [0.0; TOGETHER];
+    for (row, (values, counted)) in rows.iter().zip(counted).enumerate() {
+        sums[row] = match fill {
+            Fill::RootMeanSquare => sum_of::<W, true>(values, counted),
+            Fill::MeanMagnitude => sum_of::<W, false>(values, counted),
         };
-        sums = _mm512_mask_add_pd(sums, counted, sums, terms);
+        counts[row] = count_ones(counted) as f32;
     }
-    mean_of(&f64_lanes(sums), count_ones(counted), fill)
+    let [first, rest @ ..] = transpose_f64(sums);
+    let mut sum = first;
+    for lane in rest {
+        sum = _mm512_add_pd(sum, lane);
+    }
+    let counts = load_f64(&counts);
+    let has_any = _mm512_cmp_pd_mask::<_CMP_NEQ_UQ>(counts, _mm512_setzero_pd());
+    let mut means = _mm512_maskz_div_pd(has_any, sum, counts);
+    if fill == Fill::RootMeanSquare {
+        means = _mm512_sqrt_pd(means);
+    }
+    let mut stored = [0.0; TOGETHER];
+    store_f64(&mut stored, means);
+    stored
+}
+
+/// The sum of squares, or of magnitudes, of the channels that are `counted`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+fn sum_of<const W: usize, const SQUARES: bool>(row: &Row<W>, counted: &[u64; W]) -> __m512d {
+    let mut sum = _mm512_setzero_pd();
+    for (word, counted) in row.iter().zip(counted) {
+        for (lanes, counted) in word.as_chunks().0.iter().zip(counted.to_le_bytes()) {
+            let values = load_f64(lanes);
+            let terms = if SQUARES { _mm512_mul_pd(values, values) } else { _mm512_abs_pd(values) };
+            sum = _mm512_mask_add_pd(sum, counted, sum, terms);
+        }
+    }
+    sum
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+fn count_ones<const W: usize>(bits: &[u64; W]) -> u32 {
+    bits.iter().map(|word| word.count_ones()).sum()
 }

@@ -84,7 +84,8 @@ const BYTES_OF_WORDS: [[u8; 64]; 2] = [bytes_of_words(0), bytes_of_words(4)];
 fn key_units<const W: usize>(bits: &Bits<W>, head_dim: usize, quads: bool, units: &mut [u64]) {
     for group in 0..BLOCK / GROUP {
         for (word, bits) in bits.iter().enumerate() {
-            let [low, high] = [0, 1].map(|half| load_u64(&bits.as_chunks().0[2 * group + half]));
+            let words = bits.as_chunks().0;
+            let (low, high) = (load_u64(&words[2 * group]), load_u64(&words[2 * group + 1]));
             for (half, places) in BYTES_OF_WORDS.iter().enumerate() {
                 let bytes = _mm512_permutex2var_epi8(low, load_u8(places), high);
                 // Where the row ends within the word, the next group writes over what is too much.
@@ -105,7 +106,8 @@ fn nibbles(bytes: __m512i) -> __m512i {
     let even = _mm512_maddubs_epi16(_mm512_and_si512(bytes, nibble), places);
     let odd = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), nibble);
     let odd = _mm512_slli_epi16::<8>(_mm512_maddubs_epi16(odd, places));
-    let evens_then_odds = _mm512_broadcast_i32x4(_mm_set_epi64x(0x0f0d_0b09_0705_0301, 0x0e0c_0a08_0604_0200));
+    let evens_then_odds =
+        _mm512_broadcast_i32x4(_mm_set_epi64x(0x0f0d_0b09_0705_0301, 0x0e0c_0a08_0604_0200));
     _mm512_shuffle_epi8(_mm512_or_si512(even, odd), evens_then_odds)
 }
 
@@ -149,7 +151,8 @@ const SIXTEENS_OF_WORDS: [[u16; 32]; 2] = [sixteens_of_words(0), sixteens_of_wor
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn value_units(bits: &[u64; BLOCK], quads: bool, units: &mut [u64; BLOCK]) {
-    let words: [__m512i; 4] = std::array::from_fn(|eight| load_u64(&bits.as_chunks().0[eight]));
+    let words = bits.as_chunks().0;
+    let words = [load_u64(&words[0]), load_u64(&words[1]), load_u64(&words[2]), load_u64(&words[3])];
     for (pair, places) in SIXTEENS_OF_WORDS.iter().enumerate() {
         let places = load_u16(places);
         let first = _mm512_permutex2var_epi16(words[0], places, words[1]);
@@ -220,7 +223,11 @@ pub(super) fn write_quads<const W: usize>(
             let quads = shape.head_dim / QUAD;
             for group in codes.as_chunks::<GROUP>().0 {
                 for word in 0..quads.div_ceil(16) {
-                    let lanes = transpose(std::array::from_fn(|token| load_u8(&group[token][word])));
+                    let mut lanes = [_mm512_setzero_si512(); GROUP];
+                    for (lanes, row) in lanes.iter_mut().zip(group) {
+                        *lanes = load_u8(&row[word]);
+                    }
+                    let lanes = transpose(lanes);
                     for lanes in lanes.into_iter().take(quads - 16 * word) {
                         output.push(lanes, kept(unit));
                         unit += 1;
@@ -232,9 +239,9 @@ pub(super) fn write_quads<const W: usize>(
             let interleave = load_u8(&INTERLEAVE);
             for first in (0..shape.head_dim).step_by(CHANNELS) {
                 for quad in codes[..rows].as_chunks::<QUAD>().0 {
-                    let [a, b, c, d] = std::array::from_fn(|token| {
-                        load_128(&quad[token].as_flattened()[first..])
-                    });
+                    let [a, b, c, d] = quad;
+                    let [a, b] = [load_128(&a.as_flattened()[first..]), load_128(&b.as_flattened()[first..])];
+                    let [c, d] = [load_128(&c.as_flattened()[first..]), load_128(&d.as_flattened()[first..])];
                     let lanes = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(a), b);
                     let lanes = _mm512_inserti32x4::<2>(lanes, c);
                     let lanes = _mm512_inserti32x4::<3>(lanes, d);

@@ -13,7 +13,7 @@ use std::arch::x86_64::*;
 use self::choose::{Chosen, choose};
 use self::lanes::{BitOutput, Codes, Output, Shape, bits_in_lane_order, write_quads};
 use self::vectors::{
-    LANES, largest_magnitude, load_channels, load_f32, load_u8, quantize, reciprocal, store_128, store_256,
+    LANES, Row, largest_magnitude, load_f32, load_u8, load_word, quantize, reciprocal, store_128, store_256,
     store_512, store_f32, to_f16, transpose,
 };
 use crate::block::{INT4_BIAS, KEY_BIAS};
@@ -47,6 +47,17 @@ pub(crate) fn seal(isa: Isa, layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn seal_words<const W: usize>(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
+    let mut padded = None;
+    let rows = if layout.head_dim() == 64 * W {
+        rows.as_chunks().0.as_chunks().0.first_chunk::<BLOCK>()
+    } else {
+        let padded: &mut [Row<W>; BLOCK] = padded.insert([[[0.0; 64]; W]; BLOCK]);
+        for (padded, row) in padded.iter_mut().zip(rows.chunks_exact(layout.head_dim())) {
+            padded.as_flattened_mut()[..row.len()].copy_from_slice(row);
+        }
+        Some(&*padded)
+    };
+    let Some(rows) = rows else { return };
     match layout.format() {
         Format::Int8 => seal_int8::<W>(layout, rows, bytes),
         Format::Int4 => seal_int4::<W>(layout, rows, bytes),
@@ -56,10 +67,10 @@ fn seal_words<const W: usize>(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn seal_int8<const W: usize>(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
+fn seal_int8<const W: usize>(layout: &Layout, rows: &[Row<W>; BLOCK], bytes: &mut [u8]) {
     let shape = Shape { side: layout.side(), head_dim: layout.head_dim() };
     let mut largest = [0.0; BLOCK];
-    for (largest, row) in largest.iter_mut().zip(rows.chunks_exact(shape.head_dim)) {
+    for (largest, row) in largest.iter_mut().zip(rows) {
         *largest = largest_magnitude(row);
     }
     let mut scales = [0; BLOCK * F16_BYTES];
@@ -69,21 +80,21 @@ fn seal_int8<const W: usize>(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
         let exact = _mm512_div_ps(largest, _mm512_set1_ps(127.0));
         store_scales(exact, half, &mut scales, &mut reciprocals);
     }
-    let codes = int8_codes::<W>(shape, rows, &reciprocals);
+    let codes = int8_codes(shape.side, rows, &reciprocals);
     write_quads(&codes, shape, BLOCK, |unit| shape.bits(unit), &mut Output { bytes, len: 0 });
     bytes[BLOCK * shape.head_dim..].copy_from_slice(&scales);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn seal_int4<const W: usize>(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
+fn seal_int4<const W: usize>(layout: &Layout, rows: &[Row<W>; BLOCK], bytes: &mut [u8]) {
     let shape = Shape { side: layout.side(), head_dim: layout.head_dim() };
     let groups = shape.head_dim.div_ceil(INT4_CHANNELS);
     let mut scales = [0; MAX_HEAD_DIM / INT4_CHANNELS * BLOCK * F16_BYTES];
     let mut reciprocals = [[0.0; BLOCK]; MAX_HEAD_DIM / INT4_CHANNELS];
     for (group, reciprocals) in reciprocals[..groups].iter_mut().enumerate() {
         let mut largest = [0.0; BLOCK];
-        for (largest, row) in largest.iter_mut().zip(rows.chunks_exact(shape.head_dim)) {
-            *largest = largest_of_group(row, INT4_CHANNELS * group);
+        for (largest, row) in largest.iter_mut().zip(rows) {
+            *largest = largest_of_group(&row.as_flattened().as_chunks().0[group]);
         }
         for half in 0..BLOCK / LANES {
             let largest = load_f32(&largest.as_chunks().0[half]);
@@ -92,10 +103,10 @@ fn seal_int4<const W: usize>(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
         }
     }
     let mut codes: Codes<W> = [[[0; 64]; W]; BLOCK];
-    for (token, (codes, row)) in codes.iter_mut().zip(rows.chunks_exact(shape.head_dim)).enumerate() {
+    for (token, (codes, row)) in codes.iter_mut().zip(rows).enumerate() {
         for (word, codes) in codes.iter_mut().enumerate() {
             let of = [reciprocals[2 * word][token], reciprocals[2 * word + 1][token]];
-            let lanes = codes_of(row, word, of, INT4_LIMITS);
+            let lanes = codes_of(&row[word], of, INT4_LIMITS);
             store_512(codes, _mm512_add_epi8(lanes, _mm512_set1_epi8(INT4_BIAS as i8)));
         }
     }
@@ -120,8 +131,9 @@ fn seal_int4<const W: usize>(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
 /// The value of largest magnitude in a group of [`INT4_CHANNELS`], with its sign; the first among equals.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn largest_of_group(row: &[f32], channel: usize) -> f32 {
-    let values = [load_channels(row, channel), load_channels(row, channel + LANES)];
+fn largest_of_group(group: &[f32; INT4_CHANNELS]) -> f32 {
+    let lanes = group.as_chunks().0;
+    let values = [load_f32(&lanes[0]), load_f32(&lanes[1])];
     let [low, high] = values.map(|values| _mm512_abs_ps(values));
     // The maximum of a NaN and another is the second operand.
     let largest = _mm512_max_ps(low, _mm512_setzero_ps());
@@ -142,7 +154,7 @@ fn largest_of_group(row: &[f32], channel: usize) -> f32 {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn join_channels<const W: usize>(codes: &mut Codes<W>) {
     for row in codes {
-        for word in 0..W {
+        for word in 0..row.len() {
             let lanes = load_u8(&row[word]);
             let joined = _mm512_cvtepi64_epi32(_mm512_or_si512(lanes, _mm512_srli_epi64::<28>(lanes)));
             store_256(&mut row[word / 2][32 * (word % 2)..], joined);
@@ -154,12 +166,12 @@ fn join_channels<const W: usize>(codes: &mut Codes<W>) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn join_tokens<const W: usize>(codes: &mut Codes<W>) {
-    for row in 0..BLOCK / 2 {
-        let low = row / 4 * 8 + row % 4;
-        for word in 0..W {
-            let high = _mm512_slli_epi16::<4>(load_u8(&codes[low + 4][word]));
-            let joined = _mm512_or_si512(load_u8(&codes[low][word]), high);
-            store_512(&mut codes[row][word], joined);
+    for to in 0..BLOCK / 2 {
+        let low = to / 4 * 8 + to % 4;
+        let (low, high) = (codes[low], codes[low + 4]);
+        for ((to, low), high) in codes[to].iter_mut().zip(&low).zip(&high) {
+            let high = _mm512_slli_epi16::<4>(load_u8(high));
+            store_512(to, _mm512_or_si512(load_u8(low), high));
         }
     }
 }
@@ -176,29 +188,29 @@ fn store_scales(exact: __m512, half: usize, scales: &mut [u8], reciprocals: &mut
 /// The codes of a block of bytes, as they are stored.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn int8_codes<const W: usize>(shape: Shape, rows: &[f32], reciprocals: &[f32; BLOCK]) -> Codes<W> {
-    let bias = match shape.side {
+fn int8_codes<const W: usize>(side: Side, rows: &[Row<W>; BLOCK], reciprocals: &[f32; BLOCK]) -> Codes<W> {
+    let bias = match side {
         Side::Keys => _mm512_set1_epi8(KEY_BIAS as i8),
         Side::Values => _mm512_setzero_si512(),
     };
     let mut codes = [[[0; 64]; W]; BLOCK];
-    for ((codes, row), of) in codes.iter_mut().zip(rows.chunks_exact(shape.head_dim)).zip(reciprocals) {
-        for (word, codes) in codes.iter_mut().enumerate() {
-            let lanes = codes_of(row, word, [*of, *of], INT8_LIMITS);
+    for ((codes, row), of) in codes.iter_mut().zip(rows).zip(reciprocals) {
+        for (codes, row) in codes.iter_mut().zip(row) {
+            let lanes = codes_of(row, [*of, *of], INT8_LIMITS);
             store_512(codes, _mm512_xor_si512(lanes, bias));
         }
     }
     codes
 }
 
-/// 64 channels of `row` in steps of which `reciprocals` are the reciprocals, for 32 channels each.
+/// 64 channels in steps of which `reciprocals` are the reciprocals, for 32 channels each.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn codes_of(row: &[f32], word: usize, reciprocals: [f32; 2], limits: [f32; 2]) -> __m512i {
-    let [a, b, c, d] = std::array::from_fn(|part| {
-        let reciprocal = _mm512_set1_ps(reciprocals[part / 2]);
-        quantize(load_channels(row, 64 * word + LANES * part), reciprocal, limits)
-    });
+fn codes_of(word: &[f32; 64], reciprocals: [f32; 2], limits: [f32; 2]) -> __m512i {
+    let [low, high] = [_mm512_set1_ps(reciprocals[0]), _mm512_set1_ps(reciprocals[1])];
+    let [a, b, c, d] = load_word(word);
+    let (a, b) = (quantize(a, low, limits), quantize(b, low, limits));
+    let (c, d) = (quantize(c, high, limits), quantize(d, high, limits));
     // Packing goes by parts of 128 bits: each has 4 channels of a, of b, of c and of d.
     let parts = _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
     let order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
@@ -206,7 +218,7 @@ fn codes_of(row: &[f32], word: usize, reciprocals: [f32; 2], limits: [f32; 2]) -
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn seal_packed<const W: usize>(layout: &Layout, packing: &Packing, rows: &[f32], bytes: &mut [u8]) {
+fn seal_packed<const W: usize>(layout: &Layout, packing: &Packing, rows: &[Row<W>; BLOCK], bytes: &mut [u8]) {
     let shape = Shape { side: layout.side(), head_dim: layout.head_dim() };
     let sections = packing.sections(shape.head_dim);
     let quads = packing.values == KeptFormat::Int8;
@@ -219,12 +231,14 @@ fn seal_packed<const W: usize>(layout: &Layout, packing: &Packing, rows: &[f32],
     let mut output = Output { bytes, len: 0 };
     match (packing.values, shape.side) {
         (KeptFormat::Int8, _) => {
-            let codes = int8_codes::<W>(shape, rows, &reciprocals);
+            let codes = int8_codes(shape.side, rows, &reciprocals);
             write_quads(&codes, shape, BLOCK, |unit| kept[unit], &mut output);
         }
-        (KeptFormat::F16, Side::Keys) => write_keys::<true>(rows, shape.head_dim, kept, &mut output),
-        (KeptFormat::F32, Side::Keys) => write_keys::<false>(rows, shape.head_dim, kept, &mut output),
-        (KeptFormat::F16, Side::Values) => write_values::<W, true>(rows, shape.head_dim, &chosen, &mut output),
+        (KeptFormat::F16, Side::Keys) => write_keys::<W, true>(rows, shape.head_dim, kept, &mut output),
+        (KeptFormat::F32, Side::Keys) => write_keys::<W, false>(rows, shape.head_dim, kept, &mut output),
+        (KeptFormat::F16, Side::Values) => {
+            write_values::<W, true>(rows, shape.head_dim, &chosen, &mut output)
+        }
         (KeptFormat::F32, Side::Values) => {
             write_values::<W, false>(rows, shape.head_dim, &chosen, &mut output);
         }
@@ -306,16 +320,22 @@ fn write_kept<const F16: bool>(values: __m512, kept: u16, output: &mut Output<'_
 /// Writes the values of keys that are kept, a channel of 16 tokens after the other. A unit of `kept` has 4.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn write_keys<const F16: bool>(rows: &[f32], head_dim: usize, kept: &[u64], output: &mut Output<'_>) {
-    for (group, rows) in rows.chunks_exact(GROUP * head_dim).enumerate() {
+fn write_keys<const W: usize, const F16: bool>(
+    rows: &[Row<W>; BLOCK],
+    head_dim: usize,
+    kept: &[u64],
+    output: &mut Output<'_>,
+) {
+    for (group, rows) in rows.as_chunks::<GROUP>().0.iter().enumerate() {
         for first in (0..head_dim).step_by(LANES) {
-            let columns = transpose(std::array::from_fn(|token| {
-                _mm512_castps_si512(load_channels(&rows[token * head_dim..][..head_dim], first))
-            }));
-            for (channel, column) in (first..head_dim).zip(columns) {
+            let mut lanes = [_mm512_setzero_si512(); GROUP];
+            for (lanes, row) in lanes.iter_mut().zip(rows) {
+                *lanes = _mm512_castps_si512(load_f32(&row.as_flattened().as_chunks().0[first / LANES]));
+            }
+            for (channel, lanes) in (first..head_dim).zip(transpose(lanes)) {
                 let unit = kept[(group * head_dim + channel) / 4];
                 let kept = (unit >> (16 * (channel % 4))) as u16;
-                write_kept::<F16>(_mm512_castsi512_ps(column), kept, output);
+                write_kept::<F16>(_mm512_castsi512_ps(lanes), kept, output);
             }
         }
     }
@@ -325,15 +345,16 @@ fn write_keys<const F16: bool>(rows: &[f32], head_dim: usize, kept: &[u64], outp
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn write_values<const W: usize, const F16: bool>(
-    rows: &[f32],
+    rows: &[Row<W>; BLOCK],
     head_dim: usize,
     chosen: &Chosen<W>,
     output: &mut Output<'_>,
 ) {
     for first in (0..head_dim).step_by(LANES) {
-        for (token, row) in rows.chunks_exact(head_dim).enumerate() {
-            let kept = (chosen.kept[first / 64][token] >> (first % 64)) as u16;
-            write_kept::<F16>(load_channels(row, first), kept, output);
+        let tokens = &chosen.kept[first / 64];
+        for (row, kept) in rows.iter().zip(tokens) {
+            let lanes = load_f32(&row.as_flattened().as_chunks().0[first / LANES]);
+            write_kept::<F16>(lanes, (kept >> (first % 64)) as u16, output);
         }
     }
 }

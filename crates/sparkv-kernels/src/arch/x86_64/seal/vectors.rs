@@ -8,19 +8,15 @@ pub(super) const LANES: usize = 16;
 /// The largest finite f16.
 const F16_MAX: f32 = 65504.0;
 
-/// The 16 channels of `row` from `channel` on; zeros behind its end.
+/// A row in words of 64 channels, with zeros behind its end.
+pub(super) type Row<const W: usize> = [[f32; 64]; W];
+
+/// 64 channels.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-pub(super) fn load_channels(row: &[f32], channel: usize) -> __m512 {
-    let rest = row.get(channel..).unwrap_or_default();
-    match rest.first_chunk::<LANES>() {
-        Some(lanes) => load_f32(lanes),
-        None => {
-            let there = (1 << rest.len()) - 1;
-            // SAFETY: only the lanes that `rest` has are read.
-            unsafe { _mm512_maskz_loadu_ps(there, rest.as_ptr()) }
-        }
-    }
+pub(super) fn load_word(word: &[f32; 64]) -> [__m512; 4] {
+    let lanes = word.as_chunks().0;
+    [load_f32(&lanes[0]), load_f32(&lanes[1]), load_f32(&lanes[2]), load_f32(&lanes[3])]
 }
 
 #[inline]
@@ -106,25 +102,27 @@ pub(super) fn store_u64(words: &mut [u64], value: __m512i) {
     unsafe { _mm512_storeu_epi64(words.as_mut_ptr().cast(), value) }
 }
 
+/// 8 lanes, narrowed.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-pub(super) fn f64_lanes(value: __m512d) -> [f64; 8] {
-    let mut lanes = [0.0; 8];
+pub(super) fn store_f64(lanes: &mut [f32; 8], value: __m512d) {
     // SAFETY: the array is as long as the register.
-    unsafe { _mm512_storeu_pd(lanes.as_mut_ptr(), value) }
-    lanes
+    unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), _mm512_cvtpd_ps(value)) }
 }
 
 /// max |x| of `row`, as [`crate::block::largest_magnitude`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-pub(super) fn largest_magnitude(row: &[f32]) -> f32 {
-    let mut largest = _mm512_setzero_ps();
-    for channel in (0..row.len()).step_by(LANES) {
-        // The maximum of a NaN and another is the second operand.
-        largest = _mm512_max_ps(_mm512_abs_ps(load_channels(row, channel)), largest);
+pub(super) fn largest_magnitude<const W: usize>(row: &Row<W>) -> f32 {
+    let mut largest = [_mm512_setzero_ps(); 4];
+    for word in row {
+        for (largest, lanes) in largest.iter_mut().zip(load_word(word)) {
+            // The maximum of a NaN and another is the second operand.
+            *largest = _mm512_max_ps(_mm512_abs_ps(lanes), *largest);
+        }
     }
-    _mm512_reduce_max_ps(largest)
+    let [a, b, c, d] = largest;
+    _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d)))
 }
 
 /// 1 / `scale`, and 0 for 0, as which every value is then quantized.
@@ -184,6 +182,30 @@ pub(super) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
         out[4 + c] = _mm512_shuffle_i32x4::<0x88>(low_odd, high_odd);
         out[8 + c] = _mm512_shuffle_i32x4::<0xdd>(low, high);
         out[12 + c] = _mm512_shuffle_i32x4::<0xdd>(low_odd, high_odd);
+    }
+    out
+}
+
+/// Rows and columns of a square of f64 exchanged.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+pub(super) fn transpose_f64(rows: [__m512d; 8]) -> [__m512d; 8] {
+    let zero = _mm512_setzero_pd();
+    let (mut pairs, mut out) = ([zero; 8], [zero; 8]);
+    for i in (0..8).step_by(2) {
+        pairs[i] = _mm512_unpacklo_pd(rows[i], rows[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_pd(rows[i], rows[i + 1]);
+    }
+    // 128-bit part p of pairs[2 * r + c] is column 2 * p + c of rows 2 * r and 2 * r + 1.
+    for c in 0..2 {
+        let low = _mm512_shuffle_f64x2::<0x88>(pairs[c], pairs[2 + c]);
+        let low_odd = _mm512_shuffle_f64x2::<0xdd>(pairs[c], pairs[2 + c]);
+        let high = _mm512_shuffle_f64x2::<0x88>(pairs[4 + c], pairs[6 + c]);
+        let high_odd = _mm512_shuffle_f64x2::<0xdd>(pairs[4 + c], pairs[6 + c]);
+        out[c] = _mm512_shuffle_f64x2::<0x88>(low, high);
+        out[2 + c] = _mm512_shuffle_f64x2::<0x88>(low_odd, high_odd);
+        out[4 + c] = _mm512_shuffle_f64x2::<0xdd>(low, high);
+        out[6 + c] = _mm512_shuffle_f64x2::<0xdd>(low_odd, high_odd);
     }
     out
 }
