@@ -27,6 +27,7 @@
 
 use half::f16;
 
+use crate::bits::{BitWriter, bit};
 use crate::lanes::{lane_order, nibble_order};
 use crate::layout::{BLOCK, F16_BYTES, Format, INT4_CHANNELS, Layout, MAX_HEAD_DIM, Side};
 use crate::select::{KeptFormat, Levels, Packing, Selection};
@@ -121,17 +122,19 @@ fn encode_int8(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
     for ((row, bytes), step) in rows.chunks_exact(head_dim).zip(scales.as_chunks_mut().0).zip(&mut steps) {
         *step = store_f16(largest_magnitude(row) / 127.0, bytes);
     }
-    for (byte, (token, channel)) in codes.iter_mut().zip(lane_order(layout.side(), head_dim, true)) {
-        *byte = code_byte(layout.side(), quantize(rows[token * head_dim + channel], steps[token], 127.0));
-    }
+    lane_order(layout.side(), head_dim, true).enumerate().for_each(|(element, (token, channel))| {
+        let code = quantize(rows[token * head_dim + channel], steps[token], 127.0);
+        codes[element] = code_byte(layout.side(), code);
+    });
 }
 
 fn decode_int8(layout: &Layout, bytes: &[u8], rows: &mut [f32]) {
     let head_dim = layout.head_dim();
     let (codes, scales) = bytes.split_at(BLOCK * head_dim);
-    for (byte, (token, channel)) in codes.iter().zip(lane_order(layout.side(), head_dim, true)) {
-        rows[token * head_dim + channel] = f32::from(code(layout.side(), *byte)) * read_f16(scales, token);
-    }
+    lane_order(layout.side(), head_dim, true).enumerate().for_each(|(element, (token, channel))| {
+        let code = code(layout.side(), codes[element]);
+        rows[token * head_dim + channel] = f32::from(code) * read_f16(scales, token);
+    });
 }
 
 fn encode_int4(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
@@ -146,26 +149,27 @@ fn encode_int4(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
             steps[group][token] = store_f16(largest / -8.0, &mut scales[group * BLOCK + token]);
         }
     }
-    for (byte, nibbles) in codes.iter_mut().zip(nibble_order(layout.side(), head_dim)) {
+    nibble_order(layout.side(), head_dim).enumerate().for_each(|(element, nibbles)| {
         let [low, high] = nibbles.map(|(token, channel)| {
             let step = steps[channel / INT4_CHANNELS][token];
             quantize(rows[token * head_dim + channel], step, 7.0)
                 .wrapping_add_unsigned(INT4_BIAS)
                 .cast_unsigned()
         });
-        *byte = low | high << 4;
-    }
+        codes[element] = low | high << 4;
+    });
 }
 
 fn decode_int4(layout: &Layout, bytes: &[u8], rows: &mut [f32]) {
     let head_dim = layout.head_dim();
     let (codes, scales) = bytes.split_at(BLOCK / 2 * head_dim);
-    for (byte, nibbles) in codes.iter().zip(nibble_order(layout.side(), head_dim)) {
+    nibble_order(layout.side(), head_dim).enumerate().for_each(|(element, nibbles)| {
+        let byte = codes[element];
         for ((token, channel), nibble) in nibbles.into_iter().zip([byte & 15, byte >> 4]) {
             let scale = read_f16(scales, channel / INT4_CHANNELS * BLOCK + token);
             rows[token * head_dim + channel] = (f32::from(nibble) - f32::from(INT4_BIAS)) * scale;
         }
-    }
+    });
 }
 
 fn encode_packed(layout: &Layout, packing: &Packing, rows: &[f32], bytes: &mut [u8]) {
@@ -173,33 +177,40 @@ fn encode_packed(layout: &Layout, packing: &Packing, rows: &[f32], bytes: &mut [
     let sections = packing.sections(head_dim);
     let selections: Vec<Selection> =
         rows.chunks_exact(head_dim).map(|row| Selection::new(row, packing)).collect();
+    let (values, bytes) = bytes.split_at_mut(sections.signs);
+    let (signs, bytes) = bytes.split_at_mut(sections.levels - sections.signs);
+    let (levels, bytes) = bytes.split_at_mut(sections.bitmap - sections.levels);
+    let (bitmap, scalars) = bytes.split_at_mut(sections.scalars - sections.bitmap);
     let mut scales = [0f32; BLOCK];
     for (token, (selection, row)) in selections.iter().zip(rows.chunks_exact(head_dim)).enumerate() {
-        scales[token] = encode_scalars(packing, selection, row, token, &mut bytes[sections.scalars..]);
+        scales[token] = encode_scalars(packing, selection, row, token, scalars);
     }
-    bytes[sections.signs..sections.scalars].fill(0);
+    let [mut bitmap, mut signs, mut levels] = [bitmap, signs, levels].map(BitWriter::new);
     let quads = packing.values == KeptFormat::Int8;
-    let (mut kept, mut pruned) = (0, 0);
-    for (element, (token, channel)) in lane_order(side, head_dim, quads).enumerate() {
+    let mut kept = 0;
+    lane_order(side, head_dim, quads).for_each(|(token, channel)| {
         let value = rows[token * head_dim + channel];
-        if !selections[token].kept[channel] {
-            set_bit(&mut bytes[sections.signs..], pruned, value.is_sign_negative());
-            set_bit(&mut bytes[sections.levels..], pruned, selections[token].high[channel]);
-            pruned += 1;
-            continue;
+        let is_kept = selections[token].kept[channel];
+        bitmap.push(is_kept);
+        if !is_kept {
+            signs.push(value.is_sign_negative());
+            levels.push(selections[token].high[channel]); // without such a section, it is dropped
+            return;
         }
-        set_bit(&mut bytes[sections.bitmap..], element, true);
         match packing.values {
-            KeptFormat::F32 => bytes.as_chunks_mut().0[kept] = value.to_le_bytes(),
-            KeptFormat::F16 => bytes.as_chunks_mut().0[kept] = to_f16(value).to_le_bytes(),
-            KeptFormat::Int8 => bytes[kept] = code_byte(side, quantize(value, scales[token], 127.0)),
+            KeptFormat::F32 => values.as_chunks_mut().0[kept] = value.to_le_bytes(),
+            KeptFormat::F16 => values.as_chunks_mut().0[kept] = to_f16(value).to_le_bytes(),
+            KeptFormat::Int8 => values[kept] = code_byte(side, quantize(value, scales[token], 127.0)),
         }
         kept += 1;
+    });
+    for bits in [bitmap, signs, levels] {
+        bits.finish();
     }
 }
 
 /// Writes the scale or the magnitudes of row `token`; gives the scale.
-fn encode_scalars(
+pub(crate) fn encode_scalars(
     packing: &Packing,
     selection: &Selection,
     row: &[f32],
@@ -242,7 +253,7 @@ fn decode_packed(layout: &Layout, packing: &Packing, bytes: &[u8], rows: &mut [f
     let two_levels = packing.levels == Levels::Two;
     let quads = packing.values == KeptFormat::Int8;
     let (mut kept, mut pruned) = (0, 0);
-    for (element, (token, channel)) in lane_order(side, head_dim, quads).enumerate() {
+    lane_order(side, head_dim, quads).enumerate().for_each(|(element, (token, channel))| {
         // A bitmap with too many or too few bits, which `encode` never writes, reads zeros.
         rows[token * head_dim + channel] = if bit(&bytes[sections.bitmap..], element) {
             let values = &bytes[..sections.signs];
@@ -262,7 +273,7 @@ fn decode_packed(layout: &Layout, packing: &Packing, bytes: &[u8], rows: &mut [f
             pruned += 1;
             if negative { -fill } else { fill }
         };
-    }
+    });
 }
 
 /// The magnitudes of row `token`; the higher one is 0 with one level.
@@ -301,7 +312,10 @@ pub(crate) fn quantize(value: f32, scale: f32, limit: f32) -> i8 {
         return 0;
     }
     let lowest = if limit == 7.0 { -8.0 } else { -limit };
-    (value * (1.0 / scale)).round_ties_even().clamp(lowest, limit) as i8
+    // A number so large has no bits for a fraction: adding it rounds, to even, what is small. The limits being
+    // whole, clamping may come before. (`round_ties_even` is a call, and slow, on the oldest of processors.)
+    const WHOLE: f32 = 12_582_912.0; // 3 * 2^22
+    ((value * (1.0 / scale)).clamp(lowest, limit) + WHOLE - WHOLE) as i8
 }
 
 /// max |x|; 0 for an empty row. A NaN is passed over.
@@ -331,7 +345,7 @@ pub(crate) fn read_f16(bytes: &[u8], index: usize) -> f32 {
     bytes.as_chunks().0.get(index).map_or(0.0, |bytes| f16::from_le_bytes(*bytes).to_f32())
 }
 
-fn code_byte(side: Side, code: i8) -> u8 {
+pub(crate) fn code_byte(side: Side, code: i8) -> u8 {
     match side {
         Side::Keys => code.cast_unsigned() ^ KEY_BIAS,
         Side::Values => code.cast_unsigned(),
@@ -342,17 +356,6 @@ fn code(side: Side, byte: u8) -> i8 {
     match side {
         Side::Keys => (byte ^ KEY_BIAS).cast_signed(),
         Side::Values => byte.cast_signed(),
-    }
-}
-
-/// The bit at `index`; unset where there is none.
-fn bit(bits: &[u8], index: usize) -> bool {
-    bits.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 == 1)
-}
-
-fn set_bit(bits: &mut [u8], index: usize, value: bool) {
-    if value && let Some(byte) = bits.get_mut(index / 8) {
-        *byte |= 1 << (index % 8);
     }
 }
 

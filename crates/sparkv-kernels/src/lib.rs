@@ -15,6 +15,7 @@
 #[allow(unsafe_code, reason = "loads and stores of vectors, and functions compiled for one processor")]
 mod arch;
 pub mod attention;
+mod bits;
 pub mod block;
 pub mod dense;
 mod isa;

@@ -1,13 +1,12 @@
 //! Bits and bytes brought into lane order: [`crate::lanes`] in vectors.
 //!
-//! Bits go in **units** of 64 elements, which follow one another in lane order: 16 tokens of 4 channels of
-//! keys, 16 channels of 4 tokens of values. Where only 8 channels of values are left, a unit has 32 bits.
+//! Bits go in units, see [`Shape`].
 
 use std::arch::x86_64::*;
 
 use super::choose::Bits;
 use super::vectors::{load_128, load_u8, load_u16, load_u64, store_512, store_u64, transpose};
-use crate::lanes::{CHANNELS, QUAD};
+use crate::lanes::{CHANNELS, QUAD, Shape};
 use crate::layout::{BLOCK, GROUP, Side};
 
 /// The units of a block.
@@ -15,36 +14,6 @@ pub(super) type Units<const W: usize> = [[u64; BLOCK]; W];
 
 /// Bytes of a block, `[token][channel]`.
 pub(super) type Codes<const W: usize> = [[[u8; 64]; W]; BLOCK];
-
-/// What units of a block are there, and of how many bits.
-#[derive(Clone, Copy)]
-pub(super) struct Shape {
-    pub(super) side: Side,
-    pub(super) head_dim: usize,
-}
-
-impl Shape {
-    /// Units of 64 bits.
-    pub(super) fn whole_units(self) -> usize {
-        match self.side {
-            Side::Keys => BLOCK * self.head_dim / 64,
-            Side::Values => self.head_dim / CHANNELS * (BLOCK / QUAD),
-        }
-    }
-
-    /// Units of any size.
-    pub(super) fn units(self) -> usize {
-        match self.side {
-            Side::Keys => self.whole_units(),
-            Side::Values => self.head_dim.div_ceil(CHANNELS) * (BLOCK / QUAD),
-        }
-    }
-
-    /// The bits of a unit.
-    pub(super) fn bits(self, unit: usize) -> u64 {
-        if unit < self.whole_units() { u64::MAX } else { u64::from(u32::MAX) }
-    }
-}
 
 /// Bits in lane order, in quads or not.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
@@ -263,37 +232,3 @@ const INTERLEAVE: [u8; 64] = {
     }
     places
 };
-
-/// Writes bits one after the other, from the lowest of the first byte on, in words: there must be room for
-/// one behind the last.
-pub(super) struct BitOutput<'a> {
-    words: &'a mut [[u8; 8]],
-    len: usize,
-    word: u64,
-}
-
-impl<'a> BitOutput<'a> {
-    pub(super) fn new(bytes: &'a mut [u8]) -> Self {
-        Self { words: bytes.as_chunks_mut().0, len: 0, word: 0 }
-    }
-
-    /// Writes the lowest `count` (up to 64) bits; the others must be unset.
-    #[inline]
-    pub(super) fn push(&mut self, bits: u64, count: u32) {
-        let used = self.len % 64;
-        let word = self.word | bits << used;
-        self.words[self.len / 64] = word.to_le_bytes();
-        let rest = bits >> 1 >> (63 - used);
-        // Without a branch, which would be unpredictable.
-        let is_full = ((used + count as usize) as u64 >> 6).wrapping_neg();
-        self.word = rest & is_full | word & !is_full;
-        self.len += count as usize;
-    }
-
-    /// Writes the word that was begun.
-    pub(super) fn finish(self) {
-        if let Some(last) = self.words.get_mut(self.len / 64) {
-            *last = self.word.to_le_bytes();
-        }
-    }
-}

@@ -11,13 +11,15 @@ mod vectors;
 use std::arch::x86_64::*;
 
 use self::choose::{Chosen, choose};
-use self::lanes::{BitOutput, Codes, Output, Shape, bits_in_lane_order, write_quads};
+use self::lanes::{Codes, Output, bits_in_lane_order, write_quads};
 use self::vectors::{
     LANES, Row, largest_magnitude, load_f32, load_u8, load_word, quantize, reciprocal, store_128, store_256,
     store_512, store_f32, to_f16, transpose,
 };
+use crate::bits::WordWriter;
 use crate::block::{INT4_BIAS, KEY_BIAS};
 use crate::isa::{Isa, Kind};
+use crate::lanes::Shape;
 use crate::layout::{BLOCK, F16_BYTES, Format, GROUP, INT4_CHANNELS, Layout, MAX_HEAD_DIM, Side};
 use crate::select::{KeptFormat, Levels, Packing};
 
@@ -249,15 +251,7 @@ fn seal_packed<const W: usize>(layout: &Layout, packing: &Packing, rows: &[Row<W
         let high = bits_in_lane_order(&chosen.high, shape, quads);
         write_pruned(kept, high.as_flattened(), shape, &mut bytes[sections.levels..]);
     }
-    let (whole, halves) = kept[..shape.units()].split_at(shape.whole_units());
-    let bitmap = &mut bytes[sections.bitmap..sections.scalars];
-    let (whole_bytes, half_bytes) = bitmap.split_at_mut(8 * whole.len());
-    for (bytes, unit) in whole_bytes.as_chunks_mut().0.iter_mut().zip(whole) {
-        *bytes = unit.to_le_bytes();
-    }
-    for (bytes, unit) in half_bytes.as_chunks_mut().0.iter_mut().zip(halves) {
-        *bytes = (*unit as u32).to_le_bytes();
-    }
+    shape.write_units(&kept[..shape.units()], &mut bytes[sections.bitmap..sections.scalars]);
     let scalar_bytes = sections.end - sections.scalars;
     bytes[sections.scalars..sections.end].copy_from_slice(&scalars[..scalar_bytes]);
 }
@@ -363,7 +357,7 @@ fn write_values<const W: usize, const F16: bool>(
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn write_pruned(kept: &[u64], bits: &[u64], shape: Shape, bytes: &mut [u8]) {
-    let mut output = BitOutput::new(bytes);
+    let mut output = WordWriter::new(bytes);
     for (unit, (kept, bits)) in kept.iter().zip(bits).enumerate().take(shape.units()) {
         let pruned = !kept & shape.bits(unit);
         output.push(_pext_u64(*bits, pruned), pruned.count_ones());

@@ -1,9 +1,11 @@
 //! Sealing: pruning, quantizing and packing a block of rows. The same bytes as [`crate::block::encode`],
 //! faster.
 
+mod words;
+
 use crate::block;
 use crate::isa::{Isa, Kind};
-use crate::layout::Layout;
+use crate::layout::{Format, Layout};
 
 /// Seals `rows` ([`crate::layout::BLOCK`], head_dim) into `bytes` ([`Layout::unit_bytes`]).
 ///
@@ -22,7 +24,10 @@ pub fn seal_with(isa: Isa, layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 => crate::arch::x86_64::seal::seal(isa, layout, rows, bytes),
-        _ => block::encode(layout, rows, bytes),
+        _ => match layout.format() {
+            Format::Packed(packing) => words::seal_packed(layout, &packing, rows, bytes),
+            _ => block::encode(layout, rows, bytes),
+        },
     }
 }
 
@@ -32,7 +37,7 @@ mod tests {
 
     use super::*;
     use crate::block::tests::{any_packing, any_rows, any_side};
-    use crate::layout::{BLOCK, Format, Side};
+    use crate::layout::{BLOCK, Side};
     use crate::select::{Fill, KeptFormat, Levels, Packing};
 
     /// The reference and every instruction set agree, whatever was in the bytes before.
