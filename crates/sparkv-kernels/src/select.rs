@@ -84,12 +84,15 @@ impl Selection {
             *magnitude = value.abs().to_bits().cast_signed();
         }
         let border = border(magnitudes, packing.kept as i32);
-        let larger = magnitudes.iter().filter(|magnitude| **magnitude > border).count();
-        let mut at_border = packing.kept.saturating_sub(larger);
-        for (kept, magnitude) in selection.kept.iter_mut().zip(magnitudes) {
-            let is_first = *magnitude == border && at_border > 0;
-            at_border -= usize::from(is_first);
-            *kept = *magnitude > border || is_first;
+        let mut larger = 0;
+        for (kept, magnitude) in selection.kept.iter_mut().zip(&*magnitudes) {
+            *kept = *magnitude > border;
+            larger += usize::from(*kept);
+        }
+        let missing = packing.kept.saturating_sub(larger);
+        let equal = magnitudes.iter().enumerate().filter(|(_, magnitude)| **magnitude == border);
+        for (channel, _) in equal.take(missing) {
+            selection.kept[channel] = true;
         }
         selection.choose_fills(row, packing);
         selection
