@@ -74,6 +74,7 @@ pub(crate) struct Selection {
 
 impl Selection {
     /// Keeps the `packing.kept` channels of largest magnitude; among equals the lower channel.
+    #[inline(always)]
     pub(crate) fn new(row: &[f32], packing: &Packing) -> Self {
         let mut selection =
             Self { kept: [false; MAX_HEAD_DIM], high: [false; MAX_HEAD_DIM], fills: [0.0; 2] };
@@ -98,6 +99,7 @@ impl Selection {
         selection
     }
 
+    #[inline(always)]
     fn choose_fills(&mut self, row: &[f32], packing: &Packing) {
         let kept = self.kept;
         if packing.levels == Levels::Two {
@@ -115,6 +117,7 @@ impl Selection {
 
 /// A number that fewer than `count` of the `magnitudes` are above and at least as many reach; or that exactly
 /// `count` are above. Found bit by bit.
+#[inline(always)]
 fn border(magnitudes: &[i32], count: i32) -> i32 {
     let mut border = 0;
     for bit in (0..31).rev() {
@@ -132,6 +135,7 @@ fn border(magnitudes: &[i32], count: i32) -> i32 {
 ///
 /// In f64, where a sum of squares of f32 neither overflows nor vanishes, with a partial sum for each
 /// remainder of the channel by 8, so that a vectorized sum is the same to the bit.
+#[inline(always)]
 fn mean(row: &[f32], fill: Fill, counted: impl Fn(usize) -> bool) -> f32 {
     let mut sums = [0f64; 8];
     let mut count = 0u32;

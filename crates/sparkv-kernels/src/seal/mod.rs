@@ -1,10 +1,14 @@
 //! Sealing: pruning, quantizing and packing a block of rows. The same bytes as [`crate::block::encode`],
 //! faster.
 
-mod words;
+pub(crate) mod words;
 
+#[cfg(target_arch = "x86_64")]
+use crate::arch::x86_64;
 use crate::block;
-use crate::isa::{Isa, Kind};
+use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Kind;
 use crate::layout::{Format, Layout};
 
 /// Seals `rows` ([`crate::layout::BLOCK`], head_dim) into `bytes` ([`Layout::unit_bytes`]).
@@ -21,13 +25,15 @@ pub fn seal(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
 /// As [`seal`].
 pub fn seal_with(isa: Isa, layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
     block::check(layout, rows.len(), bytes.len());
-    match isa.0 {
+    match (isa.0, layout.format()) {
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 => crate::arch::x86_64::seal::seal(isa, layout, rows, bytes),
-        _ => match layout.format() {
-            Format::Packed(packing) => words::seal_packed(layout, &packing, rows, bytes),
-            _ => block::encode(layout, rows, bytes),
-        },
+        (Kind::Avx512, _) => x86_64::seal::seal(isa, layout, rows, bytes),
+        #[cfg(target_arch = "x86_64")]
+        (Kind::Avx2, Format::Packed(packing)) => {
+            x86_64::seal_avx2::seal_packed(isa, layout, &packing, rows, bytes);
+        }
+        (_, Format::Packed(packing)) => words::seal_packed(layout, &packing, rows, bytes),
+        _ => block::encode(layout, rows, bytes),
     }
 }
 

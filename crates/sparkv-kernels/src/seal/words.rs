@@ -13,7 +13,8 @@ use crate::select::{KeptFormat, Levels, Packing, Selection};
 type Bits = [[u64; BLOCK]; MAX_HEAD_DIM / 64];
 
 /// As [`crate::block::encode`], of a packed block.
-pub(super) fn seal_packed(layout: &Layout, packing: &Packing, rows: &[f32], bytes: &mut [u8]) {
+#[inline(always)] // into the functions that are compiled for one processor
+pub(crate) fn seal_packed(layout: &Layout, packing: &Packing, rows: &[f32], bytes: &mut [u8]) {
     let shape = Shape { side: layout.side(), head_dim: layout.head_dim() };
     let order = Order { shape, quads: packing.values == KeptFormat::Int8 };
     let sections = packing.sections(shape.head_dim);
@@ -25,8 +26,10 @@ pub(super) fn seal_packed(layout: &Layout, packing: &Packing, rows: &[f32], byte
         scales[token] = encode_scalars(packing, &selection, row, token, &mut bytes[sections.scalars..]);
         set_bits(&mut kept, token, &selection.kept[..row.len()]);
         set_bits(&mut high, token, &selection.high[..row.len()]);
-        for (channel, value) in row.iter().enumerate() {
-            negative[channel / 64][token] |= u64::from(value.is_sign_negative()) << (channel % 64);
+        for (negative, values) in negative.iter_mut().zip(row.chunks(64)) {
+            // From the last to the first, which ends up lowest.
+            negative[token] =
+                values.iter().rev().fold(0, |bits, value| bits << 1 | u64::from(value.is_sign_negative()));
         }
     }
     let mut units = [0; BLOCK * MAX_HEAD_DIM / 64];

@@ -34,7 +34,7 @@ fn channels<const W: usize>(head_dim: usize) -> [u64; W] {
     })
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn choose<const W: usize>(
     rows: &[Row<W>; BLOCK],
     head_dim: usize,
@@ -62,7 +62,7 @@ pub(super) fn choose<const W: usize>(
 
 /// The channels that are negative.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn negative(word: &[f32; 64]) -> u64 {
     let [a, b, c, d] = load_word(word);
     join([
@@ -75,7 +75,7 @@ fn negative(word: &[f32; 64]) -> u64 {
 
 /// The channels whose magnitude is above `border`.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn exceeds(word: &[f32; 64], border: f32) -> u64 {
     let border = _mm512_set1_ps(border);
     let [a, b, c, d] = load_word(word);
@@ -108,7 +108,7 @@ struct Search<const W: usize> {
 /// Bits of a float without the sign order as its magnitude does. Two bytes of them, the exponent and the
 /// first 8 bits of the mantissa, leave few ties.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn largest_channels<const W: usize>(
     rows: &[Row<W>; TOGETHER],
     channels: [u64; W],
@@ -158,7 +158,7 @@ const fn byte_places(first: u8) -> [u8; 64] {
 
 /// The bytes at `places` of the magnitudes of 64 channels.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn magnitude_bytes(word: &[f32; 64], places: &[u8; 64]) -> [__m512i; 2] {
     let places = load_u8(places);
     // Without the sign, the exponent is a byte of its own.
@@ -174,7 +174,7 @@ fn magnitude_bytes(word: &[f32; 64], places: &[u8; 64]) -> [__m512i; 2] {
 
 /// Goes on with the next byte of the magnitudes: finds the largest byte that enough tied channels reach.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn narrow<const W: usize, const R: usize>(bytes: &[[__m512i; W]; R], searches: &mut [Search<W>; R]) {
     // Others are 0, which reaches no border that is tried.
     let mut tied = [[_mm512_setzero_si512(); W]; R];
@@ -210,7 +210,7 @@ fn narrow<const W: usize, const R: usize>(bytes: &[[__m512i; W]; R], searches: &
 /// Looks at the lower two bytes, and takes the first of the channels that are still tied.
 #[cold]
 #[inline(never)]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn break_ties<const W: usize>(search: &mut Search<W>, row: &Row<W>) {
     let (mut third, mut fourth) = ([_mm512_setzero_si512(); W], [_mm512_setzero_si512(); W]);
     for word in 0..W {
@@ -230,7 +230,7 @@ fn break_ties<const W: usize>(search: &mut Search<W>, row: &Row<W>) {
 
 /// Sets the magnitudes of the rows from `first` on, and which channels have the higher one.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn choose_fills<const W: usize>(
     chosen: &mut Chosen<W>,
     first: usize,
@@ -257,7 +257,7 @@ fn choose_fills<const W: usize>(
 /// The means over the channels that are `counted`, with a lane of the sum for each remainder of the channel
 /// by 8, as the reference has them.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn means<const W: usize>(
     rows: &[Row<W>; TOGETHER],
     fill: Fill,
@@ -290,7 +290,7 @@ fn means<const W: usize>(
 
 /// The sum of squares, or of magnitudes, of the channels that are `counted`.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn sum_of<const W: usize, const SQUARES: bool>(row: &Row<W>, counted: &[u64; W]) -> __m512d {
     let mut sum = _mm512_setzero_pd();
     for (word, counted) in row.iter().zip(counted) {
@@ -304,7 +304,7 @@ fn sum_of<const W: usize, const SQUARES: bool>(row: &Row<W>, counted: &[u64; W])
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn count_ones<const W: usize>(bits: &[u64; W]) -> u32 {
     bits.iter().map(|word| word.count_ones()).sum()
 }

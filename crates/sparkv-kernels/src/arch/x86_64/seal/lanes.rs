@@ -16,7 +16,7 @@ pub(super) type Units<const W: usize> = [[u64; BLOCK]; W];
 pub(super) type Codes<const W: usize> = [[[u8; 64]; W]; BLOCK];
 
 /// Bits in lane order, in quads or not.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn bits_in_lane_order<const W: usize>(bits: &Bits<W>, shape: Shape, quads: bool) -> Units<W> {
     let mut units = [[0; BLOCK]; W];
     match shape.side {
@@ -49,7 +49,7 @@ const fn bytes_of_words(first: u8) -> [u8; 64] {
 const BYTES_OF_WORDS: [[u8; 64]; 2] = [bytes_of_words(0), bytes_of_words(4)];
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn key_units<const W: usize>(bits: &Bits<W>, head_dim: usize, quads: bool, units: &mut [u64]) {
     for group in 0..BLOCK / GROUP {
         for (word, bits) in bits.iter().enumerate() {
@@ -68,7 +68,7 @@ fn key_units<const W: usize>(bits: &Bits<W>, head_dim: usize, quads: bool, units
 
 /// From `[4][16 tokens]` bytes of 8 channels, `[8][16 tokens]` of 4 channels.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn nibbles(bytes: __m512i) -> __m512i {
     let nibble = _mm512_set1_epi8(15);
     let places = _mm512_set1_epi16(0x1001); // 1, 16: two nibbles make a byte
@@ -82,7 +82,7 @@ fn nibbles(bytes: __m512i) -> __m512i {
 
 /// From `[4][16 tokens]` bytes of 8 channels, `[32 channels][16 tokens]` of one.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn single_bits(bytes: __m512i) -> __m512i {
     // What brings the bits of 4 channels to the tops of their bytes.
     let shift = |top: i64| {
@@ -118,7 +118,7 @@ const SIXTEENS_OF_WORDS: [[u16; 32]; 2] = [sixteens_of_words(0), sixteens_of_wor
 
 /// The units of 64 channels.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn value_units(bits: &[u64; BLOCK], quads: bool, units: &mut [u64; BLOCK]) {
     let words = bits.as_chunks().0;
     let words = [load_u64(&words[0]), load_u64(&words[1]), load_u64(&words[2]), load_u64(&words[3])];
@@ -139,7 +139,7 @@ fn value_units(bits: &[u64; BLOCK], quads: bool, units: &mut [u64; BLOCK]) {
 
 /// From `[4 tokens][16 channels]` of bits in every 64, `[16 channels][4 tokens]`.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn tokens_together(bits: __m512i) -> __m512i {
     // Squares of 4 x 4, first of nibbles, then of bits: two exchanges transpose one.
     let bits = exchange::<12>(bits, 0x0000_f0f0_0000_f0f0);
@@ -150,7 +150,7 @@ fn tokens_together(bits: __m512i) -> __m512i {
 
 /// Exchanges the bits at `places` with those `DISTANCE` higher.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn exchange<const DISTANCE: u32>(bits: __m512i, places: i64) -> __m512i {
     let differ = _mm512_xor_si512(bits, _mm512_srli_epi64::<DISTANCE>(bits));
     let differ = _mm512_and_si512(differ, _mm512_set1_epi64(places));
@@ -167,7 +167,7 @@ pub(super) struct Output<'a> {
 impl Output<'_> {
     /// Writes the bytes that `kept` has a bit for.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
     fn push(&mut self, lanes: __m512i, kept: u64) {
         // In a register: compressing to memory is many times slower.
         store_512(&mut self.bytes[self.len..], _mm512_maskz_compress_epi8(kept, lanes));
@@ -178,7 +178,7 @@ impl Output<'_> {
 /// Writes the bytes of `codes` that are kept to `output` in lane order, in quads. `kept` gives the bits of a
 /// unit; a block of values has `rows` of them.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn write_quads<const W: usize>(
     codes: &Codes<W>,
     shape: Shape,

@@ -47,7 +47,7 @@ pub(crate) fn seal(isa: Isa, layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn seal_words<const W: usize>(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
     let mut padded = None;
     let rows = if layout.head_dim() == 64 * W {
@@ -68,7 +68,7 @@ fn seal_words<const W: usize>(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn seal_int8<const W: usize>(layout: &Layout, rows: &[Row<W>; BLOCK], bytes: &mut [u8]) {
     let shape = Shape { side: layout.side(), head_dim: layout.head_dim() };
     let mut largest = [0.0; BLOCK];
@@ -87,7 +87,7 @@ fn seal_int8<const W: usize>(layout: &Layout, rows: &[Row<W>; BLOCK], bytes: &mu
     bytes[BLOCK * shape.head_dim..].copy_from_slice(&scales);
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn seal_int4<const W: usize>(layout: &Layout, rows: &[Row<W>; BLOCK], bytes: &mut [u8]) {
     let shape = Shape { side: layout.side(), head_dim: layout.head_dim() };
     let groups = shape.head_dim.div_ceil(INT4_CHANNELS);
@@ -132,7 +132,7 @@ fn seal_int4<const W: usize>(layout: &Layout, rows: &[Row<W>; BLOCK], bytes: &mu
 
 /// The value of largest magnitude in a group of [`INT4_CHANNELS`], with its sign; the first among equals.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn largest_of_group(group: &[f32; INT4_CHANNELS]) -> f32 {
     let lanes = group.as_chunks().0;
     let values = [load_f32(&lanes[0]), load_f32(&lanes[1])];
@@ -153,7 +153,7 @@ fn largest_of_group(group: &[f32; INT4_CHANNELS]) -> f32 {
 
 /// Combines channels 8 j + i and 8 j + 4 + i of every row, i < 4.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn join_channels<const W: usize>(codes: &mut Codes<W>) {
     for row in codes {
         for word in 0..row.len() {
@@ -166,7 +166,7 @@ fn join_channels<const W: usize>(codes: &mut Codes<W>) {
 
 /// Combines rows 8 j + i and 8 j + 4 + i to row 4 j + i, i < 4.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn join_tokens<const W: usize>(codes: &mut Codes<W>) {
     for to in 0..BLOCK / 2 {
         let low = to / 4 * 8 + to % 4;
@@ -180,7 +180,7 @@ fn join_tokens<const W: usize>(codes: &mut Codes<W>) {
 
 /// Stores the scales of 16 rows as f16, and the reciprocals of what was stored.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn store_scales(exact: __m512, half: usize, scales: &mut [u8], reciprocals: &mut [f32; BLOCK]) {
     let scale = to_f16(exact);
     store_256(&mut scales[LANES * F16_BYTES * half..], scale);
@@ -189,7 +189,7 @@ fn store_scales(exact: __m512, half: usize, scales: &mut [u8], reciprocals: &mut
 
 /// The codes of a block of bytes, as they are stored.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn int8_codes<const W: usize>(side: Side, rows: &[Row<W>; BLOCK], reciprocals: &[f32; BLOCK]) -> Codes<W> {
     let bias = match side {
         Side::Keys => _mm512_set1_epi8(KEY_BIAS as i8),
@@ -207,7 +207,7 @@ fn int8_codes<const W: usize>(side: Side, rows: &[Row<W>; BLOCK], reciprocals: &
 
 /// 64 channels in steps of which `reciprocals` are the reciprocals, for 32 channels each.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn codes_of(word: &[f32; 64], reciprocals: [f32; 2], limits: [f32; 2]) -> __m512i {
     let [low, high] = [_mm512_set1_ps(reciprocals[0]), _mm512_set1_ps(reciprocals[1])];
     let [a, b, c, d] = load_word(word);
@@ -219,7 +219,7 @@ fn codes_of(word: &[f32; 64], reciprocals: [f32; 2], limits: [f32; 2]) -> __m512
     _mm512_permutexvar_epi32(order, parts)
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn seal_packed<const W: usize>(layout: &Layout, packing: &Packing, rows: &[Row<W>; BLOCK], bytes: &mut [u8]) {
     let shape = Shape { side: layout.side(), head_dim: layout.head_dim() };
     let sections = packing.sections(shape.head_dim);
@@ -258,7 +258,7 @@ fn seal_packed<const W: usize>(layout: &Layout, packing: &Packing, rows: &[Row<W
 
 /// The section of scalars (its longest is of two levels of f32), and the reciprocals of int8 scales.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn scalars_of<const W: usize>(packing: &Packing, chosen: &Chosen<W>) -> ([u8; 8 * BLOCK], [f32; BLOCK]) {
     let mut scalars = [0; 8 * BLOCK];
     let mut reciprocals = [0.0; BLOCK];
@@ -286,7 +286,7 @@ fn scalars_of<const W: usize>(packing: &Packing, chosen: &Chosen<W>) -> ([u8; 8 
 
 /// As [`crate::block::int8_scale`].
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn int8_scale(largest: __m512, fill: __m512) -> __m512 {
     let limit = _mm512_set1_ps(127.0);
     let steps = _mm512_mul_ps(limit, _mm512_div_ps(fill, largest));
@@ -298,7 +298,7 @@ fn int8_scale(largest: __m512, fill: __m512) -> __m512 {
 
 /// Writes the values that are kept of 16 elements.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn write_kept<const F16: bool>(values: __m512, kept: u16, output: &mut Output<'_>) {
     let values = _mm512_maskz_compress_ps(kept, values);
     let count = kept.count_ones() as usize;
@@ -313,7 +313,7 @@ fn write_kept<const F16: bool>(values: __m512, kept: u16, output: &mut Output<'_
 
 /// Writes the values of keys that are kept, a channel of 16 tokens after the other. A unit of `kept` has 4.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn write_keys<const W: usize, const F16: bool>(
     rows: &[Row<W>; BLOCK],
     head_dim: usize,
@@ -337,7 +337,7 @@ fn write_keys<const W: usize, const F16: bool>(
 
 /// Writes the values of values that are kept, 16 channels of a token after the other.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn write_values<const W: usize, const F16: bool>(
     rows: &[Row<W>; BLOCK],
     head_dim: usize,
@@ -355,7 +355,7 @@ fn write_values<const W: usize, const F16: bool>(
 
 /// Writes the bits of what is not kept.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 fn write_pruned(kept: &[u64], bits: &[u64], shape: Shape, bytes: &mut [u8]) {
     let mut output = WordWriter::new(bytes);
     for (unit, (kept, bits)) in kept.iter().zip(bits).enumerate().take(shape.units()) {

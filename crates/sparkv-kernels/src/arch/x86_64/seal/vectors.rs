@@ -13,14 +13,14 @@ pub(super) type Row<const W: usize> = [[f32; 64]; W];
 
 /// 64 channels.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn load_word(word: &[f32; 64]) -> [__m512; 4] {
     let lanes = word.as_chunks().0;
     [load_f32(&lanes[0]), load_f32(&lanes[1]), load_f32(&lanes[2]), load_f32(&lanes[3])]
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn load_f32(lanes: &[f32; LANES]) -> __m512 {
     // SAFETY: the array is as long as the register.
     unsafe { _mm512_loadu_ps(lanes.as_ptr()) }
@@ -28,35 +28,35 @@ pub(super) fn load_f32(lanes: &[f32; LANES]) -> __m512 {
 
 /// 8 floats, widened.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn load_f64(lanes: &[f32; 8]) -> __m512d {
     // SAFETY: the array is as long as the register.
     _mm512_cvtps_pd(unsafe { _mm256_loadu_ps(lanes.as_ptr()) })
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn load_u64(lanes: &[u64; 8]) -> __m512i {
     // SAFETY: the array is as long as the register.
     unsafe { _mm512_loadu_epi64(lanes.as_ptr().cast()) }
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn load_u16(lanes: &[u16; 32]) -> __m512i {
     // SAFETY: the array is as long as the register.
     unsafe { _mm512_loadu_epi16(lanes.as_ptr().cast()) }
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn load_u8(lanes: &[u8; 64]) -> __m512i {
     // SAFETY: the array is as long as the register.
     unsafe { _mm512_loadu_epi8(lanes.as_ptr().cast()) }
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn load_128(bytes: &[u8]) -> __m128i {
     let bytes = &bytes[..16];
     // SAFETY: the slice is as long as the register.
@@ -64,7 +64,7 @@ pub(super) fn load_128(bytes: &[u8]) -> __m128i {
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn store_512(bytes: &mut [u8], value: __m512i) {
     let bytes = &mut bytes[..64];
     // SAFETY: the slice is as long as the register.
@@ -72,7 +72,7 @@ pub(super) fn store_512(bytes: &mut [u8], value: __m512i) {
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn store_256(bytes: &mut [u8], value: __m256i) {
     let bytes = &mut bytes[..32];
     // SAFETY: the slice is as long as the register.
@@ -80,7 +80,7 @@ pub(super) fn store_256(bytes: &mut [u8], value: __m256i) {
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn store_128(bytes: &mut [u8], value: __m128i) {
     let bytes = &mut bytes[..16];
     // SAFETY: the slice is as long as the register.
@@ -88,14 +88,14 @@ pub(super) fn store_128(bytes: &mut [u8], value: __m128i) {
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn store_f32(lanes: &mut [f32; LANES], value: __m512) {
     // SAFETY: the array is as long as the register.
     unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), value) }
 }
 
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn store_u64(words: &mut [u64], value: __m512i) {
     let words = &mut words[..8];
     // SAFETY: the slice is as long as the register.
@@ -104,7 +104,7 @@ pub(super) fn store_u64(words: &mut [u64], value: __m512i) {
 
 /// 8 lanes, narrowed.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn store_f64(lanes: &mut [f32; 8], value: __m512d) {
     // SAFETY: the array is as long as the register.
     unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), _mm512_cvtpd_ps(value)) }
@@ -112,7 +112,7 @@ pub(super) fn store_f64(lanes: &mut [f32; 8], value: __m512d) {
 
 /// max |x| of `row`, as [`crate::block::largest_magnitude`].
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn largest_magnitude<const W: usize>(row: &Row<W>) -> f32 {
     let mut largest = [_mm512_setzero_ps(); 4];
     for word in row {
@@ -127,7 +127,7 @@ pub(super) fn largest_magnitude<const W: usize>(row: &Row<W>) -> f32 {
 
 /// 1 / `scale`, and 0 for 0, as which every value is then quantized.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn reciprocal(scale: __m512) -> __m512 {
     let is_some = _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(scale, _mm512_setzero_ps());
     _mm512_maskz_div_ps(is_some, _mm512_set1_ps(1.0), scale)
@@ -135,7 +135,7 @@ pub(super) fn reciprocal(scale: __m512) -> __m512 {
 
 /// `value` in steps of which `reciprocal` is the reciprocal, as [`crate::block::quantize`].
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn quantize(value: __m512, reciprocal: __m512, limits: [f32; 2]) -> __m512i {
     let steps = _mm512_mul_ps(value, reciprocal);
     // A NaN becomes 0.
@@ -147,7 +147,7 @@ pub(super) fn quantize(value: __m512, reciprocal: __m512, limits: [f32; 2]) -> _
 
 /// Nearest f16, as [`crate::block::to_f16`].
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn to_f16(value: __m512) -> __m256i {
     let infinity = _mm512_set1_ps(f32::INFINITY);
     let is_finite = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(_mm512_abs_ps(value), infinity);
@@ -158,7 +158,7 @@ pub(super) fn to_f16(value: __m512) -> __m256i {
 
 /// Rows and columns of a square of 32-bit elements exchanged.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
     let zero = _mm512_setzero_si512();
     let (mut pairs, mut quads, mut out) = ([zero; 16], [zero; 16], [zero; 16]);
@@ -188,7 +188,7 @@ pub(super) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
 
 /// Rows and columns of a square of f64 exchanged.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
 pub(super) fn transpose_f64(rows: [__m512d; 8]) -> [__m512d; 8] {
     let zero = _mm512_setzero_pd();
     let (mut pairs, mut out) = ([zero; 8], [zero; 8]);
