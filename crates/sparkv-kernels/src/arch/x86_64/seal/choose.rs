@@ -9,8 +9,8 @@ use crate::select::{Fill, Levels, Packing};
 /// Rows that are worked on side by side: every step of a search waits for the one before.
 const TOGETHER: usize = 8;
 
-/// Rows whose searches run side by side: as many as there are registers for.
-const SEARCHES: usize = 4;
+/// So many tied channels are looked at one by one.
+const FEW: u32 = 8;
 
 /// A bit for each channel, `[W][32 tokens]`: channel c is bit c % 64 of word c / 64.
 pub(super) type Bits<const W: usize> = [[u64; BLOCK]; W];
@@ -114,29 +114,26 @@ fn largest_channels<const W: usize>(
     channels: [u64; W],
     count: usize,
 ) -> [[u64; W]; TOGETHER] {
-    let mut kept = [[0; W]; TOGETHER];
-    for (rows, kept) in rows.as_chunks::<SEARCHES>().0.iter().zip(kept.as_chunks_mut::<SEARCHES>().0) {
-        let zero = [[_mm512_setzero_si512(); W]; SEARCHES];
-        let (mut first, mut second) = (zero, zero);
-        for row in 0..SEARCHES {
-            for word in 0..W {
-                [first[row][word], second[row][word]] = magnitude_bytes(&rows[row][word], &UPPER);
-            }
-        }
-        let mut searches = [Search { kept: [0; W], tied: channels, missing: count as u32 }; SEARCHES];
-        narrow(&first, &mut searches);
-        narrow(&second, &mut searches);
-        for row in 0..SEARCHES {
-            let search = &mut searches[row];
-            if search.missing != count_ones(&search.tied) {
-                break_ties(search, &rows[row]);
-            } else {
-                (0..W).for_each(|word| search.kept[word] |= search.tied[word]);
-            }
-            kept[row] = search.kept;
+    let zero = [[_mm512_setzero_si512(); W]; TOGETHER];
+    let (mut first, mut second) = (zero, zero);
+    for row in 0..TOGETHER {
+        for word in 0..W {
+            [first[row][word], second[row][word]] = magnitude_bytes(&rows[row][word], &UPPER);
         }
     }
-    kept
+    let mut searches = [Search { kept: [0; W], tied: channels, missing: count as u32 }; TOGETHER];
+    narrow(&first, &mut searches);
+    narrow(&second, &mut searches);
+    for (search, row) in searches.iter_mut().zip(rows) {
+        match count_ones(&search.tied) {
+            tied if tied == search.missing => {
+                (0..W).for_each(|word| search.kept[word] |= search.tied[word]);
+            }
+            ..=FEW => take_largest(search, row),
+            _ => break_ties(search, row),
+        }
+    }
+    searches.map(|search| search.kept)
 }
 
 /// Where the upper two bytes of two registers of 32-bit lanes are: those of highest value, then the next.
@@ -203,6 +200,29 @@ fn narrow<const W: usize, const R: usize>(bytes: &[[__m512i; W]; R], searches: &
             search.kept[word] |= above;
             search.missing -= above.count_ones();
             search.tied[word] = _mm512_mask_cmpeq_epu8_mask(search.tied[word], bytes, border);
+        }
+    }
+}
+
+/// Takes one channel after the other: quick for a few.
+#[inline]
+fn take_largest<const W: usize>(search: &mut Search<W>, row: &Row<W>) {
+    for _ in 0..search.missing {
+        let mut largest: Option<(u32, usize, u32)> = None;
+        for (word, values) in row.iter().enumerate() {
+            let mut rest = search.tied[word];
+            while rest != 0 {
+                let bit = rest.trailing_zeros();
+                let magnitude = values[bit as usize].abs().to_bits();
+                if largest.is_none_or(|(other, ..)| magnitude > other) {
+                    largest = Some((magnitude, word, bit));
+                }
+                rest &= rest - 1;
+            }
+        }
+        if let Some((_, word, bit)) = largest {
+            search.kept[word] |= 1 << bit;
+            search.tied[word] &= !(1 << bit);
         }
     }
 }
