@@ -84,6 +84,12 @@ mod tests {
         (1usize..=32).prop_flat_map(move |d| prop::collection::vec(value.clone(), 8 * d * BLOCK))
     }
 
+    /// Small whole numbers: a few ties everywhere.
+    fn whole_rows() -> impl Strategy<Value = Vec<f32>> {
+        let value = (-99i8..99).prop_map(f32::from);
+        (1usize..=32).prop_flat_map(move |d| prop::collection::vec(value.clone(), 8 * d * BLOCK))
+    }
+
     /// Any finite value.
     fn finite_rows() -> impl Strategy<Value = Vec<f32>> {
         let value = any::<u32>().prop_map(f32::from_bits).prop_filter("finite", |value| value.is_finite());
@@ -93,7 +99,7 @@ mod tests {
     proptest! {
         #[test]
         fn packed_bytes_are_those_of_the_reference(
-            rows in prop_oneof![any_rows(), tied_rows(), finite_rows()], side in any_side(),
+            rows in prop_oneof![any_rows(), tied_rows(), whole_rows(), finite_rows()], side in any_side(),
             (ratio, values, fill, levels) in any_packing(),
         ) {
             let format = Packing::format_for(rows.len() / BLOCK, ratio, values, fill, levels);
@@ -104,7 +110,7 @@ mod tests {
 
         #[test]
         fn quantized_bytes_are_those_of_the_reference(
-            rows in prop_oneof![any_rows(), tied_rows(), finite_rows()], side in any_side(),
+            rows in prop_oneof![any_rows(), tied_rows(), whole_rows(), finite_rows()], side in any_side(),
         ) {
             assert_same(side, Format::Int8, &rows);
             assert_same(side, Format::Int4, &rows);
