@@ -5,7 +5,11 @@
 //! `cargo bench -p sparkv-kernels --bench decode -- [--tokens 32768] [--head-dim 128] [--group 4] [--threads 1,2]
 //! [--rounds 9]`
 
-#![allow(clippy::print_stdout, reason = "a program")]
+#![allow(
+    clippy::print_stdout,
+    clippy::expect_used,
+    reason = "a program for a person, who sees what is wrong"
+)]
 
 use std::collections::BTreeMap;
 use std::ops::Range;

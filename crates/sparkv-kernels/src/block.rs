@@ -28,6 +28,7 @@
 
 use half::f16;
 
+use crate::bits::{BitWriter, bit};
 use crate::lanes::{lane_order, nibble_order};
 use crate::layout::{BLOCK, F16_BYTES, Format, INT4_CHANNELS, Layout, MAX_HEAD_DIM, Side};
 use crate::select::{KeptFormat, Levels, Packing, Selection};
@@ -37,48 +38,6 @@ pub(crate) const KEY_BIAS: u8 = 128;
 
 /// What is added to the codes of int4 rows.
 pub(crate) const INT4_BIAS: u8 = 8;
-
-/// Where the sections of a packed block begin; values begin at 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Sections {
-    pub(crate) bitmap: usize,
-    pub(crate) signs: usize,
-    /// Equal to `scalars` with one level.
-    pub(crate) levels: usize,
-    /// Scales of int8 values, else magnitudes.
-    pub(crate) scalars: usize,
-    /// Magnitudes of int8 values in steps of the scale; equal to `end` for wider values.
-    pub(crate) steps: usize,
-    pub(crate) end: usize,
-}
-
-impl Packing {
-    /// See [`Sections`].
-    pub(crate) fn sections(&self, head_dim: usize) -> Sections {
-        let (value_bytes, scalar_bytes, step_bytes) = match self.values {
-            KeptFormat::F32 => (4, 4, 0),
-            KeptFormat::F16 => (2, 2, 0),
-            KeptFormat::Int8 => (1, 2, 1),
-        };
-        let levels = match self.levels {
-            Levels::One => 1,
-            Levels::Two => 2,
-        };
-        let mask = BLOCK / 8 * head_dim;
-        let bitmap = BLOCK * value_bytes * self.kept;
-        let scalars = bitmap + (1 + levels) * mask;
-        let scalar_count = if self.values == KeptFormat::Int8 { BLOCK } else { BLOCK * levels };
-        let steps = scalars + scalar_count * scalar_bytes;
-        Sections {
-            bitmap,
-            signs: bitmap + mask,
-            levels: bitmap + 2 * mask,
-            scalars,
-            steps,
-            end: steps + levels * BLOCK * step_bytes,
-        }
-    }
-}
 
 /// Seals `rows` ([`BLOCK`], head_dim) into `bytes` ([`Layout::unit_bytes`]).
 ///
@@ -114,7 +73,7 @@ pub(crate) fn for_each(layout: &Layout, bytes: &[u8], put: impl FnMut(usize, usi
     }
 }
 
-fn check(layout: &Layout, values: usize, bytes: usize) {
+pub(crate) fn check(layout: &Layout, values: usize, bytes: usize) {
     assert!(layout.is_sealed(), "dense rows are not sealed");
     assert_eq!((values, bytes), (BLOCK * layout.head_dim(), layout.unit_bytes()), "lengths of a block");
 }
@@ -126,17 +85,19 @@ fn encode_int8(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
     for ((row, bytes), step) in rows.chunks_exact(head_dim).zip(scales.as_chunks_mut().0).zip(&mut steps) {
         *step = store_f16(largest_magnitude(row) / 127.0, bytes);
     }
-    for (byte, (token, channel)) in codes.iter_mut().zip(lane_order(layout.side(), head_dim, true)) {
-        *byte = code_byte(layout.side(), quantize(rows[token * head_dim + channel], steps[token], 127.0));
-    }
+    lane_order(layout.side(), head_dim, true).enumerate().for_each(|(element, (token, channel))| {
+        let code = quantize(rows[token * head_dim + channel], steps[token], 127.0);
+        codes[element] = code_byte(layout.side(), code);
+    });
 }
 
 fn for_each_int8(layout: &Layout, bytes: &[u8], mut put: impl FnMut(usize, usize, f32)) {
     let head_dim = layout.head_dim();
     let (codes, scales) = bytes.split_at(BLOCK * head_dim);
-    for (byte, (token, channel)) in codes.iter().zip(lane_order(layout.side(), head_dim, true)) {
-        put(token, channel, f32::from(code(layout.side(), *byte)) * read_f16(scales, token));
-    }
+    lane_order(layout.side(), head_dim, true).enumerate().for_each(|(element, (token, channel))| {
+        let code = code(layout.side(), codes[element]);
+        put(token, channel, f32::from(code) * read_f16(scales, token));
+    });
 }
 
 fn encode_int4(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
@@ -151,26 +112,27 @@ fn encode_int4(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
             steps[group][token] = store_f16(largest / -8.0, &mut scales[group * BLOCK + token]);
         }
     }
-    for (byte, nibbles) in codes.iter_mut().zip(nibble_order(layout.side(), head_dim)) {
+    nibble_order(layout.side(), head_dim).enumerate().for_each(|(element, nibbles)| {
         let [low, high] = nibbles.map(|(token, channel)| {
             let step = steps[channel / INT4_CHANNELS][token];
             quantize(rows[token * head_dim + channel], step, 7.0)
                 .wrapping_add_unsigned(INT4_BIAS)
                 .cast_unsigned()
         });
-        *byte = low | high << 4;
-    }
+        codes[element] = low | high << 4;
+    });
 }
 
 fn for_each_int4(layout: &Layout, bytes: &[u8], mut put: impl FnMut(usize, usize, f32)) {
     let head_dim = layout.head_dim();
     let (codes, scales) = bytes.split_at(BLOCK / 2 * head_dim);
-    for (byte, nibbles) in codes.iter().zip(nibble_order(layout.side(), head_dim)) {
+    nibble_order(layout.side(), head_dim).enumerate().for_each(|(element, nibbles)| {
+        let byte = codes[element];
         for ((token, channel), nibble) in nibbles.into_iter().zip([byte & 15, byte >> 4]) {
             let scale = read_f16(scales, channel / INT4_CHANNELS * BLOCK + token);
             put(token, channel, (f32::from(nibble) - f32::from(INT4_BIAS)) * scale);
         }
-    }
+    });
 }
 
 fn encode_packed(layout: &Layout, packing: &Packing, rows: &[f32], bytes: &mut [u8]) {
@@ -178,32 +140,40 @@ fn encode_packed(layout: &Layout, packing: &Packing, rows: &[f32], bytes: &mut [
     let sections = packing.sections(head_dim);
     let selections: Vec<Selection> =
         rows.chunks_exact(head_dim).map(|row| Selection::new(row, packing)).collect();
+    let (values, bytes) = bytes.split_at_mut(sections.bitmap);
+    let (bitmap, bytes) = bytes.split_at_mut(sections.signs - sections.bitmap);
+    let (signs, bytes) = bytes.split_at_mut(sections.levels - sections.signs);
+    let (levels, scalars) = bytes.split_at_mut(sections.scalars - sections.levels);
     let mut scales = [0f32; BLOCK];
     for (token, (selection, row)) in selections.iter().zip(rows.chunks_exact(head_dim)).enumerate() {
-        scales[token] = encode_scalars(packing, selection, row, token, &mut bytes[sections.scalars..]);
+        scales[token] = encode_scalars(packing, selection, row, token, scalars);
     }
-    bytes[sections.bitmap..sections.scalars].fill(0);
+    let [mut bitmap, mut signs, mut levels] = [bitmap, signs, levels].map(BitWriter::new);
     let quads = packing.values == KeptFormat::Int8;
     let mut kept = 0;
-    for (element, (token, channel)) in lane_order(side, head_dim, quads).enumerate() {
+    lane_order(side, head_dim, quads).for_each(|(token, channel)| {
         let value = rows[token * head_dim + channel];
-        if !selections[token].kept[channel] {
-            set_bit(&mut bytes[sections.signs..], element, value.is_sign_negative());
-            set_bit(&mut bytes[sections.levels..], element, selections[token].high[channel]);
-            continue;
+        let is_kept = selections[token].kept[channel];
+        bitmap.push(is_kept);
+        signs.push(!is_kept && value.is_sign_negative());
+        levels.push(selections[token].high[channel]); // without such a section, it is dropped
+        if !is_kept {
+            return;
         }
-        set_bit(&mut bytes[sections.bitmap..], element, true);
         match packing.values {
-            KeptFormat::F32 => bytes.as_chunks_mut().0[kept] = value.to_le_bytes(),
-            KeptFormat::F16 => bytes.as_chunks_mut().0[kept] = to_f16(value).to_le_bytes(),
-            KeptFormat::Int8 => bytes[kept] = code_byte(side, quantize(value, scales[token], 127.0)),
+            KeptFormat::F32 => values.as_chunks_mut().0[kept] = value.to_le_bytes(),
+            KeptFormat::F16 => values.as_chunks_mut().0[kept] = to_f16(value).to_le_bytes(),
+            KeptFormat::Int8 => values[kept] = code_byte(side, quantize(value, scales[token], 127.0)),
         }
         kept += 1;
+    });
+    for bits in [bitmap, signs, levels] {
+        bits.finish();
     }
 }
 
 /// Writes the scale or the magnitudes of row `token`; gives the scale.
-fn encode_scalars(
+pub(crate) fn encode_scalars(
     packing: &Packing,
     selection: &Selection,
     row: &[f32],
@@ -246,7 +216,7 @@ fn for_each_packed(layout: &Layout, packing: &Packing, bytes: &[u8], mut put: im
     let two_levels = packing.levels == Levels::Two;
     let quads = packing.values == KeptFormat::Int8;
     let mut kept = 0;
-    for (element, (token, channel)) in lane_order(side, head_dim, quads).enumerate() {
+    lane_order(side, head_dim, quads).enumerate().for_each(|(element, (token, channel))| {
         // A bitmap with too many or too few bits, which `encode` never writes, reads zeros.
         let value = if bit(&bytes[sections.bitmap..], element) {
             let values = &bytes[..sections.bitmap];
@@ -266,7 +236,7 @@ fn for_each_packed(layout: &Layout, packing: &Packing, bytes: &[u8], mut put: im
             if negative { -fill } else { fill }
         };
         put(token, channel, value);
-    }
+    });
 }
 
 /// The magnitudes of row `token`; the higher one is 0 with one level.
@@ -305,7 +275,10 @@ pub(crate) fn quantize(value: f32, scale: f32, limit: f32) -> i8 {
         return 0;
     }
     let lowest = if limit == 7.0 { -8.0 } else { -limit };
-    (value * (1.0 / scale)).round_ties_even().clamp(lowest, limit) as i8
+    // A number so large has no bits for a fraction: adding it rounds, to even, what is small. The limits being
+    // whole, clamping may come before. (`round_ties_even` is a call, and slow, on the oldest of processors.)
+    const WHOLE: f32 = 12_582_912.0; // 3 * 2^22
+    ((value * (1.0 / scale)).clamp(lowest, limit) + WHOLE - WHOLE) as i8
 }
 
 /// max |x|; 0 for an empty row. A NaN is passed over.
@@ -335,7 +308,7 @@ pub(crate) fn read_f16(bytes: &[u8], index: usize) -> f32 {
     bytes.as_chunks().0.get(index).map_or(0.0, |bytes| f16::from_le_bytes(*bytes).to_f32())
 }
 
-fn code_byte(side: Side, code: i8) -> u8 {
+pub(crate) fn code_byte(side: Side, code: i8) -> u8 {
     match side {
         Side::Keys => code.cast_unsigned() ^ KEY_BIAS,
         Side::Values => code.cast_unsigned(),
@@ -346,17 +319,6 @@ fn code(side: Side, byte: u8) -> i8 {
     match side {
         Side::Keys => (byte ^ KEY_BIAS).cast_signed(),
         Side::Values => byte.cast_signed(),
-    }
-}
-
-/// The bit at `index`; unset where there is none.
-fn bit(bits: &[u8], index: usize) -> bool {
-    bits.get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 == 1)
-}
-
-fn set_bit(bits: &mut [u8], index: usize, value: bool) {
-    if value && let Some(byte) = bits.get_mut(index / 8) {
-        *byte |= 1 << (index % 8);
     }
 }
 

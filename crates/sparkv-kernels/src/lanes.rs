@@ -13,53 +13,97 @@ pub(crate) const QUAD: usize = 4;
 
 /// (token, channel) of every element of a block of `side`, in the order of storage. Codes of a byte lie in
 /// quads (4 channels of a key, 4 tokens of a value), wider ones do not.
+///
+/// It is much faster to consume from within (`for_each`) than to ask for one element after the other.
+#[inline]
 pub(crate) fn lane_order(
     side: Side,
     head_dim: usize,
     quads: bool,
-) -> Box<dyn Iterator<Item = (usize, usize)>> {
-    match (side, quads) {
-        (Side::Keys, true) => Box::new((0..BLOCK).step_by(GROUP).flat_map(move |first| {
-            (0..head_dim).step_by(QUAD).flat_map(move |quad| {
-                (first..first + GROUP).flat_map(move |token| (quad..quad + QUAD).map(move |c| (token, c)))
-            })
-        })),
-        (Side::Keys, false) => Box::new((0..BLOCK).step_by(GROUP).flat_map(move |first| {
-            (0..head_dim).flat_map(move |channel| (first..first + GROUP).map(move |token| (token, channel)))
-        })),
-        (Side::Values, true) => Box::new((0..head_dim).step_by(CHANNELS).flat_map(move |first| {
-            (0..BLOCK).step_by(QUAD).flat_map(move |quad| {
-                channels(first, head_dim)
-                    .flat_map(move |channel| (quad..quad + QUAD).map(move |t| (t, channel)))
-            })
-        })),
-        (Side::Values, false) => Box::new((0..head_dim).step_by(CHANNELS).flat_map(move |first| {
-            (0..BLOCK).flat_map(move |token| channels(first, head_dim).map(move |channel| (token, channel)))
-        })),
-    }
+) -> impl Iterator<Item = (usize, usize)> + 'static {
+    let width = if quads { QUAD } else { 1 };
+    order(side, head_dim, width, width).map(move |(lane, term)| place(side, lane, term))
 }
 
 /// (token, channel) of the low and the high nibble of every byte of an int4 block, in the order of storage.
-pub(crate) fn nibble_order(side: Side, head_dim: usize) -> Box<dyn Iterator<Item = [(usize, usize); 2]>> {
+#[inline]
+pub(crate) fn nibble_order(
+    side: Side,
+    head_dim: usize,
+) -> impl Iterator<Item = [(usize, usize); 2]> + 'static {
+    order(side, head_dim, 2 * QUAD, QUAD)
+        .map(move |(lane, term)| [place(side, lane, term), place(side, lane, term + QUAD)])
+}
+
+/// (lane, term): 16 lanes side by side, and in each `width` terms of its sum together, of every `step`.
+#[inline]
+fn order(side: Side, head_dim: usize, step: usize, width: usize) -> impl Iterator<Item = (usize, usize)> {
+    let (lanes, together, terms) = match side {
+        Side::Keys => (BLOCK, GROUP, head_dim),
+        Side::Values => (head_dim, CHANNELS, BLOCK),
+    };
+    (0..lanes).step_by(together).flat_map(move |first| {
+        // Fewer lanes at the end of a row of values.
+        let side_by_side = first..lanes.min(first + together);
+        (0..terms).step_by(step).flat_map(move |term| {
+            side_by_side.clone().flat_map(move |lane| (term..term + width).map(move |term| (lane, term)))
+        })
+    })
+}
+
+/// (token, channel).
+#[inline]
+fn place(side: Side, lane: usize, term: usize) -> (usize, usize) {
     match side {
-        Side::Keys => Box::new((0..BLOCK).step_by(GROUP).flat_map(move |first| {
-            (0..head_dim).step_by(2 * QUAD).flat_map(move |octet| {
-                (first..first + GROUP).flat_map(move |token| {
-                    (octet..octet + QUAD).map(move |channel| [(token, channel), (token, channel + QUAD)])
-                })
-            })
-        })),
-        Side::Values => Box::new((0..head_dim).step_by(CHANNELS).flat_map(move |first| {
-            (0..BLOCK).step_by(2 * QUAD).flat_map(move |octet| {
-                channels(first, head_dim).flat_map(move |channel| {
-                    (octet..octet + QUAD).map(move |token| [(token, channel), (token + QUAD, channel)])
-                })
-            })
-        })),
+        Side::Keys => (lane, term),
+        Side::Values => (term, lane),
     }
 }
 
-/// The channels laid out together that begin with `first`; fewer at the end of a row.
-fn channels(first: usize, head_dim: usize) -> std::ops::Range<usize> {
-    first..head_dim.min(first + CHANNELS)
+/// The **units** of a block: words of 64 elements that follow one another in lane order, 16 tokens of 4 channels
+/// of keys, or 16 channels of 4 tokens of values. Where only 8 channels of values are left, they are of 32 bits.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) side: Side,
+    pub(crate) head_dim: usize,
+}
+
+impl Shape {
+    /// Units of 64 bits.
+    pub(crate) fn whole_units(self) -> usize {
+        match self.side {
+            Side::Keys => BLOCK * self.head_dim / 64,
+            Side::Values => self.head_dim / CHANNELS * (BLOCK / QUAD),
+        }
+    }
+
+    /// Units of any size.
+    pub(crate) fn units(self) -> usize {
+        match self.side {
+            Side::Keys => self.whole_units(),
+            Side::Values => self.head_dim.div_ceil(CHANNELS) * (BLOCK / QUAD),
+        }
+    }
+
+    /// Channels of a unit of values.
+    pub(crate) fn channels(self, unit: usize) -> usize {
+        if unit < self.whole_units() { CHANNELS } else { CHANNELS / 2 }
+    }
+
+    /// Writes `units`, which fill `bytes`.
+    pub(crate) fn write_units(self, units: &[u64], bytes: &mut [u8]) {
+        let (whole, halves) = units.split_at(self.whole_units());
+        let (whole_bytes, half_bytes) = bytes.split_at_mut(8 * whole.len());
+        for (bytes, unit) in whole_bytes.as_chunks_mut().0.iter_mut().zip(whole) {
+            *bytes = unit.to_le_bytes();
+        }
+        for (bytes, unit) in half_bytes.as_chunks_mut().0.iter_mut().zip(halves) {
+            *bytes = (*unit as u32).to_le_bytes();
+        }
+    }
+
+    /// The bits of a unit.
+    pub(crate) fn bits(self, unit: usize) -> u64 {
+        if unit < self.whole_units() { u64::MAX } else { u64::from(u32::MAX) }
+    }
 }

@@ -1,6 +1,6 @@
 //! How keys and values of one KV head are laid out in memory.
 
-use crate::select::Packing;
+use crate::select::{KeptFormat, Levels, Packing};
 
 /// Rows of a dense store are laid out in groups of this many: one token per lane of a 512-bit register.
 pub const GROUP: usize = 16;
@@ -123,10 +123,52 @@ impl Layout {
     }
 }
 
+/// Where the sections of a packed block begin ([`crate::block`] has the drawing); values begin at 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sections {
+    pub(crate) bitmap: usize,
+    pub(crate) signs: usize,
+    /// Equal to `scalars` with one level.
+    pub(crate) levels: usize,
+    /// Scales of int8 values, else magnitudes.
+    pub(crate) scalars: usize,
+    /// Magnitudes of int8 values in steps of the scale; equal to `end` for wider values.
+    pub(crate) steps: usize,
+    pub(crate) end: usize,
+}
+
+impl Packing {
+    /// See [`Sections`].
+    pub(crate) fn sections(&self, head_dim: usize) -> Sections {
+        let (value_bytes, scalar_bytes, step_bytes) = match self.values {
+            KeptFormat::F32 => (4, 4, 0),
+            KeptFormat::F16 => (2, 2, 0),
+            KeptFormat::Int8 => (1, 2, 1),
+        };
+        let levels = match self.levels {
+            Levels::One => 1,
+            Levels::Two => 2,
+        };
+        let mask = BLOCK / 8 * head_dim;
+        let bitmap = BLOCK * value_bytes * self.kept;
+        let scalars = bitmap + (1 + levels) * mask;
+        let scalar_count = if self.values == KeptFormat::Int8 { BLOCK } else { BLOCK * levels };
+        let steps = scalars + scalar_count * scalar_bytes;
+        Sections {
+            bitmap,
+            signs: bitmap + mask,
+            levels: bitmap + 2 * mask,
+            scalars,
+            steps,
+            end: steps + levels * BLOCK * step_bytes,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::select::{Fill, KeptFormat, Levels};
+    use crate::select::Fill;
 
     #[test]
     fn impossible_layouts_are_refused() {

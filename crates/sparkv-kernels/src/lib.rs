@@ -20,6 +20,7 @@
 #[allow(unsafe_code, reason = "vector instructions; behind safe functions")]
 mod arch;
 pub mod attention;
+mod bits;
 pub mod block;
 mod buffer;
 pub mod dense;
@@ -29,6 +30,7 @@ mod lanes;
 pub mod layout;
 mod rows;
 mod score;
+pub mod seal;
 pub mod select;
 mod simd;
 mod weigh;
@@ -36,9 +38,9 @@ mod weigh;
 pub use attention::{
     Partial, QueryTile, TileScratch, attend_tile, attend_tile_with, score_rows, softmax_weight,
 };
-pub use block::encode as seal;
 pub use isa::Isa;
 pub use layout::{BLOCK, Format, GROUP, Layout, LayoutError, MAX_HEAD_DIM, Side};
 pub use rows::{KvRun, Rows};
 pub use score::KEY_BLOCK;
+pub use seal::seal;
 pub use select::{Fill, KeptFormat, Levels, Packing};

@@ -74,55 +74,82 @@ pub(crate) struct Selection {
 
 impl Selection {
     /// Keeps the `packing.kept` channels of largest magnitude; among equals the lower channel.
+    #[inline(always)]
     pub(crate) fn new(row: &[f32], packing: &Packing) -> Self {
         let mut selection =
             Self { kept: [false; MAX_HEAD_DIM], high: [false; MAX_HEAD_DIM], fills: [0.0; 2] };
-        let mut channels = [0u16; MAX_HEAD_DIM];
-        let channels = &mut channels[..row.len()];
-        for (index, channel) in channels.iter_mut().enumerate() {
-            *channel = index as u16; // MAX_HEAD_DIM fits
+        // Without the sign, the bits of a float are in the order of its magnitude.
+        let mut magnitudes = [0i32; MAX_HEAD_DIM];
+        let magnitudes = &mut magnitudes[..row.len()];
+        for (magnitude, value) in magnitudes.iter_mut().zip(row) {
+            *magnitude = value.abs().to_bits().cast_signed();
         }
-        channels.select_nth_unstable_by(packing.kept, |&a, &b| {
-            let magnitude = |channel: u16| row[usize::from(channel)].abs();
-            magnitude(b).total_cmp(&magnitude(a)).then(a.cmp(&b))
-        });
-        for &channel in &channels[..packing.kept] {
-            selection.kept[usize::from(channel)] = true;
+        let border = border(magnitudes, packing.kept as i32);
+        let mut larger = 0;
+        for (kept, magnitude) in selection.kept.iter_mut().zip(&*magnitudes) {
+            *kept = *magnitude > border;
+            larger += usize::from(*kept);
+        }
+        let missing = packing.kept.saturating_sub(larger);
+        let equal = magnitudes.iter().enumerate().filter(|(_, magnitude)| **magnitude == border);
+        for (channel, _) in equal.take(missing) {
+            selection.kept[channel] = true;
         }
         selection.choose_fills(row, packing);
         selection
     }
 
+    #[inline(always)]
     fn choose_fills(&mut self, row: &[f32], packing: &Packing) {
         let kept = self.kept;
         if packing.levels == Levels::Two {
             let border = mean(row, Fill::MeanMagnitude, |channel| !kept[channel]);
             for (channel, value) in row.iter().enumerate() {
-                self.high[channel] = !kept[channel] && value.abs() > border;
+                self.high[channel] = !kept[channel] & (value.abs() > border);
             }
+            let high = self.high;
+            self.fills[1] = mean(row, packing.fill, |channel| high[channel]);
         }
         let high = self.high;
-        self.fills = [
-            mean(row, packing.fill, |channel| !kept[channel] && !high[channel]),
-            mean(row, packing.fill, |channel| high[channel]),
-        ];
+        self.fills[0] = mean(row, packing.fill, |channel| !kept[channel] & !high[channel]);
     }
+}
+
+/// A number that fewer than `count` of the `magnitudes` are above and at least as many reach; or that exactly
+/// `count` are above. Found bit by bit.
+#[inline(always)]
+fn border(magnitudes: &[i32], count: i32) -> i32 {
+    let mut border = 0;
+    for bit in (0..31).rev() {
+        let tried = border | 1 << bit;
+        let reached: i32 = magnitudes.iter().map(|magnitude| i32::from(*magnitude >= tried)).sum();
+        if reached == count {
+            return tried - 1;
+        }
+        border |= i32::from(reached > count) << bit;
+    }
+    border
 }
 
 /// The mean over the channels that are `counted`, as `fill` says; 0 if none is.
 ///
 /// In f64, where a sum of squares of f32 neither overflows nor vanishes, with a partial sum for each
 /// remainder of the channel by 8, so that a vectorized sum is the same to the bit.
+#[inline(always)]
 fn mean(row: &[f32], fill: Fill, counted: impl Fn(usize) -> bool) -> f32 {
     let mut sums = [0f64; 8];
     let mut count = 0u32;
-    for (channel, value) in row.iter().enumerate().filter(|(channel, _)| counted(*channel)) {
-        let value = f64::from(*value);
-        sums[channel % 8] += match fill {
-            Fill::RootMeanSquare => value * value,
-            Fill::MeanMagnitude => value.abs(),
-        };
-        count += 1;
+    for (eight, values) in row.as_chunks::<8>().0.iter().enumerate() {
+        for (lane, value) in values.iter().enumerate() {
+            let is_counted = counted(8 * eight + lane);
+            let value = f64::from(*value);
+            let term = match fill {
+                Fill::RootMeanSquare => value * value,
+                Fill::MeanMagnitude => value.abs(),
+            };
+            sums[lane] += if is_counted { term } else { 0.0 };
+            count += u32::from(is_counted);
+        }
     }
     if count == 0 {
         return 0.0;

@@ -1,4 +1,4 @@
-//! What is written for one kind of processor.
+//! Kernels for the vector instructions of one architecture each.
 
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod aarch64;

@@ -3,9 +3,9 @@
 use std::arch::x86_64::*;
 
 use super::avx512::{Avx512, Quad};
-use crate::block::{KEY_BIAS, Sections};
+use crate::block::KEY_BIAS;
 use crate::lanes::QUAD;
-use crate::layout::{BLOCK, F16_BYTES, GROUP};
+use crate::layout::{BLOCK, F16_BYTES, GROUP, Sections};
 use crate::select::{Levels, Packing};
 use crate::simd::{LANES, Simd};
 

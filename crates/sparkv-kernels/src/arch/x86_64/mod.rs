@@ -4,6 +4,8 @@ mod avx2;
 mod avx512;
 mod codes;
 mod expand;
+pub(crate) mod seal;
+pub(crate) mod seal_avx2;
 mod sealed;
 
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};

@@ -1,0 +1,161 @@
+//! Sealing: pruning, quantizing and packing a block of rows. The same bytes as [`crate::block::encode`],
+//! faster.
+
+pub(crate) mod words;
+
+#[cfg(target_arch = "x86_64")]
+use crate::arch::x86_64;
+use crate::block;
+use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Kind;
+use crate::layout::{Format, Layout};
+
+/// Seals `rows` ([`crate::layout::BLOCK`], head_dim) into `bytes` ([`Layout::unit_bytes`]).
+///
+/// # Panics
+/// If the lengths are not those, or the layout is not sealed.
+pub fn seal(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
+    seal_with(Isa::best(), layout, rows, bytes);
+}
+
+/// As [`seal`], with the instructions of `isa`.
+///
+/// # Panics
+/// As [`seal`].
+pub fn seal_with(isa: Isa, layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
+    block::check(layout, rows.len(), bytes.len());
+    match (isa.0, layout.format()) {
+        #[cfg(target_arch = "x86_64")]
+        (Kind::Avx512, _) => x86_64::seal::seal(isa, layout, rows, bytes),
+        #[cfg(target_arch = "x86_64")]
+        (Kind::Avx2, Format::Packed(packing)) => {
+            x86_64::seal_avx2::seal_packed(isa, layout, &packing, rows, bytes);
+        }
+        (_, Format::Packed(packing)) => words::seal_packed(layout, &packing, rows, bytes),
+        _ => block::encode(layout, rows, bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::block::tests::{any_packing, any_rows, any_side};
+    use crate::layout::{BLOCK, Side};
+    use crate::select::{Fill, KeptFormat, Levels, Packing};
+
+    /// The reference and every instruction set agree, whatever was in the bytes before.
+    fn assert_same(side: Side, format: Format, rows: &[f32]) {
+        let layout = Layout::new(side, rows.len() / BLOCK, format).unwrap();
+        if !layout.is_sealed() {
+            return;
+        }
+        let mut expected = vec![0x5a; layout.unit_bytes()];
+        block::encode(&layout, rows, &mut expected);
+        for isa in Isa::available() {
+            let mut bytes = vec![0xa5; layout.unit_bytes()];
+            seal_with(isa, &layout, rows, &mut bytes);
+            let differs = bytes.iter().zip(&expected).position(|(a, b)| a != b);
+            assert_eq!(differs, None, "byte of {layout:?}, {}", isa.name());
+        }
+    }
+
+    fn assert_all_same(rows: &[f32], kept: usize) {
+        for side in [Side::Keys, Side::Values] {
+            assert_same(side, Format::Int8, rows);
+            assert_same(side, Format::Int4, rows);
+            for values in [KeptFormat::F32, KeptFormat::F16, KeptFormat::Int8] {
+                for fill in [Fill::RootMeanSquare, Fill::MeanMagnitude] {
+                    for levels in [Levels::One, Levels::Two] {
+                        assert_same(side, Format::Packed(Packing { kept, values, fill, levels }), rows);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Rows of few different magnitudes, down to their last bit: ties everywhere.
+    fn tied_rows() -> impl Strategy<Value = Vec<f32>> {
+        let value = (0u32..3, any::<bool>(), 0u32..3).prop_map(|(low, is_negative, high)| {
+            f32::from_bits(u32::from(is_negative) << 31 | 0x3f80_0000 | high << 7 | low)
+        });
+        (1usize..=32).prop_flat_map(move |d| prop::collection::vec(value.clone(), 8 * d * BLOCK))
+    }
+
+    /// Small whole numbers: a few ties everywhere.
+    fn whole_rows() -> impl Strategy<Value = Vec<f32>> {
+        let value = (-99i8..99).prop_map(f32::from);
+        (1usize..=32).prop_flat_map(move |d| prop::collection::vec(value.clone(), 8 * d * BLOCK))
+    }
+
+    /// Any finite value.
+    fn finite_rows() -> impl Strategy<Value = Vec<f32>> {
+        let value = any::<u32>().prop_map(f32::from_bits).prop_filter("finite", |value| value.is_finite());
+        (1usize..=32).prop_flat_map(move |d| prop::collection::vec(value.clone(), 8 * d * BLOCK))
+    }
+
+    proptest! {
+        #[test]
+        fn packed_bytes_are_those_of_the_reference(
+            rows in prop_oneof![any_rows(), tied_rows(), whole_rows(), finite_rows()], side in any_side(),
+            (ratio, values, fill, levels) in any_packing(),
+        ) {
+            let format = Packing::format_for(rows.len() / BLOCK, ratio, values, fill, levels);
+            if matches!(format, Format::Packed(packing) if packing.kept > 0) {
+                assert_same(side, format, &rows);
+            }
+        }
+
+        #[test]
+        fn quantized_bytes_are_those_of_the_reference(
+            rows in prop_oneof![any_rows(), tied_rows(), whole_rows(), finite_rows()], side in any_side(),
+        ) {
+            assert_same(side, Format::Int8, &rows);
+            assert_same(side, Format::Int4, &rows);
+        }
+    }
+
+    #[test]
+    fn rows_of_one_magnitude() {
+        for value in [0.0, -0.0, 1.0, -1.5, 1e-45, -1e-40, f32::MIN_POSITIVE, 65504.0, f32::MAX] {
+            for head_dim in [8, 64, 72, 80, 96, 128, 200, 256, 264, 512] {
+                let mut rows = vec![value; head_dim * BLOCK];
+                rows.iter_mut().step_by(3).for_each(|value| *value = -*value);
+                assert_all_same(&rows, head_dim.div_ceil(3));
+            }
+        }
+    }
+
+    /// Every head_dim, with all but one kept and all but one pruned.
+    #[test]
+    fn every_head_dim() {
+        for head_dim in (8..=512).step_by(8) {
+            let rows: Vec<f32> =
+                (0..head_dim * BLOCK).map(|i| ((i * 7919) % 10007) as f32 / 5000.0 - 1.0).collect();
+            for kept in [1, head_dim - 1] {
+                assert_all_same(&rows, kept);
+            }
+        }
+    }
+
+    /// Not promised, but cheap to have.
+    #[test]
+    fn infinities_and_nans() {
+        for value in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+            for count in [1, 5] {
+                let mut rows: Vec<f32> = (0..72 * BLOCK).map(|i| (i % 89) as f32 - 44.0).collect();
+                rows.chunks_mut(72).for_each(|row| row[30..30 + count].fill(value));
+                assert_all_same(&rows, 16);
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "lengths of a block")]
+    fn lengths_are_checked() {
+        let layout = Layout::new(Side::Keys, 64, Format::Int8).unwrap();
+        seal(&layout, &[0.0; 64 * BLOCK], &mut [0; 64]);
+    }
+}
