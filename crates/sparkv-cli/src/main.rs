@@ -4,6 +4,7 @@
 //! [`options`] declares every setting once, [`layers`] lays flags over variables over the file over the
 //! defaults, [`settings`] checks the outcome; [`commands`] do the work.
 
+mod allocator;
 mod commands;
 mod layers;
 mod loading;
@@ -26,10 +27,6 @@ use crate::commands::eval::EvalOptions;
 use crate::layers::Layers;
 use crate::options::{KvFlag, ModelOptions, Options, RunOptions, ServerOptions};
 use crate::settings::Settings;
-
-/// Big temporaries are mapped and unmapped at every step by the system's allocator.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// What is logged unless RUST_LOG says otherwise.
 const DEFAULT_LOG: &str = "warn,sparkv=info,sparkv_server=info,sparkv_engine=info,sparkv_models=info";
@@ -206,7 +203,9 @@ fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<()> {
         }
         Command::Bench(BenchArgs { file, model, bench }) => {
             let given = Options { model, ..Options::default() };
-            commands::bench::bench(&bench, &Settings::new(&Layers::new(file.config, &given, matches)?)?)
+            let layers = Layers::new(file.config, &given, matches)?;
+            bench.check(&layers)?;
+            commands::bench::bench(&bench, &Settings::new(&layers)?)
         }
         Command::Eval(EvalArgs { file, model, eval }) => {
             let given = Options { model, ..Options::default() };

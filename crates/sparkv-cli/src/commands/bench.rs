@@ -13,6 +13,8 @@ use sparkv_eval::SettingsUnderTest;
 use sparkv_eval::bench::{Bench, BenchReport, Machine, ModelReport, memory};
 use sparkv_models::{Decoder, DecoderConfig, LanguageModel, load_dummy};
 
+use crate::allocator;
+use crate::layers::{Layers, Origin};
 use crate::loading;
 use crate::options::parse_kv;
 use crate::progress::Bars;
@@ -30,7 +32,7 @@ const SEED: u64 = 1;
 #[command(next_help_heading = "Benchmark")]
 pub(crate) struct BenchOptions {
     /// Random weights in the shape of a config.json, in place of a model: configs/shapes/llama-3.2-1b.json, ...
-    #[arg(long, value_name = "FILE", conflicts_with = "source")]
+    #[arg(long, value_name = "FILE")]
     shape: Option<PathBuf>,
     /// Lengths of prompts; 0 for none
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [512])]
@@ -54,6 +56,18 @@ pub(crate) struct BenchOptions {
 }
 
 impl BenchOptions {
+    /// A shape takes the place of a model that a variable or a file names, but not of one on the same command
+    /// line.
+    ///
+    /// # Errors
+    /// If both were given.
+    pub(crate) fn check(&self, layers: &Layers) -> anyhow::Result<()> {
+        if self.shape.is_some() && layers.origin("model", "source") == &Origin::Flag {
+            anyhow::bail!("--shape makes a model up; it cannot be used with --model");
+        }
+        Ok(())
+    }
+
     fn settings(&self, settings: &Settings) -> anyhow::Result<Vec<SettingsUnderTest>> {
         if self.kv.is_empty() {
             return Ok(vec![SettingsUnderTest {
@@ -88,7 +102,8 @@ pub(crate) fn bench(options: &BenchOptions, settings: &Settings) -> anyhow::Resu
     let prompts = options.prompts();
     let depths = options.depths(decoder.info().context_length);
     let runs = options.runs.get();
-    let bench = Bench { decoder: &decoder, kv: &kv, runs, generate: options.generate };
+    let settle = allocator::give_back;
+    let bench = Bench { decoder: &decoder, kv: &kv, runs, generate: options.generate, settle };
     bench.check(&prompts, &depths)?;
     let steps = (prompts.len() + depths.len()) * kv.len() * runs;
     let bar = ProgressBar::new(steps as u64);

@@ -2,6 +2,8 @@
 
 // `cfg(test)` holds throughout; it tells clippy that the helpers between the tests are tests, too.
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod config;
 #[cfg(test)]
 mod cost;

@@ -9,7 +9,7 @@ mod report;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use sparkv::{KvSettings, SequenceCache};
+use sparkv::{KvSettings, KvShape, SequenceCache};
 use sparkv_models::{DecodeStep, Decoder, LanguageModel, ModelError, spent};
 
 use crate::retrieval::{EvalError, SettingsUnderTest};
@@ -32,6 +32,8 @@ pub struct Bench<'a> {
     pub runs: usize,
     /// Tokens generated in a run of [`Bench::decode`].
     pub generate: usize,
+    /// Gives freed memory back to the system; called before resident memory is read.
+    pub settle: fn(),
 }
 
 /// The slowest and the fastest run, in tokens per second.
@@ -77,6 +79,9 @@ pub struct Prefill {
     /// The runs, compression of the cache included.
     #[serde(flatten)]
     pub speed: Speed,
+    /// Multiplications and additions of causal attention over the time it took in the median run, in
+    /// GFLOP/s. That time includes the upkeep of the cache.
+    pub attention_gflops: f64,
 }
 
 /// How fast tokens are generated at one depth, and what the cache takes there.
@@ -149,7 +154,12 @@ impl Bench<'_> {
         }
         let rows = self.kv.iter().zip(&mut runs);
         Ok(rows
-            .map(|(kv, runs)| Prefill { kv: kv.name.clone(), tokens, speed: Speed::of(runs, tokens, 1) })
+            .map(|(kv, runs)| {
+                let speed = Speed::of(runs, tokens, 1);
+                let seconds = (speed.milliseconds.attention / 1e3).max(f64::MIN_POSITIVE);
+                let attention_gflops = self.attention_flops(tokens) / seconds / 1e9;
+                Prefill { kv: kv.name.clone(), tokens, speed, attention_gflops }
+            })
             .collect())
     }
 
@@ -162,11 +172,12 @@ impl Bench<'_> {
         let mut runs = vec![Vec::new(); self.kv.len()];
         for _ in 0..self.runs {
             for (kv, runs) in self.kv.iter().zip(&mut runs) {
-                let before = memory().resident;
+                let first = rows.len() < self.kv.len();
+                let before = if first { self.resident() } else { None };
                 let mut cache = self.filled(kv, depth)?;
-                if rows.len() < self.kv.len() {
+                if first {
                     let usage = self.decoder.kv_usage(&cache);
-                    rows.push((usage.bytes, usage.dense_bytes, before, memory().resident));
+                    rows.push((usage.bytes, usage.dense_bytes, before, self.resident()));
                 }
                 runs.push(self.decode_once(&mut cache)?);
                 done();
@@ -186,6 +197,15 @@ impl Bench<'_> {
             .collect())
     }
 
+    /// Multiplications and additions of the attention over a prompt: two products with each pair of a query and
+    /// a token that it sees.
+    fn attention_flops(&self, tokens: usize) -> f64 {
+        let KvShape { layers, attention } = self.decoder.info().kv_shape;
+        let window = attention.sliding_window.unwrap_or(tokens);
+        let pairs: usize = (1..=tokens).map(|position| position.min(window)).sum();
+        (4 * layers * attention.query_heads * attention.head_dim) as f64 * pairs as f64
+    }
+
     /// What the settings come to; the model's shape can take it.
     fn settings(
         &self,
@@ -198,6 +218,12 @@ impl Bench<'_> {
         let chosen = kv.choice.settings(shape, tokens, new_tokens).map_err(error)?;
         chosen.cache_bytes(shape, tokens, new_tokens).map_err(error)?;
         Ok(chosen)
+    }
+
+    /// Resident memory, without what was freed.
+    fn resident(&self) -> Option<u64> {
+        (self.settle)();
+        memory().resident
     }
 
     /// Tokens that follow the filled ones: one to warm up, and those that are measured.

@@ -44,10 +44,12 @@ impl BenchReport {
             self.model.name, self.model.weights
         );
         if !self.prefill.is_empty() {
-            text.push_str("\n| prompt | kv_cache | tokens/s | min to max | weights | attention | rest |\n");
-            text.push_str("|---:|---|---:|---:|---:|---:|---:|\n");
-            for Prefill { kv, tokens, speed } in &self.prefill {
-                let _ = writeln!(text, "| {tokens} | {kv} | {} |", columns(speed));
+            text.push_str("\n| prompt | kv_cache | tokens/s | min to max | weights | attention | rest ");
+            text.push_str("| attention GFLOP/s |\n");
+            text.push_str("|---:|---|---:|---:|---:|---:|---:|---:|\n");
+            for Prefill { kv, tokens, speed, attention_gflops } in &self.prefill {
+                let columns = columns(speed);
+                let _ = writeln!(text, "| {tokens} | {kv} | {columns} | {attention_gflops:.1} |");
             }
         }
         if !self.decode.is_empty() {
@@ -111,7 +113,7 @@ mod tests {
                 memory_bytes: None,
             },
             model: ModelReport { name: "small".to_owned(), weights: "q8_0".to_owned(), dummy: true },
-            prefill: vec![Prefill { kv: "exact".to_owned(), tokens: 512, speed }],
+            prefill: vec![Prefill { kv: "exact".to_owned(), tokens: 512, speed, attention_gflops: 99.0 }],
             decode: vec![Decode {
                 kv: "tiny".to_owned(),
                 depth: 1024,
@@ -126,9 +128,9 @@ mod tests {
         let expected = "\
 small, random weights q8_0, 2 of 4 cores, A CPU
 
-| prompt | kv_cache | tokens/s | min to max | weights | attention | rest |
-|---:|---|---:|---:|---:|---:|---:|
-| 512 | exact | 20.00 | 19.50 to 21.00 | 40.00 ms (80 %) | 5.00 ms (10 %) | 5.00 ms (10 %) |
+| prompt | kv_cache | tokens/s | min to max | weights | attention | rest | attention GFLOP/s |
+|---:|---|---:|---:|---:|---:|---:|---:|
+| 512 | exact | 20.00 | 19.50 to 21.00 | 40.00 ms (80 %) | 5.00 ms (10 %) | 5.00 ms (10 %) | 99.0 |
 
 | depth | kv_cache | tokens/s | min to max | weights | attention | rest | KV bytes (of dense f16) | resident |
 |---:|---|---:|---:|---:|---:|---:|---:|---:|
