@@ -71,6 +71,9 @@ pub struct Sampler {
     seed: u64,
 }
 
+/// Candidates that are sorted at first; more than make up nearly every nucleus.
+const SORTED_FIRST: usize = 512;
+
 /// A token that may be drawn.
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
@@ -104,28 +107,23 @@ impl Sampler {
         if self.params.temperature == 0.0 || self.params.top_k == 1 {
             return Some(best);
         }
-        let kept = self.filter(weigh(logits, max, self.params.temperature));
+        let kept = self.filter(logits, max);
         Some(draw(&kept, self.uniform(position)).unwrap_or(best))
     }
 
-    /// Applies top_k, top_p and min_p. Never leaves nothing: the likeliest token passes each of them.
-    fn filter(&self, mut candidates: Vec<Candidate>) -> Vec<Candidate> {
-        let SamplingParams { top_k, top_p, min_p, .. } = self.params;
-        if (1..candidates.len()).contains(&top_k) {
-            candidates.select_nth_unstable_by(top_k, Candidate::by_rank);
-            candidates.truncate(top_k);
-            // The order decides which random number draws which token, so it must not be the selection's.
-            candidates.sort_unstable_by(Candidate::by_rank);
-        }
+    /// What top_k, top_p and min_p leave. Never nothing: the likeliest token, whose logit is `max`, passes each.
+    fn filter(&self, logits: &[f32], max: f32) -> Vec<Candidate> {
+        let SamplingParams { temperature, top_k, top_p, min_p, .. } = self.params;
+        // Selected before they are weighed: there may be a hundred thousand.
+        let mut candidates = if top_k == 0 {
+            weigh(finite(logits), max, temperature)
+        } else {
+            weigh(likeliest_few(logits, top_k).into_iter(), max, temperature)
+        };
         if top_p < 1.0 {
-            candidates.sort_unstable_by(Candidate::by_rank);
             let wanted = f64::from(top_p) * total(&candidates);
-            let mut reached = 0.0;
-            let enough = candidates.iter().position(|candidate| {
-                reached += candidate.weight;
-                reached >= wanted
-            });
-            candidates.truncate(enough.map_or(candidates.len(), |last| last + 1));
+            let enough = sort_until(&mut candidates, wanted);
+            candidates.truncate(enough);
         }
         // The likeliest token's weight is 1, so weights are the shares that min_p speaks of.
         candidates.retain(|candidate| candidate.weight >= f64::from(min_p));
@@ -149,10 +147,46 @@ fn finite(logits: &[f32]) -> impl Iterator<Item = (u32, f32)> {
     (0..).zip(logits.iter().copied()).filter(|(_, logit)| logit.is_finite())
 }
 
+/// The `count` largest finite logits, largest first, of equals the smaller id; all, in order, if there are no
+/// more. The order decides which random number draws which token, so it must not be the selection's.
+fn likeliest_few(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
+    let by_rank = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    let mut few: Vec<_> = finite(logits).collect();
+    if count < few.len() {
+        few.select_nth_unstable_by(count, by_rank);
+        few.truncate(count);
+        few.sort_unstable_by(by_rank);
+    }
+    few
+}
+
 /// The softmax's terms, scaled so that the largest logit's is 1. f64: large vocabularies are summed.
-fn weigh(logits: &[f32], max: f32, temperature: f32) -> Vec<Candidate> {
+fn weigh(logits: impl Iterator<Item = (u32, f32)>, max: f32, temperature: f32) -> Vec<Candidate> {
     let weight = |logit: f32| ((f64::from(logit) - f64::from(max)) / f64::from(temperature)).exp();
-    finite(logits).map(|(id, logit)| Candidate { id, weight: weight(logit) }).collect()
+    logits.map(|(id, logit)| Candidate { id, weight: weight(logit) }).collect()
+}
+
+/// Brings the likeliest candidates to the front, sorted, until their weights reach `wanted`; returns how many
+/// that takes. Mostly it is a few of very many, so no more are sorted than that.
+fn sort_until(candidates: &mut [Candidate], wanted: f64) -> usize {
+    let (mut sorted, mut reached, mut step) = (0, 0.0, SORTED_FIRST);
+    while sorted < candidates.len() {
+        let rest = &mut candidates[sorted..];
+        let next = step.min(rest.len());
+        if next < rest.len() {
+            rest.select_nth_unstable_by(next, Candidate::by_rank);
+        }
+        rest[..next].sort_unstable_by(Candidate::by_rank);
+        for candidate in &rest[..next] {
+            sorted += 1;
+            reached += candidate.weight;
+            if reached >= wanted {
+                return sorted;
+            }
+        }
+        step *= 8;
+    }
+    sorted
 }
 
 fn total(candidates: &[Candidate]) -> f64 {

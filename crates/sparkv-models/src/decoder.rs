@@ -12,6 +12,7 @@ use crate::language_model::{DecodeStep, LanguageModel, ModelError, ModelInfo};
 use crate::linear::Linear;
 use crate::progress::{Progress, Task, Unit};
 use crate::rope::{Rope, Rotation};
+use crate::rows;
 use crate::spent::{self, Part};
 use crate::weights::{MatrixFormat, Stored, TensorSource, WeightFormat};
 
@@ -124,13 +125,13 @@ impl Decoder {
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Vec<f32>>, ModelError> {
         let mut last = None;
-        for mut chunk in self.chunks(tokens, cache.len())? {
+        for chunk in self.chunks(tokens, cache.len())? {
             for (layer, cache) in self.layers.iter().zip(cache.layers_mut()) {
                 if !keep_going() {
                     return Ok(None);
                 }
                 let span = Span { tokens: chunk.tokens, cache };
-                chunk.hidden = self.run_layer(layer, &chunk.hidden, &chunk.rotation, &mut [span])?;
+                self.run_layer(layer, &chunk.hidden, &chunk.rotation, &mut [span])?;
             }
             last = Some(chunk);
         }
@@ -148,7 +149,7 @@ impl Decoder {
             .map(|(tokens, start)| {
                 Ok(Chunk {
                     hidden: self.embed(tokens)?,
-                    rotation: self.rope.at(start..start + tokens.len())?,
+                    rotation: self.rope.at(start..start + tokens.len()),
                     tokens: tokens.len(),
                 })
             })
@@ -168,29 +169,30 @@ impl Decoder {
         })
     }
 
-    /// `hidden`: (rows, hidden), the rows of all `spans` one after the other; gives the same shape.
+    /// Replaces `hidden`, (rows, hidden), the rows of all `spans` one after the other, by the layer's output.
     fn run_layer(
         &self,
         layer: &Layer,
         hidden: &Tensor,
         rotation: &Rotation,
         spans: &mut [Span<'_>],
-    ) -> candle_core::Result<Tensor> {
-        let x = candle_nn::ops::rms_norm(hidden, &layer.attention_norm, self.rms_norm_eps)?;
-        let q = rotation.apply(&layer.q.forward(&x)?)?;
-        let k = rotation.apply(&layer.k.forward(&x)?)?;
-        let v = layer.v.forward(&x)?;
+    ) -> candle_core::Result<()> {
+        let x = rows::rms_norm(hidden, &layer.attention_norm, self.rms_norm_eps)?;
+        let [q, k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], &x)?;
+        rotation.apply(&q)?;
+        rotation.apply(&k)?;
         let attended =
             spent::on(Part::Attention, || attend(&self.info.kv_shape.attention, &q, &k, &v, spans))?;
-        let hidden = (hidden + layer.o.forward(&attended)?)?;
-        let x = candle_nn::ops::rms_norm(&hidden, &layer.mlp_norm, self.rms_norm_eps)?;
-        let gate = candle_nn::ops::silu(&layer.gate.forward(&x)?)?;
-        &hidden + layer.down.forward(&(gate * layer.up.forward(&x)?)?)?
+        rows::add(hidden, &layer.o.forward(&attended)?)?;
+        let x = rows::rms_norm(hidden, &layer.mlp_norm, self.rms_norm_eps)?;
+        let [gate, up] = Linear::forward_all([&layer.gate, &layer.up], &x)?;
+        rows::silu_times(&gate, &up)?;
+        rows::add(hidden, &layer.down.forward(&gate)?)
     }
 
     /// (rows, vocab) of hidden states (rows, hidden).
     fn logits(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
-        self.head.forward(&candle_nn::ops::rms_norm(hidden, &self.norm, self.rms_norm_eps)?)
+        self.head.forward(&rows::rms_norm(hidden, &self.norm, self.rms_norm_eps)?)
     }
 
     fn last_logits(&self, chunk: &Chunk) -> candle_core::Result<Vec<f32>> {
@@ -219,14 +221,14 @@ impl LanguageModel for Decoder {
         if !cache.is_empty() {
             return Err(candle_core::Error::Msg("the cache holds a prompt already".to_owned()).into());
         }
-        let mut chunks = self.chunks(prompt, 0)?;
+        let chunks = self.chunks(prompt, 0)?;
         for (layer, cache) in self.layers.iter().zip(cache.layers_mut()) {
-            for chunk in &mut chunks {
+            for chunk in &chunks {
                 if !keep_going() {
                     return Ok(None);
                 }
                 let span = Span { tokens: chunk.tokens, cache: &mut *cache };
-                chunk.hidden = self.run_layer(layer, &chunk.hidden, &chunk.rotation, &mut [span])?;
+                self.run_layer(layer, &chunk.hidden, &chunk.rotation, &mut [span])?;
             }
             spent::on(Part::Attention, || cache.finish_prompt())?;
         }
@@ -238,13 +240,13 @@ impl LanguageModel for Decoder {
             return Ok(Vec::new());
         }
         let tokens: Vec<u32> = batch.iter().map(|step| step.token).collect();
-        let mut hidden = self.embed(&tokens)?;
-        let rotation = self.rope.at(batch.iter().map(|step| step.cache.len()))?;
+        let hidden = self.embed(&tokens)?;
+        let rotation = self.rope.at(batch.iter().map(|step| step.cache.len()));
         let mut caches: Vec<_> = batch.iter_mut().map(|step| step.cache.layers_mut().iter_mut()).collect();
         for layer in &self.layers {
             let layer_caches = caches.iter_mut().filter_map(Iterator::next);
             let mut spans: Vec<_> = layer_caches.map(|cache| Span { tokens: 1, cache }).collect();
-            hidden = self.run_layer(layer, &hidden, &rotation, &mut spans)?;
+            self.run_layer(layer, &hidden, &rotation, &mut spans)?;
         }
         Ok(self.logits(&hidden)?.to_vec2()?)
     }
@@ -303,11 +305,13 @@ fn load_ends(
         if config.tied_embeddings && !source.contains(TABLE) && source.contains(HEAD) { HEAD } else { TABLE };
     let table = source.tensor(table_name, &shape)?;
     let table = match format {
+        // One matrix in memory, too.
+        _ if config.tied_embeddings => table.convert(format)?,
         MatrixFormat::Dense(DType::F16 | DType::BF16) => table.convert(format)?,
         _ => table,
     };
     let head = if config.tied_embeddings { table.clone() } else { source.tensor(HEAD, &shape)? };
-    let head = Linear::new(head.convert(format)?);
+    let head = Linear::new(head.convert(format)?)?;
     let embeddings = match table {
         Stored::Dense(table) => Embeddings::Dense(table),
         Stored::Quantized(table) => Embeddings::Quantized(table),

@@ -30,6 +30,7 @@ mod linear;
 mod load;
 pub mod progress;
 mod rope;
+mod rows;
 mod safetensors_files;
 mod source;
 pub mod spent;

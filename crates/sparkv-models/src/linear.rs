@@ -1,6 +1,8 @@
 //! The one type behind which all weight matrices are.
-use candle_core::quantized::QMatMul;
-use candle_core::{DType, Module, Result, Tensor};
+use std::sync::Arc;
+
+use candle_core::quantized::QTensor;
+use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
 use crate::error::LoadError;
@@ -24,7 +26,7 @@ enum Weight {
     F32(Tensor),
     /// f16 or bf16.
     Half(Tensor),
-    Quantized(QMatMul),
+    Quantized(Arc<QTensor>),
 }
 
 impl Linear {
@@ -37,7 +39,7 @@ impl Linear {
         format: MatrixFormat,
     ) -> std::result::Result<Self, LoadError> {
         let weight = source.tensor(&format!("{name}.weight"), &shape)?.convert(format)?;
-        let mut linear = Self::new(weight);
+        let mut linear = Self::new(weight)?;
         if has_bias {
             let [out, _] = shape;
             linear.bias = Some(source.tensor(&format!("{name}.bias"), &[out])?.to_f32()?);
@@ -46,27 +48,70 @@ impl Linear {
     }
 
     /// Without bias.
-    pub(crate) fn new(weight: Stored) -> Self {
+    pub(crate) fn new(weight: Stored) -> Result<Self> {
         let weight = match weight {
             Stored::Dense(tensor) if tensor.dtype() == DType::F32 => Weight::F32(tensor),
             Stored::Dense(tensor) => Weight::Half(tensor),
-            Stored::Quantized(blocks) => Weight::Quantized(QMatMul::QTensor(blocks)),
+            Stored::Quantized(blocks) => {
+                // At its first use, Candle rearranges a matrix for its kernels, on one thread. Now, while
+                // matrices are loaded in parallel, that costs less, and the first request none of it.
+                let [_, columns] = *blocks.shape().dims() else {
+                    candle_core::bail!("a weight matrix of the shape {:?}", blocks.shape());
+                };
+                Tensor::zeros((2, columns), DType::F32, &Device::Cpu)?.apply_op1_no_bwd(blocks.as_ref())?;
+                Weight::Quantized(blocks)
+            }
         };
-        Self { weight, bias: None }
+        Ok(Self { weight, bias: None })
     }
 
-    /// x: (rows, in), f32; gives (rows, out), f32.
+    /// x: (rows, in), f32, contiguous; gives (rows, out), f32.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = spent::on(Part::Weights, || match &self.weight {
-            Weight::F32(weight) => x.matmul(&weight.t()?),
-            Weight::Half(weight) => matmul_widened(x, weight),
-            Weight::Quantized(weight) => weight.forward(x),
-        })?;
+        self.add_bias(spent::on(Part::Weights, || self.weight.times(x))?)
+    }
+
+    /// The same of each of some layers. Quantized ones share the rounding of x and a round of the threads.
+    pub(crate) fn forward_all<const N: usize>(layers: [&Self; N], x: &Tensor) -> Result<[Tensor; N]> {
+        let products = spent::on(Part::Weights, || times_all(layers.map(|layer| &layer.weight), x))?;
+        let results = layers.iter().zip(products).map(|(layer, y)| layer.add_bias(y));
+        let results = results.collect::<Result<Vec<_>>>()?;
+        results.try_into().map_err(|_| candle_core::Error::Msg("layers without a product".to_owned()))
+    }
+
+    fn add_bias(&self, y: Tensor) -> Result<Tensor> {
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),
             None => Ok(y),
         }
     }
+}
+
+impl Weight {
+    /// x W^T
+    fn times(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::F32(weight) => x.matmul(&weight.t()?),
+            Self::Half(weight) => matmul_widened(x, weight),
+            Self::Quantized(weight) => x.apply_op1_no_bwd(weight.as_ref()),
+        }
+    }
+}
+
+/// x W^T for each W.
+fn times_all<const N: usize>(weights: [&Weight; N], x: &Tensor) -> Result<Vec<Tensor>> {
+    let quantized: Vec<&QTensor> = weights
+        .iter()
+        .filter_map(|weight| match weight {
+            Weight::Quantized(weight) => Some(weight.as_ref()),
+            Weight::F32(_) | Weight::Half(_) => None,
+        })
+        .collect();
+    if quantized.len() == N
+        && let Some(products) = QTensor::gemv_fused_shared_lhs(&quantized, x)?
+    {
+        return Ok(products);
+    }
+    weights.iter().map(|weight| weight.times(x)).collect()
 }
 
 /// x W^T in f32 with W in f16 or bf16, a few rows of W widened at a time, so that no f32 copy of W is made.
@@ -86,7 +131,6 @@ fn matmul_widened(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
     use candle_core::quantized::GgmlDType;
 
     fn matrix(rows: usize, columns: usize) -> Tensor {
@@ -98,7 +142,7 @@ mod tests {
     fn error_of(format: MatrixFormat, columns: usize) -> f32 {
         let (weight, x) = (matrix(150, columns), matrix(5, columns));
         let exact = x.matmul(&weight.t().unwrap()).unwrap();
-        let linear = Linear::new(Stored::Dense(weight).convert(format).unwrap());
+        let linear = Linear::new(Stored::Dense(weight).convert(format).unwrap()).unwrap();
         let worst = |t: Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         worst((linear.forward(&x).unwrap() - &exact).unwrap()) / worst(exact)
     }
@@ -119,6 +163,24 @@ mod tests {
         for (format, bound) in expected {
             let error = error_of(format, 256);
             assert!(error > 0.0 && error < bound, "{format:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn products_together_are_those_alone() {
+        let x = matrix(3, 256);
+        for format in [MatrixFormat::Dense(DType::F32), Q8_0, Q4K] {
+            // A second matrix without whole tiles of 16 rows takes another way.
+            for rows in [96, 50] {
+                let layer =
+                    |rows| Linear::new(Stored::Dense(matrix(rows, 256)).convert(format).unwrap()).unwrap();
+                let (a, b) = (layer(32), layer(rows));
+                let together = Linear::forward_all([&a, &b], &x).unwrap();
+                for (layer, y) in [a, b].iter().zip(together) {
+                    let alone = layer.forward(&x).unwrap().to_vec2::<f32>().unwrap();
+                    assert_eq!(y.to_vec2::<f32>().unwrap(), alone);
+                }
+            }
         }
     }
 

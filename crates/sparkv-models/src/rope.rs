@@ -1,7 +1,8 @@
 //! Rotary position embedding in the half-split convention (`rotate_half`): channel i pairs with i + D/2.
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use crate::config::{DecoderConfig, RopeScaling};
+use crate::rows;
 
 /// Frequencies of the rotation. Angles are computed for the positions at hand, once per chunk and step, so a
 /// long context costs no table.
@@ -11,11 +12,13 @@ pub(crate) struct Rope {
     frequencies: Vec<f32>,
 }
 
-/// Cosine and sine of the rotation of some rows, each (rows, head_dim / 2).
+/// Sine and cosine of the rotation of some rows.
 #[derive(Debug)]
 pub(crate) struct Rotation {
-    cos: Tensor,
-    sin: Tensor,
+    /// (rows, head_dim / 2)
+    turns: Vec<(f32, f32)>,
+    /// head_dim / 2
+    half: usize,
 }
 
 impl Rope {
@@ -44,23 +47,28 @@ impl Rope {
     }
 
     /// The rotation of rows at these positions.
-    pub(crate) fn at(&self, positions: impl ExactSizeIterator<Item = usize>) -> Result<Rotation> {
-        let shape = (positions.len(), self.frequencies.len());
-        let angles: Vec<f32> = positions
-            .flat_map(|position| self.frequencies.iter().map(move |f| position as f32 * f))
-            .collect();
-        let angles = Tensor::from_vec(angles, shape, &Device::Cpu)?;
-        Ok(Rotation { cos: angles.cos()?, sin: angles.sin()? })
+    pub(crate) fn at(&self, positions: impl Iterator<Item = usize>) -> Rotation {
+        let angles = positions.flat_map(|position| self.frequencies.iter().map(move |f| position as f32 * f));
+        Rotation { turns: angles.map(f32::sin_cos).collect(), half: self.frequencies.len() }
     }
 }
 
 impl Rotation {
-    /// Rotates every head of `x`: (rows, heads * head_dim).
-    pub(crate) fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let (rows, width) = x.dims2()?;
-        let head_dim = self.cos.dim(1)? * 2;
-        let heads = x.reshape((1, rows, width / head_dim, head_dim))?.contiguous()?;
-        candle_nn::rotary_emb::rope_thd(&heads, &self.cos, &self.sin)?.reshape((rows, width))
+    /// Rotates every head of `x`, (rows, heads * head_dim), in place.
+    pub(crate) fn apply(&self, x: &Tensor) -> Result<()> {
+        let half = self.half;
+        if x.dim(0)? * half != self.turns.len() {
+            candle_core::bail!("a rotation of {} rows for {:?}", self.turns.len() / half, x.shape());
+        }
+        rows::for_each(x, |index, row| {
+            let turns = &self.turns[index * half..][..half];
+            for head in row.chunks_exact_mut(2 * half) {
+                let (first, second) = head.split_at_mut(half);
+                for ((a, b), (sin, cos)) in first.iter_mut().zip(second).zip(turns) {
+                    (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+                }
+            }
+        })
     }
 }
 
@@ -68,6 +76,7 @@ impl Rotation {
 mod tests {
     use super::*;
     use crate::config::DecoderConfig;
+    use candle_core::Device;
 
     fn frequencies(rope: &str) -> Vec<f32> {
         let config = format!(
@@ -113,7 +122,8 @@ mod tests {
         row[0] = 1.0; // head 0, pair 0, first half
         row[8 + 5] = 2.0; // head 1, pair 1, second half
         let x = Tensor::from_vec(row, (1, 16), &Device::Cpu).unwrap();
-        let y = rope.at([3usize].into_iter()).unwrap().apply(&x).unwrap().to_vec2::<f32>().unwrap().remove(0);
+        rope.at([3usize].into_iter()).apply(&x).unwrap();
+        let y = x.to_vec2::<f32>().unwrap().remove(0);
         let close = |a: f32, b: f32| (a - b).abs() < 1e-6;
         assert!(close(y[0], 3f32.cos()) && close(y[4], 3f32.sin()), "{y:?}");
         assert!(close(y[8 + 1], -2.0 * 0.3f32.sin()) && close(y[8 + 5], 2.0 * 0.3f32.cos()), "{y:?}");

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::LoadError;
 
 /// What `--weights` chooses: the format in which weight matrices are held in memory. Norms and biases are
-/// always f32; the embedding table stays dense (in f16 or bf16 if that is asked, else as stored).
+/// always f32. An embedding table that is the output head as well is held once, as any matrix; one apart is
+/// only looked up, and is held in f16 or bf16 if that is asked, else as stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightFormat {
