@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::OnceLock;
 
+use candle_core::utils::{barrier_pool, get_num_threads};
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
-use rayon::prelude::*;
 use sparkv_kernels::{KEY_BLOCK, Partial, QueryTile, TileScratch, attend_tile};
 
 use crate::cache::LayerCache;
@@ -15,6 +16,9 @@ const TILE_QUERIES: usize = 64;
 
 /// Stored rows that are attended to at a time, so that few tiles over many rows keep all threads busy.
 const SPLIT: usize = 16 * KEY_BLOCK;
+
+/// Fewer tiles for each thread are cut into smaller parts.
+const PARTS_PER_THREAD: usize = 8;
 
 /// Multiplications below which a second thread costs more than it brings: some ten microseconds of work.
 const SERIAL_WORK: usize = 1 << 17;
@@ -144,19 +148,14 @@ impl<'a> Qkv<'a> {
     }
 }
 
-/// All spans in parallel; `out`: (rows, query_heads * head_dim).
+/// All spans; `out`: (rows, query_heads * head_dim).
 fn attend_spans(config: &AttentionConfig, qkv: Qkv<'_>, spans: &mut [Span<'_>], mut out: &mut [f32]) {
     let mut start = 0;
-    let mut work = Vec::with_capacity(spans.len());
     for span in spans {
         let (rows, rest) = std::mem::take(&mut out).split_at_mut(span.tokens * config.query_row());
         out = rest;
-        work.push((&mut *span.cache, qkv.slice(config, start..start + span.tokens), rows));
+        attend_span(config, qkv.slice(config, start..start + span.tokens), span.cache, rows);
         start += span.tokens;
-    }
-    match work.as_mut_slice() {
-        [(cache, qkv, out)] => attend_span(config, *qkv, cache, out),
-        _ => work.into_par_iter().for_each(|(cache, qkv, out)| attend_span(config, qkv, cache, out)),
     }
 }
 
@@ -178,78 +177,135 @@ fn attend_span(config: &AttentionConfig, qkv: Qkv<'_>, cache: &mut LayerCache, o
 /// The query heads of a KV head at some of the positions just appended.
 struct Tile {
     kv_head: usize,
-    /// Positions, counted from the first token appended.
-    tokens: Range<usize>,
+    /// (tokens, group * head_dim): queries, times the attention scale.
+    queries: Vec<f32>,
+    /// (tokens, group * head_dim): the same for keys in the scaled domain, where there are any.
+    scaled_queries: Vec<f32>,
+    /// (tokens * group): see [`QueryTile`].
+    scaled_offsets: Vec<f32>,
+    /// (tokens * group): the stored rows each query sees.
+    visible: Vec<Range<usize>>,
+}
+
+impl Tile {
+    /// The tile of `kv_head` at the positions `tokens`, counted from the first token appended. `q`: queries of all
+    /// tokens appended.
+    fn new(
+        config: &AttentionConfig,
+        q: &[f32],
+        cache: &LayerCache,
+        kv_head: usize,
+        tokens: Range<usize>,
+    ) -> Self {
+        let head = &cache.heads[kv_head];
+        let group_row = config.group() * config.head_dim;
+        let appended = q.len() / config.query_row();
+        let mut tile = Self {
+            kv_head,
+            queries: Vec::with_capacity(tokens.len() * group_row),
+            scaled_queries: Vec::new(),
+            scaled_offsets: Vec::new(),
+            visible: Vec::with_capacity(tokens.len() * config.group()),
+        };
+        for token in tokens {
+            let start = token * config.query_row() + kv_head * group_row;
+            tile.queries.extend(q[start..start + group_row].iter().map(|channel| channel * config.scale));
+            // Later tokens of the span are stored already, behind this one. Under a sliding window nothing is
+            // evicted, so stored rows are positions.
+            let end = head.len() - (appended - 1 - token);
+            let first = config.sliding_window.map_or(0, |window| end.saturating_sub(window));
+            tile.visible.extend(std::iter::repeat_n(first..end, config.group()));
+        }
+        for query in tile.queries.chunks_exact(config.head_dim) {
+            head.scale_query(query, &mut tile.scaled_queries, &mut tile.scaled_offsets);
+        }
+        tile
+    }
+
+    /// The [`SPLIT`]s that hold what it sees.
+    fn splits(&self) -> Range<usize> {
+        let first = self.visible.iter().map(|range| range.start).min().unwrap_or(0);
+        let last = self.visible.iter().map(|range| range.end).max().unwrap_or(0);
+        first / SPLIT..last.div_ceil(SPLIT)
+    }
+
+    /// Attention over the rows of `splits`.
+    fn attend(&self, config: &AttentionConfig, cache: &LayerCache, splits: Range<usize>) -> Option<Partial> {
+        let tile = QueryTile {
+            head_dim: config.head_dim,
+            queries: &self.queries,
+            scaled_queries: &self.scaled_queries,
+            scaled_offsets: &self.scaled_offsets,
+            visible: &self.visible,
+        };
+        let runs = cache.heads[self.kv_head].runs();
+        SCRATCH.with_borrow_mut(|scratch| {
+            merge(splits.map(|split| attend_tile(&tile, &runs, split * SPLIT..(split + 1) * SPLIT, scratch)))
+        })
+    }
 }
 
 thread_local! {
     static SCRATCH: RefCell<TileScratch> = RefCell::default();
 }
 
+/// From the first rows to the last, so that the sums are the same wherever they are made.
+fn merge(parts: impl IntoIterator<Item = Partial>) -> Option<Partial> {
+    parts.into_iter().reduce(|mut all, part| {
+        all.merge(&part);
+        all
+    })
+}
+
 /// Attention of the tokens just appended: `q`, `out`: (tokens, query_heads * head_dim).
 fn attend_piece(config: &AttentionConfig, q: &[f32], cache: &LayerCache, out: &mut [f32]) {
     let tokens = q.len() / config.query_row();
     let tile_tokens = (TILE_QUERIES / config.group()).max(1);
-    let tiles: Vec<Tile> = (0..tokens)
-        .step_by(tile_tokens)
-        .map(|start| start..tokens.min(start + tile_tokens))
-        .flat_map(|tokens| (0..config.kv_heads).map(move |kv_head| Tile { kv_head, tokens: tokens.clone() }))
+    let starts = (0..tokens).step_by(tile_tokens);
+    let tiles: Vec<(usize, Range<usize>)> = starts
+        .flat_map(|start| {
+            (0..config.kv_heads).map(move |kv_head| (kv_head, start..tokens.min(start + tile_tokens)))
+        })
         .collect();
-    let compute = |tile: &Tile| attend_one(config, q, cache, tile);
-    let results: Vec<Vec<f32>> = if q.len() * cache.kept_tokens() < SERIAL_WORK {
-        tiles.iter().map(compute).collect()
+    let make =
+        |(kv_head, tokens): &(usize, Range<usize>)| Tile::new(config, q, cache, *kv_head, tokens.clone());
+    let results: Vec<Option<Partial>> = if q.len() * cache.kept_tokens() < SERIAL_WORK {
+        tiles.iter().map(make).map(|tile| tile.attend(config, cache, tile.splits())).collect()
+    } else if tiles.len() < PARTS_PER_THREAD * get_num_threads() {
+        // Few tiles over many rows are shared among threads by rows.
+        let tiles: Vec<Tile> = tiles.iter().map(make).collect();
+        let parts: Vec<(&Tile, usize)> =
+            tiles.iter().flat_map(|tile| tile.splits().map(move |split| (tile, split))).collect();
+        let mut parts = in_parallel(parts.len(), |part| {
+            let (tile, split) = parts[part];
+            tile.attend(config, cache, split..split + 1)
+        })
+        .into_iter();
+        tiles.iter().map(|tile| merge(parts.by_ref().take(tile.splits().len()).flatten())).collect()
     } else {
-        tiles.par_iter().map(compute).collect()
+        in_parallel(tiles.len(), |tile| {
+            let tile = make(&tiles[tile]);
+            tile.attend(config, cache, tile.splits())
+        })
     };
     let group_row = config.group() * config.head_dim;
-    for (tile, heads) in tiles.iter().zip(results) {
-        for (token, heads) in tile.tokens.clone().zip(heads.chunks_exact(group_row)) {
-            let start = token * config.query_row() + tile.kv_head * group_row;
+    for ((kv_head, tokens), result) in tiles.into_iter().zip(results) {
+        let Some(result) = result else { continue };
+        for (token, heads) in tokens.zip(result.finish().chunks_exact(group_row)) {
+            let start = token * config.query_row() + kv_head * group_row;
             out[start..start + group_row].copy_from_slice(heads);
         }
     }
 }
 
-/// One tile: (tokens, group * head_dim). Its rows are shared among threads; the sums are the same either way.
-fn attend_one(config: &AttentionConfig, q: &[f32], cache: &LayerCache, tile: &Tile) -> Vec<f32> {
-    let head = &cache.heads[tile.kv_head];
-    let group_row = config.group() * config.head_dim;
-    let appended = q.len() / config.query_row();
-    let mut queries = Vec::with_capacity(tile.tokens.len() * group_row);
-    let mut visible = Vec::with_capacity(tile.tokens.len() * config.group());
-    for token in tile.tokens.clone() {
-        let start = token * config.query_row() + tile.kv_head * group_row;
-        queries.extend(q[start..start + group_row].iter().map(|channel| channel * config.scale));
-        // Later tokens of the span are stored already, behind this one. Under a sliding window nothing is
-        // evicted, so stored rows are positions.
-        let end = head.len() - (appended - 1 - token);
-        let first = config.sliding_window.map_or(0, |window| end.saturating_sub(window));
-        visible.extend(std::iter::repeat_n(first..end, config.group()));
-    }
-    let (mut scaled_queries, mut scaled_offsets) = (Vec::new(), Vec::new());
-    for query in queries.chunks_exact(config.head_dim) {
-        head.scale_query(query, &mut scaled_queries, &mut scaled_offsets);
-    }
-    let query_tile = QueryTile {
-        head_dim: config.head_dim,
-        queries: &queries,
-        scaled_queries: &scaled_queries,
-        scaled_offsets: &scaled_offsets,
-        visible: &visible,
-    };
-    let runs = head.runs();
-    let first = visible.iter().map(|range| range.start).min().unwrap_or(0) / SPLIT;
-    let last = visible.iter().map(|range| range.end).max().unwrap_or(0).div_ceil(SPLIT);
-    let compute = |split: usize| {
-        let rows = split * SPLIT..(split + 1) * SPLIT;
-        SCRATCH.with_borrow_mut(|scratch| attend_tile(&query_tile, &runs, rows, scratch))
-    };
-    let partials: Vec<Partial> = match last - first {
-        1 => vec![compute(first)],
-        _ => (first..last).into_par_iter().map(compute).collect(),
-    };
-    let mut partials = partials.into_iter();
-    let Some(mut all) = partials.next() else { return vec![0.0; queries.len()] };
-    partials.for_each(|partial| all.merge(&partial));
-    all.finish()
+/// What `compute` gives for each index below `count`. The threads are those of Candle's matrix products: they spin
+/// for the next product, and those of another pool would have to fight them for the cores.
+fn in_parallel<T: Send + Sync>(count: usize, compute: impl Fn(usize) -> Option<T> + Sync) -> Vec<Option<T>> {
+    let results: Vec<OnceLock<Option<T>>> = (0..count).map(|_| OnceLock::new()).collect();
+    barrier_pool().execute_chunked(count, |range| {
+        for index in range {
+            results[index].get_or_init(|| compute(index));
+        }
+    });
+    results.into_iter().map(|result| result.into_inner().flatten()).collect()
 }
