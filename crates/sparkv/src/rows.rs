@@ -1,6 +1,7 @@
 //! Storage of rows: where the bytes of a cache are held, and counted.
 
 use bytemuck::{Pod, Zeroable};
+use memmap2::MmapMut;
 use sparkv_kernels::dense;
 use sparkv_kernels::{BLOCK, GROUP, KvRun, Layout, Rows, seal};
 
@@ -9,23 +10,71 @@ use sparkv_kernels::{BLOCK, GROUP, KvRun, Layout, Rows, seal};
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
+/// Chunks of this many bytes or more are pages of their own, which an allocator would round up by more, and
+/// might keep when they are freed.
+const MAPPED: usize = 128 << 10;
+
+/// Bytes of a page, at least.
+const PAGE: usize = 4096;
+
+/// Bytes of a large page.
+#[cfg(target_os = "linux")]
+const LARGE_PAGE: usize = 2 << 20;
+
 /// Memory that is allocated once and never moved.
+enum Memory {
+    Allocated(Box<[Line]>),
+    Mapped(MmapMut),
+}
+
+impl Memory {
+    /// Zeros.
+    fn new(bytes: usize) -> Self {
+        if bytes >= MAPPED
+            && let Ok(pages) = MmapMut::map_anon(bytes)
+        {
+            // Only a wish: caches are read from end to end, which goes faster over few large pages.
+            #[cfg(target_os = "linux")]
+            if bytes >= LARGE_PAGE {
+                let _ = pages.advise(memmap2::Advice::HugePage);
+            }
+            return Self::Mapped(pages);
+        }
+        Self::Allocated(vec![Line::zeroed(); bytes / size_of::<Line>()].into_boxed_slice())
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Allocated(lines) => bytemuck::cast_slice(lines),
+            Self::Mapped(pages) => pages,
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Allocated(lines) => bytemuck::cast_slice_mut(lines),
+            Self::Mapped(pages) => pages,
+        }
+    }
+}
+
+/// Room for rows.
 struct Chunk {
-    lines: Box<[Line]>,
+    memory: Memory,
     /// Rows there is room for.
     rows: usize,
 }
 
 impl Chunk {
     fn new(layout: &Layout, rows: usize) -> Self {
-        let lines = layout.bytes(rows).div_ceil(size_of::<Line>());
-        Self { lines: vec![Line::zeroed(); lines].into_boxed_slice(), rows }
+        Self { memory: Memory::new(chunk_bytes(layout, rows)), rows }
     }
 }
 
 /// Bytes allocated for a chunk of `rows` rows.
 pub(crate) fn chunk_bytes(layout: &Layout, rows: usize) -> usize {
-    layout.bytes(rows).next_multiple_of(size_of::<Line>())
+    let bytes = layout.bytes(rows);
+    bytes.next_multiple_of(if bytes >= MAPPED { PAGE } else { size_of::<Line>() })
 }
 
 /// How much room is made when a store is full, in whole units.
@@ -107,7 +156,7 @@ impl RowStore {
 
     /// Bytes allocated.
     pub(crate) fn bytes(&self) -> usize {
-        self.chunks.iter().map(|chunk| size_of_val(&chunk.lines[..])).sum()
+        self.chunks.iter().map(|chunk| chunk.memory.bytes().len()).sum()
     }
 
     /// Makes room for `rows` rows in all, and no more than whole units take.
@@ -162,7 +211,7 @@ impl RowStore {
         for chunk in self.chunks.iter_mut().rev() {
             start -= chunk.rows;
             if index >= start {
-                return Some((self.layout, bytemuck::cast_slice_mut(&mut chunk.lines), index - start));
+                return Some((self.layout, chunk.memory.bytes_mut(), index - start));
             }
         }
         None
@@ -189,7 +238,7 @@ impl RowStore {
         self.chunks.iter().map_while(move |chunk| {
             let rows = chunk.rows.min(left);
             left -= rows;
-            let bytes: &[u8] = bytemuck::cast_slice(&chunk.lines);
+            let bytes = chunk.memory.bytes();
             (rows > 0).then(|| Rows::new(self.layout, &bytes[..self.layout.bytes(rows)], rows))
         })
     }
@@ -218,8 +267,7 @@ impl RowReader<'_> {
             let mut start = 0;
             for chunk in &self.store.chunks {
                 if (start..start + chunk.rows).contains(&index) {
-                    let bytes = bytemuck::cast_slice(&chunk.lines);
-                    dense::read_group(layout, bytes, (index - start) / GROUP, &mut self.rows);
+                    dense::read_group(layout, chunk.memory.bytes(), (index - start) / GROUP, &mut self.rows);
                 }
                 start += chunk.rows;
             }
