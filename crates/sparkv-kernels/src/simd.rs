@@ -143,10 +143,15 @@ impl Simd for Scalar {
         std::array::from_fn(|lane| a[lane] * b[lane])
     }
 
-    /// Rounded twice: a fused multiply-add in software would be very slow.
+    /// Rounded twice where the compiler may not assume instructions that round once: in software, that would be
+    /// very slow.
     #[inline(always)]
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
-        std::array::from_fn(|lane| a[lane] * b[lane] + c[lane])
+        if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
+            std::array::from_fn(|lane| a[lane].mul_add(b[lane], c[lane]))
+        } else {
+            std::array::from_fn(|lane| a[lane] * b[lane] + c[lane])
+        }
     }
 
     #[inline(always)]
