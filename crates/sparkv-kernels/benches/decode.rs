@@ -3,7 +3,7 @@
 //!
 //! All formats take turns, round by round, so that ratios hold on a noisy machine; medians are printed, as JSON.
 //! `cargo bench -p sparkv-kernels --bench decode -- [--tokens 32768] [--head-dim 128] [--group 4] [--threads 1,2]
-//! [--rounds 9]`
+//! [--rounds 9] [--only part-of-a-name] [--isa scalar|avx2|avx512]`
 
 #![allow(
     clippy::print_stdout,
@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use sparkv_kernels::{
     BLOCK, Fill, Format, Isa, KeptFormat, KvRun, Layout, Levels, Packing, QueryTile, Rows, Side, TileScratch,
-    attend_tile, dense, seal,
+    attend_tile_with, dense, seal,
 };
 
 /// Rows a thread takes at a time.
@@ -114,7 +114,7 @@ fn cases(head_dim: usize, tokens: usize, only: &str) -> Vec<Case> {
 }
 
 /// Seconds of attention of one token over all rows.
-fn seconds(case: &Case, tokens: usize, queries: &[f32], threads: usize) -> f64 {
+fn seconds(isa: Isa, case: &Case, tokens: usize, queries: &[f32], threads: usize) -> f64 {
     let visible = vec![0..tokens; queries.len() / case.keys.layout.head_dim()];
     let tile = QueryTile {
         head_dim: case.keys.layout.head_dim(),
@@ -129,7 +129,7 @@ fn seconds(case: &Case, tokens: usize, queries: &[f32], threads: usize) -> f64 {
         let mut scratch = TileScratch::default();
         for _ in 0..passes {
             for part in (thread * PART..tokens).step_by(threads * PART) {
-                std::hint::black_box(attend_tile(&tile, &run, part..part + PART, &mut scratch));
+                std::hint::black_box(attend_tile_with(isa, &tile, &run, part..part + PART, &mut scratch));
             }
         }
     };
@@ -181,6 +181,8 @@ fn main() {
         (number("--head-dim", "128"), number("--group", "4"), number("--rounds", "9"));
     let queries: Vec<f32> = (0..group * head_dim).map(|i| ((i * 37 % 101) as f32 - 50.0) / 300.0).collect();
     let cases = cases(head_dim, tokens, &option("--only", ""));
+    let isa = option("--isa", Isa::best().name());
+    let isa = Isa::available().into_iter().find(|set| set.name() == isa).expect("an instruction set it has");
     let memory = vec![1u64; 1 << 25];
     let mut results = Vec::new();
     for threads in option("--threads", "1,2").split(',').map(|n| n.parse().expect("a number")) {
@@ -191,7 +193,7 @@ fn main() {
                 bandwidths.push(bandwidth(&memory, threads));
             }
             for case in &cases {
-                times.entry(case.name).or_default().push(seconds(case, tokens, &queries, threads));
+                times.entry(case.name).or_default().push(seconds(isa, case, tokens, &queries, threads));
             }
         }
         let bandwidth = median(bandwidths);
@@ -217,7 +219,7 @@ fn main() {
     }
     println!(
         "{{\"isa\": \"{}\", \"tokens\": {tokens}, \"head_dim\": {head_dim}, \"group\": {group}, \"rows\": [\n{}\n]}}",
-        Isa::best().name(),
+        isa.name(),
         results.join(",\n")
     );
 }

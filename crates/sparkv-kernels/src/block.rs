@@ -29,6 +29,7 @@
 use half::f16;
 
 use crate::bits::{BitWriter, bit};
+use crate::expand::widen;
 use crate::lanes::{lane_order, nibble_order};
 use crate::layout::{BLOCK, F16_BYTES, Format, INT4_CHANNELS, Layout, MAX_HEAD_DIM, Side};
 use crate::select::{KeptFormat, Levels, Packing, Selection};
@@ -305,7 +306,7 @@ fn store_f16(value: f32, bytes: &mut [u8; F16_BYTES]) -> f32 {
 
 /// The f16 at `index`.
 pub(crate) fn read_f16(bytes: &[u8], index: usize) -> f32 {
-    bytes.as_chunks().0.get(index).map_or(0.0, |bytes| f16::from_le_bytes(*bytes).to_f32())
+    bytes.as_chunks().0.get(index).map_or(0.0, |bytes| widen(u16::from_le_bytes(*bytes)))
 }
 
 pub(crate) fn code_byte(side: Side, code: i8) -> u8 {

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "x86_64")]
 use crate::arch;
 use crate::simd::{Scalar, Simd};
 
@@ -20,9 +21,6 @@ pub(crate) enum Kind {
     /// AVX-512 F, BW, DQ, VL, VBMI, VBMI2 and VNNI; AVX2, FMA, F16C, BMI2 and POPCNT.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// The vectors every 64-bit Arm has.
-    #[cfg(target_arch = "aarch64")]
-    Neon,
 }
 
 impl Isa {
@@ -37,7 +35,7 @@ impl Isa {
 
     /// All sets this processor has, slowest first.
     pub fn available() -> Vec<Self> {
-        #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(unused_mut))]
+        #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
         let mut sets = vec![Self::SCALAR];
         #[cfg(target_arch = "x86_64")]
         {
@@ -60,12 +58,10 @@ impl Isa {
                 sets.push(Self(Kind::Avx512));
             }
         }
-        #[cfg(target_arch = "aarch64")]
-        sets.push(Self(Kind::Neon));
         sets
     }
 
-    /// Its name: `scalar`, `avx2`, `avx512` or `neon`.
+    /// Its name: `scalar`, `avx2` or `avx512`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Kind::Scalar => "scalar",
@@ -73,8 +69,6 @@ impl Isa {
             Kind::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
-            #[cfg(target_arch = "aarch64")]
-            Kind::Neon => "neon",
         }
     }
 }
@@ -96,7 +90,5 @@ pub(crate) fn dispatch<T: Task>(isa: Isa, task: T) -> T::Output {
         Kind::Avx2 => arch::x86_64::with_avx2(isa, task),
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 => arch::x86_64::with_avx512(isa, task),
-        #[cfg(target_arch = "aarch64")]
-        Kind::Neon => arch::aarch64::with_neon(task),
     }
 }

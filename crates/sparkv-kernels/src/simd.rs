@@ -1,7 +1,8 @@
 //! The few vector operations that attention in f32 is made of, so that it is written once for all machines.
 
 use crate::block::read_f16;
-use crate::expand;
+use crate::expand::{self, Masks, Unit};
+use crate::lanes::QUAD;
 use crate::layout::{F16_BYTES, GROUP, Layout};
 use crate::rows::{Rows, Upcoming};
 use crate::score::{BlockScores, Codes, Expanded};
@@ -57,12 +58,48 @@ pub(crate) trait Simd: Copy {
 
     /// Reads a sealed block of keys into (2 groups, head_dim).
     fn expand_keys(self, layout: &Layout, block: &[u8], keys: &mut [[f32; LANES]]) {
-        expand::keys(layout, block, keys);
+        expand::keys(self, layout, block, keys);
     }
 
     /// Reads a sealed block of values into (BLOCK, ceil(head_dim / 16)).
     fn expand_values(self, layout: &Layout, block: &[u8], values: &mut [[f32; LANES]]) {
-        expand::values(layout, block, values);
+        expand::values(self, layout, block, values);
+    }
+
+    /// The four bytes of each lane, as numbers.
+    #[inline(always)]
+    fn widen_codes(self, codes: &Unit) -> [Self::F; QUAD] {
+        let mut vectors = [self.splat(0.0); QUAD];
+        for (term, vector) in vectors.iter_mut().enumerate() {
+            let mut numbers = [0.0; LANES];
+            for (number, lane) in numbers.iter_mut().zip(codes.as_chunks::<QUAD>().0) {
+                *number = f32::from(lane[term].cast_signed());
+            }
+            *vector = self.load(&numbers);
+        }
+        vectors
+    }
+
+    /// Codes of a unit: `values`, one after the other, `flip` taken from them, where elements are kept; else one of
+    /// two magnitudes with its sign.
+    #[inline(always)]
+    fn spread_codes(self, masks: Masks, magnitudes: &[Unit; 2], values: (&Unit, u8), codes: &mut Unit) {
+        expand::spread_codes(masks, magnitudes, values, codes);
+    }
+
+    /// The same for 16 elements (kept, negative, high) and values of `BYTES` bytes, f16 or f32.
+    #[inline(always)]
+    fn spread_floats<const BYTES: usize>(
+        self,
+        masks: [u16; 3],
+        magnitudes: [Self::F; 2],
+        values: &Unit,
+    ) -> Self::F {
+        let mut floats = [[0.0; LANES]; 2];
+        for (floats, magnitudes) in floats.iter_mut().zip(magnitudes) {
+            self.store(magnitudes, floats);
+        }
+        self.load(&expand::spread_floats::<BYTES>(masks, floats, values))
     }
 
     /// Scores a sealed block of keys, from a group of the scores on, by integer products; `false` if that is
@@ -143,10 +180,15 @@ impl Simd for Scalar {
         std::array::from_fn(|lane| a[lane] * b[lane])
     }
 
-    /// Rounded twice: a fused multiply-add in software would be very slow.
+    /// Rounded twice where the compiler may not assume instructions that round once: in software, that would be
+    /// very slow.
     #[inline(always)]
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
-        std::array::from_fn(|lane| a[lane] * b[lane] + c[lane])
+        if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
+            std::array::from_fn(|lane| a[lane].mul_add(b[lane], c[lane]))
+        } else {
+            std::array::from_fn(|lane| a[lane] * b[lane] + c[lane])
+        }
     }
 
     #[inline(always)]

@@ -1,6 +1,4 @@
 //! Kernels for the vector instructions of one architecture each.
 
-#[cfg(target_arch = "aarch64")]
-pub(crate) mod aarch64;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_64;

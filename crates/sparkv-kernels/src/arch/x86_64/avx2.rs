@@ -2,7 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use crate::layout::F16_BYTES;
+use super::expand_avx2;
+use crate::expand::{Masks, Unit};
+use crate::lanes::QUAD;
+use crate::layout::{F16_BYTES, Layout};
 use crate::simd::{LANES, Simd};
 
 /// Proof of the instructions of [`crate::isa::Kind::Avx2`].
@@ -98,6 +101,41 @@ impl Simd for Avx2 {
             _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
         };
         [scale(a[0], n[0]), scale(a[1], n[1])]
+    }
+
+    #[inline(always)]
+    fn expand_keys(self, layout: &Layout, block: &[u8], keys: &mut [[f32; LANES]]) {
+        // SAFETY: see above.
+        unsafe { expand_avx2::keys(self, layout, block, keys) }
+    }
+
+    #[inline(always)]
+    fn expand_values(self, layout: &Layout, block: &[u8], values: &mut [[f32; LANES]]) {
+        // SAFETY: see above.
+        unsafe { expand_avx2::values(self, layout, block, values) }
+    }
+
+    #[inline(always)]
+    fn widen_codes(self, codes: &Unit) -> [Self::F; QUAD] {
+        // SAFETY: see above.
+        unsafe { expand_avx2::widen_codes(codes) }
+    }
+
+    #[inline(always)]
+    fn spread_codes(self, masks: Masks, magnitudes: &[Unit; 2], values: (&Unit, u8), codes: &mut Unit) {
+        // SAFETY: see above.
+        unsafe { expand_avx2::spread_codes(masks, magnitudes, values, codes) }
+    }
+
+    #[inline(always)]
+    fn spread_floats<const BYTES: usize>(
+        self,
+        masks: [u16; 3],
+        magnitudes: [Self::F; 2],
+        values: &Unit,
+    ) -> Self::F {
+        // SAFETY: see above.
+        unsafe { expand_avx2::spread_floats::<BYTES>(masks, magnitudes, values) }
     }
 
     #[inline(always)]

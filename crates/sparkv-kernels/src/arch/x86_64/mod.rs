@@ -4,6 +4,7 @@ mod avx2;
 mod avx512;
 mod codes;
 mod expand;
+mod expand_avx2;
 pub(crate) mod seal;
 pub(crate) mod seal_avx2;
 mod sealed;

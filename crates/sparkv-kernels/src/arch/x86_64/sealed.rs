@@ -28,7 +28,7 @@ pub(super) fn expand_keys(simd: Avx512, layout: &Layout, block: &[u8], keys: &mu
     let vectors = BLOCK / GROUP * layout.head_dim();
     match packed(layout, KeptFormat::F16) {
         Some(packing) => expand::f16_keys(simd, block, &packing, &mut keys[..vectors]),
-        None => crate::expand::keys(layout, block, keys),
+        None => crate::expand::keys(simd, layout, block, keys),
     }
 }
 
@@ -40,7 +40,7 @@ pub(super) fn expand_values(simd: Avx512, layout: &Layout, block: &[u8], values:
     let vectors = BLOCK * layout.head_dim().div_ceil(LANES);
     match packed(layout, KeptFormat::F16) {
         Some(packing) => expand::f16_values(simd, block, &packing, &mut values[..vectors]),
-        None => crate::expand::values(layout, block, values),
+        None => crate::expand::values(simd, layout, block, values),
     }
 }
 

@@ -1,0 +1,169 @@
+//! Sealed blocks read back into f32 with AVX2.
+//!
+//! There are no instructions that spread values out by a mask, but a shuffle for each of the 256 masks of eight
+//! elements takes but 2 KiB.
+
+use std::arch::x86_64::*;
+
+use super::avx2::Avx2;
+use crate::expand::{self, Masks, Unit};
+use crate::layout::{F16_BYTES, Layout};
+use crate::simd::LANES;
+
+/// For each mask, where its elements come from among as many values as it has bits; others become zeros.
+static SHUFFLES: [[u8; 8]; 256] = {
+    let mut shuffles = [[0x80; 8]; 256];
+    let mut mask = 0;
+    while mask < 256 {
+        let (mut element, mut value) = (0, 0);
+        while element < 8 {
+            if mask >> element & 1 == 1 {
+                shuffles[mask][element] = value;
+                value += 1;
+            }
+            element += 1;
+        }
+        mask += 1;
+    }
+    shuffles
+};
+
+/// As [`expand::keys`], compiled for AVX2.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn keys(simd: Avx2, layout: &Layout, block: &[u8], keys: &mut [[f32; LANES]]) {
+    expand::keys(simd, layout, block, keys);
+}
+
+/// As [`expand::values`], compiled for AVX2.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn values(simd: Avx2, layout: &Layout, block: &[u8], values: &mut [[f32; LANES]]) {
+    expand::values(simd, layout, block, values);
+}
+
+/// The four bytes of each lane, as numbers.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn widen_codes(codes: &Unit) -> [[__m256; 2]; 4] {
+    let halves = codes.as_ptr().cast::<__m256i>();
+    // SAFETY: a unit is as long as two registers.
+    let halves = unsafe { [_mm256_loadu_si256(halves), _mm256_loadu_si256(halves.add(1))] };
+    let mut terms = [[_mm256_setzero_ps(); 2]; 4];
+    for (half, codes) in halves.into_iter().enumerate() {
+        // The byte is brought to the top, then back with its sign.
+        let tops = [
+            _mm256_slli_epi32::<24>(codes),
+            _mm256_slli_epi32::<16>(codes),
+            _mm256_slli_epi32::<8>(codes),
+            codes,
+        ];
+        for (term, top) in terms.iter_mut().zip(tops) {
+            term[half] = _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(top));
+        }
+    }
+    terms
+}
+
+/// As [`expand::spread_codes`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn spread_codes(
+    masks: Masks,
+    magnitudes: &[Unit; 2],
+    (values, flip): (&Unit, u8),
+    codes: &mut Unit,
+) {
+    let mut eights = [_mm_setzero_si128(); 8];
+    let starts = starts(masks.kept).to_le_bytes();
+    for ((eight, mask), start) in eights.iter_mut().zip(masks.kept.to_le_bytes()).zip(starts) {
+        // There are no more than 8 values for each byte before this one.
+        let Some(values) = values[usize::from(start)..].first_chunk::<8>() else { return };
+        let shuffle = SHUFFLES[usize::from(mask)];
+        let values = _mm_cvtsi64_si128(i64::from_le_bytes(*values));
+        *eight = _mm_shuffle_epi8(values, _mm_cvtsi64_si128(i64::from_le_bytes(shuffle)));
+    }
+    let flip = _mm256_set1_epi8(flip.cast_signed());
+    for half in 0..2 {
+        let [a, b, c, d] =
+            [eights[4 * half], eights[4 * half + 1], eights[4 * half + 2], eights[4 * half + 3]];
+        let values = _mm256_set_m128i(_mm_unpacklo_epi64(c, d), _mm_unpacklo_epi64(a, b));
+        let bits = |mask: u64| (mask >> (32 * half)) as u32;
+        let (kept, negative, high) = (bits(masks.kept), bits(masks.negative), bits(masks.high));
+        let (low, higher) = (load_half(&magnitudes[0], half), load_half(&magnitudes[1], half));
+        let magnitude = _mm256_blendv_epi8(low, higher, byte_mask(high));
+        let negative = byte_mask(negative);
+        // Two's complement.
+        let pruned = _mm256_sub_epi8(_mm256_xor_si256(magnitude, negative), negative);
+        let all = _mm256_blendv_epi8(pruned, _mm256_xor_si256(values, flip), byte_mask(kept));
+        if let Some(codes) = codes.as_chunks_mut::<32>().0.get_mut(half) {
+            // SAFETY: the array is as long as a register.
+            unsafe { _mm256_storeu_si256(codes.as_mut_ptr().cast(), all) };
+        }
+    }
+}
+
+/// For each byte, the bits set in those before it.
+#[inline(always)]
+fn starts(mask: u64) -> u64 {
+    let pairs = mask - (mask >> 1 & 0x5555_5555_5555_5555);
+    let fours = (pairs & 0x3333_3333_3333_3333) + (pairs >> 2 & 0x3333_3333_3333_3333);
+    let bytes = (fours + (fours >> 4)) & 0x0f0f_0f0f_0f0f_0f0f;
+    bytes.wrapping_mul(0x0101_0101_0101_0100)
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load_half(unit: &Unit, half: usize) -> __m256i {
+    // SAFETY: a unit is as long as two registers, and `half & 1` is the first or the second.
+    unsafe { _mm256_loadu_si256(unit.as_ptr().cast::<__m256i>().add(half & 1)) }
+}
+
+/// Bytes of ones where bits are set.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn byte_mask(bits: u32) -> __m256i {
+    let each_byte_eight_times =
+        _mm256_set_epi64x(0x0303_0303_0303_0303, 0x0202_0202_0202_0202, 0x0101_0101_0101_0101, 0);
+    let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201u64.cast_signed());
+    let bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(bits.cast_signed()), each_byte_eight_times);
+    _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit)
+}
+
+/// Lanes of ones where the lowest bits are set.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn lane_mask(bits: i32) -> __m256 {
+    let bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(bits), bit), bit))
+}
+
+/// As [`expand::spread_floats`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn spread_floats<const BYTES: usize>(
+    masks: [u16; 3],
+    [low, high]: [[__m256; 2]; 2],
+    values: &Unit,
+) -> [__m256; 2] {
+    let mut floats = [_mm256_setzero_ps(); 2];
+    let starts = [0, usize::from((masks[0] & 255).count_ones() as u8)];
+    for half in 0..2 {
+        let [kept, negative, is_high] = masks.map(|mask| i32::from(mask >> (8 * half) & 255));
+        let sign = _mm256_and_ps(lane_mask(negative), _mm256_set1_ps(-0.0));
+        let magnitude = _mm256_blendv_ps(low[half], high[half], lane_mask(is_high));
+        // The first eight take no more than eight values, so that there are eight for the others.
+        let values = &values[starts[half] * BYTES..];
+        let eight = if BYTES == F16_BYTES {
+            let Some(values) = values.first_chunk::<{ 8 * F16_BYTES }>() else { continue };
+            // SAFETY: the array is as long as what is read.
+            _mm256_cvtph_ps(unsafe { _mm_loadu_si128(values.as_ptr().cast()) })
+        } else {
+            let Some(values) = values.first_chunk::<32>() else { continue };
+            // SAFETY: the array is as long as what is read.
+            unsafe { _mm256_loadu_ps(values.as_ptr().cast()) }
+        };
+        let shuffle = i64::from_le_bytes(SHUFFLES[kept as usize & 255]);
+        let spread = _mm256_permutevar8x32_ps(eight, _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(shuffle)));
+        floats[half] = _mm256_blendv_ps(_mm256_xor_ps(magnitude, sign), spread, lane_mask(kept));
+    }
+    floats
+}
