@@ -120,23 +120,18 @@ impl Queries {
         upcoming.spread(GROUPS * GROUP, self.head_dim);
         let keys = keys.map(|keys| &keys[..self.head_dim]);
         let mut panels = self.panels();
-        let mut scores = scores.chunks_exact_mut(PANEL);
-        loop {
-            // Two panels at once keep the multipliers busy; four registers a group and panel.
-            let panel = panels.next();
-            let next = if S::MANY_REGISTERS { panels.next() } else { None };
-            match (panel, next) {
-                (Some(a), Some(b)) => {
-                    let sums = multiply(simd, keys, [a, b], upcoming);
-                    for sums in sums {
-                        store(simd, &sums, scores.next(), group);
-                    }
+        let mut scores = scores;
+        while let Some(first) = panels.next() {
+            // Two panels at once keep the multipliers busy.
+            let second = if S::MANY_REGISTERS { panels.next() } else { None };
+            let (of_panels, rest) = scores.split_at_mut(if second.is_some() { 2 * PANEL } else { PANEL });
+            scores = rest;
+            match second {
+                Some(second) => {
+                    let panels = [first, second];
+                    simd.outline(Multiply { keys, panels, upcoming, scores: of_panels, group });
                 }
-                (Some(a), None) => {
-                    let [sums] = multiply(simd, keys, [a], upcoming);
-                    store(simd, &sums, scores.next(), group);
-                }
-                (None, _) => break,
+                None => simd.outline(Multiply { keys, panels: [first], upcoming, scores: of_panels, group }),
             }
             // Once is enough.
             upcoming.pause();
@@ -144,46 +139,48 @@ impl Queries {
     }
 }
 
-/// Products of the panels' queries with 16 keys each: (panels, groups, PANEL).
-#[inline(always)]
-fn multiply<S: Simd, E: Lanes, const GROUPS: usize, const PANELS: usize>(
-    simd: S,
-    keys: [&[E]; GROUPS],
-    panels: [&[[f32; PANEL]]; PANELS],
-    upcoming: &mut Upcoming,
-) -> [[[S::F; PANEL]; GROUPS]; PANELS] {
-    let head_dim = panels[0].len();
-    let keys = keys.map(|keys| &keys[..head_dim]);
-    let panels = panels.map(|panel| &panel[..head_dim]);
-    let mut sums = [[[simd.splat(0.0); PANEL]; GROUPS]; PANELS];
-    for channel in 0..head_dim {
-        upcoming.ask(simd);
-        let mut vectors = [simd.splat(0.0); GROUPS];
-        for group in 0..GROUPS {
-            vectors[group] = keys[group][channel].lanes(simd);
-        }
-        for (sums, panel) in sums.iter_mut().zip(&panels) {
-            for slot in 0..PANEL {
-                let query = simd.splat(panel[channel][slot]);
-                for group in 0..GROUPS {
-                    sums[group][slot] = simd.mul_add(vectors[group], query, sums[group][slot]);
+/// Products of the panels' queries with groups of keys, (head_dim) each, into `scores` (panels, PANEL) from `group`
+/// on.
+struct Multiply<'a, E, const GROUPS: usize, const PANELS: usize> {
+    keys: [&'a [E]; GROUPS],
+    panels: [&'a [[f32; PANEL]]; PANELS],
+    upcoming: &'a mut Upcoming,
+    scores: &'a mut [BlockScores],
+    group: usize,
+}
+
+impl<E: Lanes, const GROUPS: usize, const PANELS: usize> Task for Multiply<'_, E, GROUPS, PANELS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let head_dim = self.panels[0].len();
+        let keys = self.keys.map(|keys| &keys[..head_dim]);
+        let panels = self.panels.map(|panel| &panel[..head_dim]);
+        let mut upcoming = *self.upcoming;
+        let mut sums = [[[simd.splat(0.0); PANEL]; GROUPS]; PANELS];
+        for channel in 0..head_dim {
+            upcoming.ask(simd);
+            let mut vectors = [simd.splat(0.0); GROUPS];
+            for group in 0..GROUPS {
+                vectors[group] = keys[group][channel].lanes(simd);
+            }
+            for (sums, panel) in sums.iter_mut().zip(&panels) {
+                for slot in 0..PANEL {
+                    let query = simd.splat(panel[channel][slot]);
+                    for group in 0..GROUPS {
+                        sums[group][slot] = simd.mul_add(vectors[group], query, sums[group][slot]);
+                    }
                 }
             }
         }
-    }
-    sums
-}
-
-#[inline(always)]
-fn store<S: Simd, const GROUPS: usize>(
-    simd: S,
-    sums: &[[S::F; PANEL]; GROUPS],
-    scores: Option<&mut [BlockScores]>,
-    group: usize,
-) {
-    for (slot, scores) in scores.into_iter().flatten().enumerate() {
-        for (sums, scores) in sums.iter().zip(&mut scores[group..]) {
-            simd.store(sums[slot], scores);
+        *self.upcoming = upcoming;
+        for (sums, scores) in sums.iter().zip(self.scores.chunks_exact_mut(PANEL)) {
+            for (slot, scores) in scores.iter_mut().enumerate() {
+                for (sums, scores) in sums.iter().zip(&mut scores[self.group..]) {
+                    simd.store(sums[slot], scores);
+                }
+            }
         }
     }
 }

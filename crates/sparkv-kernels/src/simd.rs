@@ -2,6 +2,7 @@
 
 use crate::block::read_f16;
 use crate::expand::{self, Masks, Unit};
+use crate::isa::Task;
 use crate::lanes::QUAD;
 use crate::layout::{F16_BYTES, GROUP, Layout};
 use crate::rows::{Rows, Upcoming};
@@ -19,6 +20,9 @@ pub(crate) trait Simd: Copy {
 
     /// Whether there are registers for 16 sums.
     const MANY_REGISTERS: bool = false;
+
+    /// Does `task` in a function of its own, which compilers do better than one in the midst of another.
+    fn outline<T: Task>(self, task: T) -> T::Output;
 
     /// `value` in every lane.
     fn splat(self, value: f32) -> Self::F;
@@ -144,6 +148,11 @@ pub(crate) struct Scalar;
 
 impl Simd for Scalar {
     type F = [f32; LANES];
+
+    #[inline(never)]
+    fn outline<T: Task>(self, task: T) -> T::Output {
+        task.run(self)
+    }
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {

@@ -1,5 +1,6 @@
 //! Weighted sums of values.
 
+use crate::isa::Task;
 use crate::layout::{BLOCK, F16_BYTES, Format, GROUP};
 use crate::rows::{Rows, Upcoming};
 use crate::score::{BlockScores, Expanded, PANEL};
@@ -99,12 +100,12 @@ fn weigh_rows<S: Simd, E: Lanes>(
         let mut first = 0;
         if S::MANY_REGISTERS {
             while first + 4 <= vectors {
-                add_rows::<S, E, 4>(simd, (rows, vectors, first), upcoming, weights, sums);
+                simd.outline(AddRows::<E, 4> { rows, vectors, first, upcoming, weights, sums });
                 first += 4;
             }
         }
         while first < vectors {
-            add_rows::<S, E, 1>(simd, (rows, vectors, first), upcoming, weights, sums);
+            simd.outline(AddRows::<E, 1> { rows, vectors, first, upcoming, weights, sums });
             first += 1;
         }
         // Once is enough.
@@ -112,37 +113,48 @@ fn weigh_rows<S: Simd, E: Lanes>(
     }
 }
 
-/// Adds the vectors from `first` on of every row to the sums (PANEL, vectors) of a panel's queries.
-#[inline(always)]
-fn add_rows<S: Simd, E: Lanes, const VECTORS: usize>(
-    simd: S,
-    (rows, vectors, first): (&[E], usize, usize),
-    upcoming: &mut Upcoming,
-    weights: [&[f32]; PANEL],
-    sums: &mut [[f32; LANES]],
-) {
-    let count = rows.len() / vectors;
-    let weights = weights.map(|weights| &weights[..count]);
-    let mut acc = [[simd.splat(0.0); VECTORS]; PANEL];
-    for (acc, sums) in acc.iter_mut().zip(sums.chunks_exact(vectors)) {
-        if let Some(sums) = sums[first..].first_chunk() {
-            *acc = load_all(simd, sums);
-        }
-    }
-    for (index, row) in rows.chunks_exact(vectors).enumerate() {
-        upcoming.ask(simd);
-        let Some(row) = row[first..].first_chunk() else { continue };
-        let row: [S::F; VECTORS] = load_all(simd, row);
-        for slot in 0..PANEL {
-            let weight = simd.splat(weights[slot][index]);
-            for vector in 0..VECTORS {
-                acc[slot][vector] = simd.mul_add(row[vector], weight, acc[slot][vector]);
+/// Adds `VECTORS` vectors from `first` on of every row to the sums (PANEL, vectors) of a panel's queries.
+struct AddRows<'a, E, const VECTORS: usize> {
+    /// (rows, vectors)
+    rows: &'a [E],
+    vectors: usize,
+    first: usize,
+    upcoming: &'a mut Upcoming,
+    weights: [&'a [f32]; PANEL],
+    sums: &'a mut [[f32; LANES]],
+}
+
+impl<E: Lanes, const VECTORS: usize> Task for AddRows<'_, E, VECTORS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { rows, vectors, first, upcoming, weights, sums } = self;
+        let count = rows.len() / vectors;
+        let weights = weights.map(|weights| &weights[..count]);
+        let mut asking = *upcoming;
+        let mut acc = [[simd.splat(0.0); VECTORS]; PANEL];
+        for (acc, sums) in acc.iter_mut().zip(sums.chunks_exact(vectors)) {
+            if let Some(sums) = sums[first..].first_chunk() {
+                *acc = load_all(simd, sums);
             }
         }
-    }
-    for (slot, acc) in acc.into_iter().enumerate() {
-        for (vector, acc) in acc.into_iter().enumerate() {
-            simd.store(acc, &mut sums[slot * vectors + first + vector]);
+        for (index, row) in rows.chunks_exact(vectors).enumerate() {
+            asking.ask(simd);
+            let Some(row) = row[first..].first_chunk() else { continue };
+            let row: [S::F; VECTORS] = load_all(simd, row);
+            for slot in 0..PANEL {
+                let weight = simd.splat(weights[slot][index]);
+                for vector in 0..VECTORS {
+                    acc[slot][vector] = simd.mul_add(row[vector], weight, acc[slot][vector]);
+                }
+            }
+        }
+        *upcoming = asking;
+        for (acc, sums) in acc.into_iter().zip(sums.chunks_exact_mut(vectors)) {
+            for (acc, sums) in acc.into_iter().zip(&mut sums[first..]) {
+                simd.store(acc, sums);
+            }
         }
     }
 }

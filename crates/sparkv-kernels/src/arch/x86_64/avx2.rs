@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::expand_avx2;
 use crate::expand::{Masks, Unit};
+use crate::isa::Task;
 use crate::lanes::QUAD;
 use crate::layout::{F16_BYTES, Layout};
 use crate::simd::{LANES, Simd};
@@ -24,6 +25,17 @@ impl Avx2 {
 // and stores are of exactly the arrays that references point to.
 impl Simd for Avx2 {
     type F = [__m256; 2];
+
+    #[inline(always)]
+    fn outline<T: Task>(self, task: T) -> T::Output {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        #[inline(never)]
+        fn run<T: Task>(task: T, simd: Avx2) -> T::Output {
+            task.run(simd)
+        }
+        // SAFETY: see above.
+        unsafe { run(task, self) }
+    }
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::sealed;
+use crate::isa::Task;
 use crate::lanes::QUAD;
 use crate::layout::{F16_BYTES, GROUP, Layout};
 use crate::rows::{Rows, Upcoming};
@@ -143,6 +144,19 @@ impl Simd for Avx512 {
     type F = __m512;
 
     const MANY_REGISTERS: bool = true;
+
+    #[inline(always)]
+    fn outline<T: Task>(self, task: T) -> T::Output {
+        #[target_feature(
+            enable = "avx2,fma,f16c,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni"
+        )]
+        #[inline(never)]
+        fn run<T: Task>(task: T, simd: Avx512) -> T::Output {
+            task.run(simd)
+        }
+        // SAFETY: see above.
+        unsafe { run(task, self) }
+    }
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {

@@ -15,7 +15,7 @@ use crate::simd::{LANES, Simd};
 const GROUPS: usize = BLOCK / GROUP;
 
 /// Quads of a block's tokens.
-const TOKEN_QUADS: usize = BLOCK / QUAD;
+pub(super) const TOKEN_QUADS: usize = BLOCK / QUAD;
 
 /// Scores of a block of keys, `codes` (2 groups, head_dim / 4), for all queries. The codes of `fold` channels
 /// share a scale: `scales` (head_dim / fold, BLOCK) f16; `bias` was added to codes.
@@ -89,21 +89,21 @@ pub(super) struct Codes8<'a> {
 }
 
 /// Weights of tokens in whole numbers, for the queries of a panel.
-struct Weights {
+pub(super) struct Weights {
     /// (blocks, BLOCK / 4, PANEL): four bytes each.
-    quads: [[[i32; PANEL]; TOKEN_QUADS]; KEY_BLOCK / BLOCK],
-    scales: [f32; PANEL],
+    pub(super) quads: [[[i32; PANEL]; TOKEN_QUADS]; KEY_BLOCK / BLOCK],
+    pub(super) scales: [f32; PANEL],
     /// Sums of the numbers.
     sums: [i32; PANEL],
 }
 
 impl Weights {
     /// Weights times the scales of group `scale_group` of each block, as 8-bit integers up to `limit`: 255 for
-    /// unsigned ones, 127 for signed ones.
+    /// unsigned ones, 127 for signed ones. `blocks`: the scales of each.
     #[inline(always)]
-    fn new(
+    pub(super) fn new<'a>(
         simd: Avx512,
-        blocks: &[Codes8<'_>],
+        blocks: impl ExactSizeIterator<Item = &'a [u8]>,
         scale_group: usize,
         (weights, group): (&[BlockScores], usize),
         limit: f32,
@@ -114,11 +114,11 @@ impl Weights {
             sums: [0; PANEL],
         };
         let mut factors = [simd.splat(0.0); KEY_BLOCK / GROUP];
-        for (block, factors) in blocks.iter().zip(factors.as_chunks_mut::<GROUPS>().0) {
-            let scales = &block.scales.as_chunks::<{ F16_BYTES * LANES }>().0[scale_group * GROUPS..];
+        let groups = blocks.len() * GROUPS;
+        for (scales, factors) in blocks.zip(factors.as_chunks_mut::<GROUPS>().0) {
+            let scales = &scales.as_chunks::<{ F16_BYTES * LANES }>().0[scale_group * GROUPS..];
             *factors = [simd.load_f16(&scales[0]), simd.load_f16(&scales[1])];
         }
-        let groups = blocks.len() * GROUPS;
         for (slot, weights) in weights.iter().enumerate() {
             let mut products = factors;
             let mut largest = simd.splat(0.0);
@@ -161,7 +161,13 @@ pub(super) fn weigh(
     for (weights, sums) in weights.chunks_exact(PANEL).zip(sums.chunks_exact_mut(PANEL * vectors)) {
         for (scale_group, start) in (0..vectors).step_by(shared).enumerate() {
             let limit = if int4 { 127.0 } else { 255.0 };
-            let weights = Weights::new(simd, blocks, scale_group, (weights, group), limit);
+            let weights = Weights::new(
+                simd,
+                blocks.iter().map(|block| block.scales),
+                scale_group,
+                (weights, group),
+                limit,
+            );
             let end = vectors.min(start + shared);
             let mut vector = start;
             while vector < end {

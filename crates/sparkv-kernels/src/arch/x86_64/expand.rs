@@ -3,7 +3,6 @@
 use std::arch::x86_64::*;
 
 use super::avx512::{Avx512, Quad};
-use crate::block::KEY_BIAS;
 use crate::lanes::QUAD;
 use crate::layout::{BLOCK, F16_BYTES, GROUP, Sections};
 use crate::select::{Levels, Packing};
@@ -14,14 +13,14 @@ const GROUPS: usize = BLOCK / GROUP;
 
 /// Which of 64 elements are kept, and the signs and levels of the others.
 #[derive(Clone, Copy)]
-struct Masks {
-    kept: u64,
-    negative: u64,
-    high: u64,
+pub(super) struct Masks {
+    pub(super) kept: u64,
+    pub(super) negative: u64,
+    pub(super) high: u64,
 }
 
 /// The masks of a packed block: a word for each 64 elements.
-struct MaskWords<'a> {
+pub(super) struct MaskWords<'a> {
     kept: &'a [[u8; 8]],
     negative: &'a [[u8; 8]],
     /// With one level there is nothing to read here, and nobody looks at it.
@@ -30,7 +29,7 @@ struct MaskWords<'a> {
 
 impl<'a> MaskWords<'a> {
     #[inline(always)]
-    fn new(block: &'a [u8], sections: &Sections) -> Self {
+    pub(super) fn new(block: &'a [u8], sections: &Sections) -> Self {
         let words = |from: usize, to: usize| block[from..to].as_chunks::<8>().0;
         let high = if sections.levels < sections.scalars { sections.levels } else { sections.signs };
         Self {
@@ -42,7 +41,7 @@ impl<'a> MaskWords<'a> {
 
     /// The masks of 64 elements after 64, from the `first` on.
     #[inline(always)]
-    fn iter(&self, first: usize) -> impl Iterator<Item = Masks> {
+    pub(super) fn iter(&self, first: usize) -> impl Iterator<Item = Masks> {
         let all = self.kept[first..].iter().zip(&self.negative[first..]).zip(&self.high[first..]);
         all.map(|((kept, negative), high)| Masks {
             kept: u64::from_le_bytes(*kept),
@@ -53,7 +52,7 @@ impl<'a> MaskWords<'a> {
 }
 
 /// The kept values of a packed block, read one after the other.
-struct Kept<'a> {
+pub(super) struct Kept<'a> {
     simd: Avx512,
     block: &'a [u8],
     /// Bytes read so far.
@@ -61,18 +60,25 @@ struct Kept<'a> {
 }
 
 impl<'a> Kept<'a> {
+    /// From byte `first` on.
+    ///
     /// # Panics
     /// If the block is shorter than a register.
     #[inline(always)]
-    fn new(simd: Avx512, block: &'a [u8]) -> Self {
+    pub(super) fn new(simd: Avx512, block: &'a [u8], first: usize) -> Self {
         assert!(block.len() >= size_of::<Quad>(), "a block has 32 scales and as many magnitudes");
-        Self { simd, block, read: 0 }
+        Self { simd, block, read: first }
+    }
+
+    /// Bytes read so far.
+    pub(super) fn read(&self) -> usize {
+        self.read
     }
 
     /// A register of values, of which `bytes` are done with. More than there are, which only a broken bitmap asks for,
     /// are other bytes of the block.
     #[inline(always)]
-    fn next(&mut self, bytes: u32) -> __m512i {
+    pub(super) fn next(&mut self, bytes: u32) -> __m512i {
         let start = self.read.min(self.block.len() - size_of::<Quad>());
         self.read += bytes as usize;
         // SAFETY: as many bytes as a register has lie in the block from `start` on; see `Kept::new`.
@@ -91,80 +97,6 @@ pub(super) fn nibbles(simd: Avx512, nibbles: &[u8], codes: &mut [Quad]) {
         let mask = _mm512_set1_epi8(15);
         simd.store_bytes(_mm512_and_si512(bytes, mask), low);
         simd.store_bytes(_mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask), high);
-    }
-}
-
-/// Codes (2 groups, head_dim / 4) of a packed block of keys with int8 values, as an int8 block has them.
-#[target_feature(
-    enable = "avx2,fma,f16c,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni"
-)]
-pub(super) fn key_codes(simd: Avx512, block: &[u8], packing: &Packing, codes: &mut [Quad]) {
-    match packing.levels {
-        Levels::One => spread_key_codes::<false>(simd, block, packing, codes),
-        Levels::Two => spread_key_codes::<true>(simd, block, packing, codes),
-    }
-}
-
-#[inline(always)]
-fn spread_key_codes<const TWO_LEVELS: bool>(
-    simd: Avx512,
-    block: &[u8],
-    packing: &Packing,
-    codes: &mut [Quad],
-) {
-    let sections = packing.sections(codes.len() * QUAD / GROUPS);
-    let steps = block[sections.steps..sections.end].as_chunks::<GROUP>().0;
-    let (masks, mut kept) = (MaskWords::new(block, &sections), Kept::new(simd, block));
-    let quads = codes.len() / GROUPS;
-    let bias = simd.splat_i32(i32::from_le_bytes([KEY_BIAS; QUAD]));
-    for (group, codes) in codes.chunks_exact_mut(quads).enumerate() {
-        let low = simd.each_four_times(&steps[group]);
-        let high = if TWO_LEVELS { simd.each_four_times(&steps[GROUPS + group]) } else { low };
-        for (codes, masks) in codes.iter_mut().zip(masks.iter(group * quads)) {
-            let magnitude = if TWO_LEVELS { simd.choose(masks.high, low, high) } else { low };
-            let filled = simd.plus_minus(bias, masks.negative, magnitude);
-            let values = kept.next(masks.kept.count_ones());
-            simd.store_bytes(simd.expand_bytes(filled, masks.kept, values), codes);
-        }
-    }
-}
-
-/// Codes (head_dim / 16, BLOCK / 4) of a packed block of values with int8 values.
-#[target_feature(
-    enable = "avx2,fma,f16c,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni"
-)]
-pub(super) fn value_codes(simd: Avx512, block: &[u8], packing: &Packing, codes: &mut [Quad]) {
-    match packing.levels {
-        Levels::One => spread_value_codes::<false>(simd, block, packing, codes),
-        Levels::Two => spread_value_codes::<true>(simd, block, packing, codes),
-    }
-}
-
-#[inline(always)]
-fn spread_value_codes<const TWO_LEVELS: bool>(
-    simd: Avx512,
-    block: &[u8],
-    packing: &Packing,
-    codes: &mut [Quad],
-) {
-    let sections = packing.sections(codes.len() * QUAD / GROUPS);
-    let steps = block[sections.steps..sections.end].as_chunks::<QUAD>().0;
-    let (low, high) = if TWO_LEVELS { steps.split_at(steps.len() / 2) } else { (steps, steps) };
-    let (masks, mut kept) = (MaskWords::new(block, &sections), Kept::new(simd, block));
-    let zero = simd.splat_i32(0);
-    for (vector, codes) in codes.chunks_exact_mut(BLOCK / QUAD).enumerate() {
-        let masks = masks.iter(vector * (BLOCK / QUAD));
-        for (((codes, low), high), masks) in codes.iter_mut().zip(low).zip(high).zip(masks) {
-            let low = simd.splat_i32(i32::from_le_bytes(*low));
-            let magnitude = if TWO_LEVELS {
-                simd.choose(masks.high, low, simd.splat_i32(i32::from_le_bytes(*high)))
-            } else {
-                low
-            };
-            let filled = simd.plus_minus(zero, masks.negative, magnitude);
-            let values = kept.next(masks.kept.count_ones());
-            simd.store_bytes(simd.expand_bytes(filled, masks.kept, values), codes);
-        }
     }
 }
 
@@ -207,7 +139,7 @@ pub(super) fn f16_keys(simd: Avx512, block: &[u8], packing: &Packing, keys: &mut
     let sections = packing.sections(channels);
     let two_levels = packing.levels == Levels::Two;
     let fills = block[sections.scalars..sections.steps].as_chunks::<{ F16_BYTES * GROUP }>().0;
-    let (masks, mut kept) = (MaskWords::new(block, &sections), Kept::new(simd, block));
+    let (masks, mut kept) = (MaskWords::new(block, &sections), Kept::new(simd, block, 0));
     for (group, keys) in keys.chunks_exact_mut(channels).enumerate() {
         let high = if two_levels { GROUPS + group } else { group };
         let fills = [simd.twice(&fills[group]), simd.twice(&fills[high])];
@@ -233,7 +165,7 @@ pub(super) fn f16_values(simd: Avx512, block: &[u8], packing: &Packing, values: 
     let pairs = block[sections.scalars..sections.steps].as_chunks::<{ 2 * F16_BYTES }>().0;
     let (low, high) = if two_levels { pairs.split_at(pairs.len() / 2) } else { (pairs, pairs) };
     let (low, high) = (low.as_chunks::<2>().0, high.as_chunks::<2>().0);
-    let (masks, mut kept) = (MaskWords::new(block, &sections), Kept::new(simd, block));
+    let (masks, mut kept) = (MaskWords::new(block, &sections), Kept::new(simd, block, 0));
     for vector in 0..vectors {
         let masks = masks.iter(vector * (BLOCK / QUAD));
         let tokens = values.chunks_exact_mut(QUAD * vectors).zip(low).zip(high);

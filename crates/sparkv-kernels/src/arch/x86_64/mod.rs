@@ -5,6 +5,7 @@ mod avx512;
 mod codes;
 mod expand;
 mod expand_avx2;
+mod packed;
 pub(crate) mod seal;
 pub(crate) mod seal_avx2;
 mod sealed;
@@ -14,20 +15,16 @@ use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 use self::avx2::Avx2;
 use self::avx512::Avx512;
 use crate::isa::{Isa, Kind, Task};
+use crate::simd::Simd;
 
 /// Does `task` with AVX2.
 ///
 /// # Panics
 /// If `isa` is something else.
 pub(crate) fn with_avx2<T: Task>(isa: Isa, task: T) -> T::Output {
-    #[target_feature(enable = "avx2,fma,f16c")]
-    fn run<T: Task>(task: T) -> T::Output {
-        // SAFETY: whoever calls this function has the instructions.
-        task.run(unsafe { Avx2::new() })
-    }
     assert_eq!(isa.0, Kind::Avx2);
     // SAFETY: the value of `isa` is proof of the instructions.
-    unsafe { run(task) }
+    unsafe { Avx2::new() }.outline(task)
 }
 
 /// Does `task` with AVX-512.
@@ -35,16 +32,9 @@ pub(crate) fn with_avx2<T: Task>(isa: Isa, task: T) -> T::Output {
 /// # Panics
 /// If `isa` is something else.
 pub(crate) fn with_avx512<T: Task>(isa: Isa, task: T) -> T::Output {
-    #[target_feature(
-        enable = "avx2,fma,f16c,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni"
-    )]
-    fn run<T: Task>(task: T) -> T::Output {
-        // SAFETY: whoever calls this function has the instructions.
-        task.run(unsafe { Avx512::new() })
-    }
     assert_eq!(isa.0, Kind::Avx512);
     // SAFETY: the value of `isa` is proof of the instructions.
-    unsafe { run(task) }
+    unsafe { Avx512::new() }.outline(task)
 }
 
 /// Asks for the line at `address`.

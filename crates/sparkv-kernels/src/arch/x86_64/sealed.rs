@@ -2,7 +2,7 @@
 
 use super::avx512::{Avx512, Quad};
 use super::codes::{self, Codes8};
-use super::expand;
+use super::{expand, packed};
 use crate::block::{INT4_BIAS, KEY_BIAS};
 use crate::layout::{BLOCK, Format, GROUP, INT4_CHANNELS, Layout};
 use crate::rows::{Rows, Upcoming};
@@ -11,7 +11,7 @@ use crate::select::{KeptFormat, Packing};
 use crate::simd::LANES;
 
 /// A packed layout whose rows fill registers, if its values are of that format.
-fn packed(layout: &Layout, values: KeptFormat) -> Option<Packing> {
+fn packing_of(layout: &Layout, values: KeptFormat) -> Option<Packing> {
     match layout.format() {
         Format::Packed(packing) if packing.values == values && layout.head_dim().is_multiple_of(LANES) => {
             Some(packing)
@@ -26,7 +26,7 @@ fn packed(layout: &Layout, values: KeptFormat) -> Option<Packing> {
 )]
 pub(super) fn expand_keys(simd: Avx512, layout: &Layout, block: &[u8], keys: &mut [[f32; LANES]]) {
     let vectors = BLOCK / GROUP * layout.head_dim();
-    match packed(layout, KeptFormat::F16) {
+    match packing_of(layout, KeptFormat::F16) {
         Some(packing) => expand::f16_keys(simd, block, &packing, &mut keys[..vectors]),
         None => crate::expand::keys(simd, layout, block, keys),
     }
@@ -38,7 +38,7 @@ pub(super) fn expand_keys(simd: Avx512, layout: &Layout, block: &[u8], keys: &mu
 )]
 pub(super) fn expand_values(simd: Avx512, layout: &Layout, block: &[u8], values: &mut [[f32; LANES]]) {
     let vectors = BLOCK * layout.head_dim().div_ceil(LANES);
-    match packed(layout, KeptFormat::F16) {
+    match packing_of(layout, KeptFormat::F16) {
         Some(packing) => expand::f16_values(simd, block, &packing, &mut values[..vectors]),
         None => crate::expand::values(simd, layout, block, values),
     }
@@ -71,11 +71,8 @@ pub(super) fn score_codes(
             codes::score(simd, codes, (scales, INT4_CHANNELS), (queries, upcoming), scores);
         }
         _ => {
-            let Some(packing) = packed(layout, KeptFormat::Int8) else { return false };
-            expand::key_codes(simd, block, &packing, codes);
-            let scales = &block[packing.sections(head_dim).scalars..];
-            let codes = (&*codes, i32::from(KEY_BIAS));
-            codes::score(simd, codes, (scales, usize::MAX), (queries, upcoming), scores);
+            let Some(packing) = packing_of(layout, KeptFormat::Int8) else { return false };
+            packed::score(simd, block, (&packing, head_dim), (queries, upcoming), scores);
         }
     }
     true
@@ -97,11 +94,13 @@ pub(super) fn weigh_codes(
     if !head_dim.is_multiple_of(LANES) {
         return false;
     }
+    if let Some(packing) = packing_of(layout, KeptFormat::Int8) {
+        packed::weigh(simd, (values, &packing), upcoming, weights, sums);
+        return true;
+    }
     let registers = BLOCK * head_dim / size_of::<Quad>();
     let mut codes = expanded.codes.as_mut_slice().chunks_exact_mut(registers);
     let mut blocks = [Codes8 { codes: &[], scales: &[] }; KEY_BLOCK / BLOCK];
-    let count = values.units().len();
-    let int4 = layout.format() == Format::Int4;
     for (slot, block) in blocks.iter_mut().zip(values.units()) {
         *slot = match layout.format() {
             Format::Int8 => {
@@ -114,14 +113,10 @@ pub(super) fn weigh_codes(
                 expand::nibbles(simd, nibbles, codes);
                 Codes8 { codes, scales }
             }
-            _ => {
-                let Some(packing) = packed(layout, KeptFormat::Int8) else { return false };
-                let Some(codes) = codes.next() else { return false };
-                expand::value_codes(simd, block, &packing, codes);
-                Codes8 { codes, scales: &block[packing.sections(head_dim).scalars..] }
-            }
+            _ => return false,
         };
     }
-    codes::weigh(simd, (&blocks[..count], int4), upcoming, weights, sums);
+    let blocks = &blocks[..values.units().len()];
+    codes::weigh(simd, (blocks, layout.format() == Format::Int4), upcoming, weights, sums);
     true
 }
