@@ -103,6 +103,7 @@ impl Shape {
     }
 
     /// The bits of a unit.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn bits(self, unit: usize) -> u64 {
         if unit < self.whole_units() { u64::MAX } else { u64::from(u32::MAX) }
     }

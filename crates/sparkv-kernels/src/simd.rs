@@ -40,11 +40,11 @@ pub(crate) trait Simd: Copy {
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     /// a * b + c
     fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    /// The larger of two numbers; any of the two where one is NaN.
+    /// The larger of two numbers; the second where one is NaN.
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
     /// The nearest integer, ties to even; numbers are small.
     fn round(self, a: Self::F) -> Self::F;
-    /// a * 2^n for integers n in [-126, 127].
+    /// a * 2^n for integers n in [-126, 127]; anything for others, which broken rows may ask for.
     fn scale_by_power_of_2(self, a: Self::F, n: Self::F) -> Self::F;
     /// Lanes added up, in a fixed order.
     #[inline(always)]
@@ -202,7 +202,7 @@ impl Simd for Scalar {
 
     #[inline(always)]
     fn max(self, a: Self::F, b: Self::F) -> Self::F {
-        std::array::from_fn(|lane| a[lane].max(b[lane]))
+        std::array::from_fn(|lane| if a[lane] > b[lane] { a[lane] } else { b[lane] })
     }
 
     #[inline(always)]
@@ -212,14 +212,16 @@ impl Simd for Scalar {
 
     #[inline(always)]
     fn scale_by_power_of_2(self, a: Self::F, n: Self::F) -> Self::F {
-        std::array::from_fn(|lane| a[lane] * f32::from_bits(((n[lane] as i32 + 127) as u32) << 23))
+        std::array::from_fn(|lane| {
+            a[lane] * f32::from_bits(((n[lane] as i32).wrapping_add(127) as u32) << 23)
+        })
     }
 }
 
-/// e^x for x <= 0, to 2e-7 of it; about 1e-38 where that underflows.
+/// e^x for x <= 0, to 2e-7 of it; about 1e-38 where that underflows, and NaN for a NaN.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(simd: S, x: S::F) -> S::F {
-    let t = simd.max(simd.mul(x, simd.splat(std::f32::consts::LOG2_E)), simd.splat(-126.0));
+    let t = simd.max(simd.splat(-126.0), simd.mul(x, simd.splat(std::f32::consts::LOG2_E)));
     let n = simd.round(t);
     let f = simd.add(t, simd.mul(n, simd.splat(-1.0)));
     // 2^f on [-1/2, 1/2]: the Taylor series, whose next term is below 2e-8.

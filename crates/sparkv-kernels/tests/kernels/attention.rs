@@ -62,7 +62,7 @@ fn reference(query: &[f32], keys: &[f32], values: &[f32], visible: &Range<usize>
 /// The formats, and how far attention over them may be from f64 over what they decode to. Where kernels
 /// multiply integers, queries are rounded to a 254th of their largest channel, and weights to a 510th (int4: a
 /// 254th) of the largest in the block.
-fn formats(head_dim: usize, ratio: f64) -> Vec<(Format, f64)> {
+pub(super) fn formats(head_dim: usize, ratio: f64) -> Vec<(Format, f64)> {
     let mut formats =
         vec![(Format::F32, 2e-5), (Format::F16, 2e-5), (Format::Int8, 8e-2), (Format::Int4, 8e-2)];
     for values in [KeptFormat::F32, KeptFormat::F16, KeptFormat::Int8] {
@@ -78,15 +78,15 @@ fn formats(head_dim: usize, ratio: f64) -> Vec<(Format, f64)> {
 }
 
 #[derive(Debug, Clone)]
-struct Case {
-    head_dim: usize,
-    ratio: f64,
-    keys: Vec<f32>,
-    values: Vec<f32>,
-    queries: Vec<f32>,
+pub(super) struct Case {
+    pub(super) head_dim: usize,
+    pub(super) ratio: f64,
+    pub(super) keys: Vec<f32>,
+    pub(super) values: Vec<f32>,
+    pub(super) queries: Vec<f32>,
     /// Blocks that are sealed; the other rows are dense.
-    blocks: usize,
-    visible: Vec<Range<usize>>,
+    pub(super) blocks: usize,
+    pub(super) visible: Vec<Range<usize>>,
 }
 
 fn cases() -> impl Strategy<Value = Case> {
@@ -117,7 +117,7 @@ fn cases() -> impl Strategy<Value = Case> {
 }
 
 /// What attention gives, and what it should.
-fn attend(isa: Isa, case: &Case, keys: Format, values: Format) -> (Vec<f32>, Vec<f64>) {
+pub(super) fn attend(isa: Isa, case: &Case, keys: Format, values: Format) -> (Vec<f32>, Vec<f64>) {
     let head_dim = case.head_dim;
     let layout = |side, format| Layout::new(side, head_dim, format).unwrap();
     let sealed = case.blocks * BLOCK * head_dim;

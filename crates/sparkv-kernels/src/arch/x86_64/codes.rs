@@ -198,7 +198,9 @@ fn add<const VECTORS: usize, const INT4: bool>(
     let mut acc = [[simd.splat_i32(0); VECTORS]; PANEL];
     if INT4 {
         for (acc, sum) in acc.iter_mut().zip(weights.sums) {
-            *acc = [simd.splat_i32(-i32::from(INT4_BIAS) * sum); VECTORS];
+            // Weights that are not numbers have any sum; what comes out is not a number anyway.
+            let bias = sum.wrapping_mul(-i32::from(INT4_BIAS));
+            *acc = [simd.splat_i32(bias); VECTORS];
         }
     }
     for (block, weights) in blocks.iter().zip(&weights.quads) {
