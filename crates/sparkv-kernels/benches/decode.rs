@@ -5,19 +5,15 @@
 //! `cargo bench -p sparkv-kernels --bench decode -- [--tokens 32768] [--head-dim 128] [--group 4] [--threads 1,2]
 //! [--rounds 9] [--only part-of-a-name] [--isa scalar|avx2|avx512]`
 
-#![allow(
-    clippy::print_stdout,
-    clippy::expect_used,
-    reason = "a program for a person, who sees what is wrong"
-)]
-
 use std::collections::BTreeMap;
+use std::error::Error;
+use std::io::Write;
 use std::ops::Range;
 use std::time::Instant;
 
 use sparkv_kernels::{
-    BLOCK, Fill, Format, Isa, KeptFormat, KvRun, Layout, Levels, Packing, QueryTile, Rows, Side, TileScratch,
-    attend_tile_with, dense, seal,
+    BLOCK, Fill, Format, Isa, KeptFormat, KvRun, Layout, LayoutError, Levels, Packing, QueryTile, Rows, Side,
+    TileScratch, attend_tile_with, dense, seal,
 };
 
 /// Rows a thread takes at a time.
@@ -44,8 +40,8 @@ struct Store {
 
 impl Store {
     /// Random rows; a block of them is repeated, since time does not depend on values.
-    fn new(side: Side, head_dim: usize, format: Format, tokens: usize) -> Self {
-        let layout = Layout::new(side, head_dim, format).expect("a layout");
+    fn new(side: Side, head_dim: usize, format: Format, tokens: usize) -> Result<Self, LayoutError> {
+        let layout = Layout::new(side, head_dim, format)?;
         let mut state = 1u32;
         let rows: Vec<f32> = (0..BLOCK * head_dim)
             .map(|_| {
@@ -69,7 +65,7 @@ impl Store {
         let mut memory = vec![0; len + LINE];
         let start = memory.as_ptr().align_offset(LINE);
         memory[start..start + len].copy_from_slice(&block.repeat(tokens / BLOCK));
-        Self { layout, memory, rows: start..start + len }
+        Ok(Self { layout, memory, rows: start..start + len })
     }
 
     fn bytes(&self) -> &[u8] {
@@ -81,7 +77,7 @@ impl Store {
     }
 }
 
-fn cases(head_dim: usize, tokens: usize, only: &str) -> Vec<Case> {
+fn cases(head_dim: usize, tokens: usize, only: &str) -> Result<Vec<Case>, LayoutError> {
     let packed = |ratio, values, levels| {
         [Fill::RootMeanSquare, Fill::MeanMagnitude]
             .map(|fill| Packing::format_for(head_dim, ratio, values, fill, levels))
@@ -104,11 +100,13 @@ fn cases(head_dim: usize, tokens: usize, only: &str) -> Vec<Case> {
     formats
         .into_iter()
         .filter(|(name, _)| name.contains(only))
-        .map(|(name, [keys, values])| Case {
-            name,
-            keys: store(Side::Keys, keys),
-            values: store(Side::Values, values),
-            scaled: matches!(keys, Format::Packed(_)),
+        .map(|(name, [keys, values])| {
+            Ok(Case {
+                name,
+                keys: store(Side::Keys, keys)?,
+                values: store(Side::Values, values)?,
+                scaled: matches!(keys, Format::Packed(_)),
+            })
         })
         .collect()
 }
@@ -169,23 +167,25 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn main() {
+fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().collect();
     let option = |name: &str, default: &str| -> String {
         let position = arguments.iter().position(|argument| argument == name);
         position.and_then(|position| arguments.get(position + 1)).map_or(default, |value| value).to_owned()
     };
-    let number = |name, default| option(name, default).parse::<usize>().expect("a number");
-    let tokens = number("--tokens", "32768").next_multiple_of(BLOCK);
+    let number = |name, default| option(name, default).parse::<usize>();
+    let tokens = number("--tokens", "32768")?.next_multiple_of(BLOCK);
     let (head_dim, group, rounds) =
-        (number("--head-dim", "128"), number("--group", "4"), number("--rounds", "9"));
+        (number("--head-dim", "128")?, number("--group", "4")?, number("--rounds", "9")?);
     let queries: Vec<f32> = (0..group * head_dim).map(|i| ((i * 37 % 101) as f32 - 50.0) / 300.0).collect();
-    let cases = cases(head_dim, tokens, &option("--only", ""));
+    let cases = cases(head_dim, tokens, &option("--only", ""))?;
     let isa = option("--isa", Isa::best().name());
-    let isa = Isa::available().into_iter().find(|set| set.name() == isa).expect("an instruction set it has");
+    let isa =
+        Isa::available().into_iter().find(|set| set.name() == isa).ok_or("no such instruction set here")?;
     let memory = vec![1u64; 1 << 25];
     let mut results = Vec::new();
-    for threads in option("--threads", "1,2").split(',').map(|n| n.parse().expect("a number")) {
+    for threads in option("--threads", "1,2").split(',') {
+        let threads: usize = threads.parse()?;
         let mut times: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         let mut bandwidths = Vec::new();
         for round in 0..rounds {
@@ -217,9 +217,11 @@ fn main() {
         }
         results.push(format!("  {{\"threads\": {threads}, \"read_bandwidth\": {bandwidth:.3e}}}"));
     }
-    println!(
+    writeln!(
+        std::io::stdout(),
         "{{\"isa\": \"{}\", \"tokens\": {tokens}, \"head_dim\": {head_dim}, \"group\": {group}, \"rows\": [\n{}\n]}}",
         isa.name(),
         results.join(",\n")
-    );
+    )?;
+    Ok(())
 }
