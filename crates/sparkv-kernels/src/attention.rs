@@ -93,8 +93,8 @@ pub fn softmax_weight(score: f32, max: f32) -> f32 {
 }
 
 /// Attention of every query of `tile` over those rows of `part` that it sees. `part` begins with a
-/// [`KEY_BLOCK`]. The result of a query does not depend on the other queries of the tile, nor on how its rows are
-/// divided into runs.
+/// [`KEY_BLOCK`]. The result of a query does not depend on the other queries of the tile; over dense rows, nor on how
+/// they are divided into runs. (Over integers, weights are rounded to a part of the largest in a block and run.)
 ///
 /// # Panics
 /// If the lengths of the slices do not fit one another.

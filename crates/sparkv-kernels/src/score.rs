@@ -9,7 +9,7 @@ use crate::rows::{Rows, Upcoming};
 use crate::simd::{LANES, Lanes, Simd};
 
 /// Stored rows are scored in blocks of this many, counted from the first stored row. Since block
-/// borders do not depend on where runs begin, the same rows give the same sums however they are stored.
+/// borders do not depend on where runs begin, the same dense rows give the same sums in whatever runs they are.
 pub const KEY_BLOCK: usize = 128;
 
 /// Queries that are computed together.

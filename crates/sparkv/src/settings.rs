@@ -47,7 +47,8 @@ impl SettingsError {
     }
 }
 
-/// Storage of the values that are kept: of the pruned rows' kept channels, or of the whole dense cache.
+/// Storage of the values that are kept: of the pruned rows' kept channels, or of all rows where none is pruned. Sinks,
+/// window and the block that fills up behind it are f16 even where this is less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -115,7 +116,7 @@ pub struct PruningOptions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query_statistic: Option<QueryStatistic>,
     /// Magnitudes that pruned channels are recovered with: 1, as in the paper, or 2, which costs one more bit
-    /// for each of them.
+    /// for each channel and a second magnitude.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub levels: Option<u8>,
     /// Whether the mean key of the prompt is subtracted from keys before they are pruned; not in the paper.
