@@ -35,30 +35,33 @@ impl Isa {
 
     /// All sets this processor has, slowest first.
     pub fn available() -> Vec<Self> {
-        #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
-        let mut sets = vec![Self::SCALAR];
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c");
-            if avx2 {
-                sets.push(Self(Kind::Avx2));
-            }
-            let avx512 = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512vbmi")
-                && is_x86_feature_detected!("avx512vbmi2")
-                && is_x86_feature_detected!("avx512vnni")
-                && is_x86_feature_detected!("bmi2")
-                && is_x86_feature_detected!("popcnt");
-            if avx2 && avx512 {
-                sets.push(Self(Kind::Avx512));
-            }
-        }
-        sets
+        std::iter::once(Self::SCALAR).chain(Self::vectors()).collect()
+    }
+
+    /// All of them but the scalar one.
+    #[cfg(target_arch = "x86_64")]
+    fn vectors() -> impl Iterator<Item = Self> {
+        let avx2 = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        let avx512 = avx2
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vbmi")
+            && is_x86_feature_detected!("avx512vbmi2")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("popcnt");
+        let sets = [(avx2, Kind::Avx2), (avx512, Kind::Avx512)];
+        sets.into_iter().filter(|(has, _)| *has).map(|(_, kind)| Self(kind))
+    }
+
+    /// There are none.
+    #[cfg(not(target_arch = "x86_64"))]
+    fn vectors() -> impl Iterator<Item = Self> {
+        std::iter::empty()
     }
 
     /// Its name: `scalar`, `avx2` or `avx512`.
