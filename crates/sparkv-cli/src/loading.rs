@@ -1,8 +1,10 @@
 //! From settings to a model, and to a running engine.
 
 use anyhow::Context;
+use sparkv::Budget;
 use sparkv_engine::{EngineConfig, TextEngine, TextModel};
 use sparkv_models::{HubOptions, LoadOptions, LoadedModel, ModelSource, load as load_files};
+use sysinfo::System;
 
 use crate::progress::Bars;
 use crate::settings::Settings;
@@ -65,8 +67,32 @@ pub(crate) fn load_model(
 pub(crate) fn load(settings: &Settings, source: &ModelSource) -> anyhow::Result<Loaded> {
     let (loaded, text) = load_model(settings, source)?;
     let has_chat_template = loaded.text.chat_template.is_some();
-    let config = EngineConfig { max_queue: settings.server.max_queue };
-    let engine =
-        TextEngine::start(loaded.decoder, text, config).context("cannot start the engine's thread")?;
+    let server = &settings.server;
+    let config = EngineConfig {
+        max_queue: server.max_queue,
+        max_running: server.max_running,
+        kv_memory: kv_memory(server.kv_memory),
+        prefix_cache: server.prefix_cache,
+        prompt_balance: server.prompt_balance,
+    };
+    tracing::info!(kv_memory = config.kv_memory, "bytes for KV caches");
+    let engine = TextEngine::start(loaded.decoder, text, config, settings.presets.clone())
+        .context("cannot start the engine's thread")?;
     Ok(Loaded { engine, name: loaded.name, alias: source.to_string(), has_chat_template })
+}
+
+/// Bytes for KV caches. A share is one of the memory that is free now, or that the container has left.
+fn kv_memory(budget: Budget) -> u64 {
+    let share = match budget {
+        Budget::Bytes(bytes) => return bytes,
+        Budget::Share(share) => share,
+    };
+    let mut system = System::new();
+    system.refresh_memory();
+    let free = match system.cgroup_limits() {
+        Some(limits) => limits.free_memory.min(system.available_memory()),
+        None => system.available_memory(),
+    };
+    // Where the system does not tell, every request is taken.
+    if free == 0 { u64::MAX } else { (free as f64 * share) as u64 }
 }

@@ -4,12 +4,12 @@
 //! over one another. A field's name is its key in the file and its flag's id.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use serde::{Deserialize, Serialize};
-use sparkv::KvOptions;
+use sparkv::{Budget, KvOptions};
 use sparkv_models::{DeviceChoice, WeightFormat};
 
 /// What one source sets; the layout of the TOML file.
@@ -83,6 +83,27 @@ pub(crate) struct ServerOptions {
     #[arg(long, env = "SPARKV_MAX_QUEUE", value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_queue: Option<NonZeroUsize>,
+    /// Requests that run at a time, memory permitting
+    #[arg(long, env = "SPARKV_MAX_RUNNING", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_running: Option<NonZeroUsize>,
+    /// Memory for the KV caches of all requests: bytes, or a share of what is free once the model is loaded
+    #[arg(long, env = "SPARKV_KV_MEMORY", value_name = "4GiB|75%")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) kv_memory: Option<Budget>,
+    /// Keep what was computed, as far as the memory allows, for requests that begin with the same tokens
+    #[arg(long, env = "SPARKV_PREFIX_CACHE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) prefix_cache: Option<bool>,
+    /// Time for prompts in a step, in units of what a token takes those who are being answered: larger is better
+    /// for prompts, smaller for answers
+    #[arg(long, env = "SPARKV_PROMPT_BALANCE", value_name = "X")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) prompt_balance: Option<f64>,
+    /// Seconds after which a request ends, in line or at work, if it has not by itself
+    #[arg(long, env = "SPARKV_REQUEST_SECONDS", value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) request_seconds: Option<NonZeroU32>,
     /// Clients must send this key
     #[arg(long, env = "SPARKV_API_KEY", value_name = "KEY", hide_env_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]

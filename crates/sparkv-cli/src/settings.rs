@@ -1,11 +1,11 @@
 //! The settings that hold, checked.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 
 use anyhow::Context;
 use serde::Deserialize;
-use sparkv::{KvChoice, KvOptions, Presets};
+use sparkv::{Budget, KvChoice, KvOptions, Presets};
 use sparkv_engine::SamplingParams;
 use sparkv_eval::SettingsUnderTest;
 use sparkv_models::{DeviceChoice, WeightFormat};
@@ -69,6 +69,16 @@ pub(crate) struct ServerSettings {
     pub(crate) port: u16,
     /// Requests that may wait.
     pub(crate) max_queue: NonZeroUsize,
+    /// Requests that run at a time.
+    pub(crate) max_running: NonZeroUsize,
+    /// Memory for KV caches; a share is one of what is free once the model is loaded.
+    pub(crate) kv_memory: Budget,
+    /// Whether what was computed is kept.
+    pub(crate) prefix_cache: bool,
+    /// See [`sparkv_engine::EngineConfig::prompt_balance`]; at least 0.
+    pub(crate) prompt_balance: f64,
+    /// Seconds that a request may take.
+    pub(crate) request_seconds: Option<NonZeroU32>,
     /// Checked in [`Settings::api_key`].
     api_key: Option<String>,
     /// Bytes of the largest request body taken.
@@ -116,6 +126,10 @@ impl Settings {
         if model.source.is_empty() {
             let origin = layers.origin("model", "source");
             anyhow::bail!("model.source (from {origin}): must name a folder, a file or a model, got nothing");
+        }
+        if !(server.prompt_balance.is_finite() && server.prompt_balance >= 0.0) {
+            let origin = layers.origin("server", "prompt_balance");
+            anyhow::bail!("server.prompt_balance (from {origin}): must be a number of at least 0");
         }
         run.sampling()
             .validate()

@@ -18,6 +18,8 @@ pub enum FinishReason {
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Those of them that were not computed for this request, but found in the prefix cache.
+    pub cached_tokens: usize,
     /// Tokens generated, an end-of-sequence token included.
     pub completion_tokens: usize,
     /// What its KV cache held when the last token was sampled.
@@ -76,6 +78,12 @@ pub enum GenerateError {
     /// The tokens have no text.
     #[error("the tokens cannot be decoded: {0}")]
     Decode(String),
+    /// Its time was up.
+    #[error("the request's time was up before it had ended")]
+    Deadline,
+    /// There was no memory left for it, though all others had given way.
+    #[error("the memory for KV caches does not suffice for this request")]
+    Memory,
     /// The engine's thread ended before the request did.
     #[error("the engine stopped")]
     Stopped,

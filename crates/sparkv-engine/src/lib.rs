@@ -23,7 +23,7 @@ pub mod sampler;
 pub mod text;
 
 pub use crate::{
-    core::{EngineConfig, Load},
+    core::{EngineConfig, Load, Stats},
     event::{Event, FinishReason, GenerateError, Timings, Usage},
     request::{ChatMessage, GenerateRequest, Prompt, PromptLength, RequestError},
     sampler::{InvalidParam, SamplingParams},

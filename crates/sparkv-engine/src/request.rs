@@ -1,5 +1,5 @@
 //! What may be asked of the engine, and why it may refuse.
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use sparkv::{KvChoice, SettingsError};
 
@@ -32,7 +32,7 @@ pub struct GenerateRequest {
     pub prompt: Prompt,
     /// The most tokens to generate, at least 1; what fits in the context if `None`.
     pub max_tokens: Option<usize>,
-    /// Where `max_tokens` do not fit in the context, generate what does, instead of refusing.
+    /// Where `max_tokens` do not fit in the context, or in memory, generate what does, instead of refusing.
     pub fit_context: bool,
     /// How tokens are drawn.
     pub sampling: SamplingParams,
@@ -42,6 +42,8 @@ pub struct GenerateRequest {
     pub ignore_eos: bool,
     /// What the KV cache may cost.
     pub kv: KvChoice,
+    /// How long it may take until it has ended; any time if `None`.
+    pub timeout: Option<Duration>,
 }
 
 impl GenerateRequest {
@@ -55,6 +57,7 @@ impl GenerateRequest {
             stop: Vec::new(),
             ignore_eos: false,
             kv: KvChoice::default(),
+            timeout: None,
         }
     }
 }
@@ -107,6 +110,24 @@ pub enum RequestError {
         /// Tokens asked for, if a number was given.
         max_tokens: Option<usize>,
     },
+    /// The request would need more memory than all there is for KV caches.
+    #[error("{}", memory_message(self))]
+    TooMuchMemory {
+        /// Name of the preset asked for, or `custom`.
+        preset: String,
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Tokens to generate.
+        max_tokens: usize,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes there are.
+        budget: u64,
+        /// Tokens that could be generated with these settings; 0 if the prompt alone is too much.
+        fitting: usize,
+        /// A preset with which it would fit, and the bytes it would need.
+        proposal: Option<(String, u64)>,
+    },
     /// As many requests wait as may wait.
     #[error("the queue is full, at most {max_queue} may wait; try again later")]
     QueueFull {
@@ -140,6 +161,40 @@ impl From<InvalidParam> for RequestError {
 impl From<SettingsError> for RequestError {
     fn from(error: SettingsError) -> Self {
         Self::invalid(&format!("kv_cache.{}", error.param), error.message)
+    }
+}
+
+fn memory_message(error: &RequestError) -> String {
+    let RequestError::TooMuchMemory { preset, prompt, max_tokens, needed, budget, fitting, proposal } = error
+    else {
+        return String::new();
+    };
+    let (needed, budget) = (Bytes(*needed), Bytes(*budget));
+    let less = match fitting {
+        0 => "the prompt alone is too long".to_owned(),
+        fitting => format!("max_tokens of {fitting} would fit"),
+    };
+    let other = match proposal {
+        Some((name, bytes)) => format!("; so would kv_cache.preset `{name}`, with {}", Bytes(*bytes)),
+        None => "; no preset would fit".to_owned(),
+    };
+    format!(
+        "the KV cache of {prompt} tokens of prompt and {max_tokens} to generate needs {needed} with `{preset}`, \
+         more than this server's {budget}: {less}{other}"
+    )
+}
+
+/// Bytes, as people read them.
+struct Bytes(u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            bytes @ 0..1024 => write!(f, "{bytes} bytes"),
+            bytes @ 1024..1_048_576 => write!(f, "{:.1} KiB", bytes as f64 / 1024.0),
+            bytes @ 1_048_576..1_073_741_824 => write!(f, "{:.1} MiB", bytes as f64 / 1_048_576.0),
+            bytes => write!(f, "{:.2} GiB", bytes as f64 / 1_073_741_824.0),
+        }
     }
 }
 

@@ -226,10 +226,7 @@ impl Retrieval<'_> {
         let settings = self.settings(settings, &sample)?;
         let Encoded { prompt, compressed, max_tokens } = sample;
         let mut cache = self.decoder.new_cache(&settings, compressed)?;
-        let mut logits = self.decoder.prefill(&prompt[..compressed], &mut cache, &mut || true)?;
-        if compressed < prompt.len() {
-            logits = self.decoder.extend(&prompt[compressed..], &mut cache, &mut || true)?;
-        }
+        let mut logits = self.decoder.prefill(&prompt, &mut cache, &mut || true)?;
         let mut answer = Vec::new();
         while let Some(token) = logits.as_deref().and_then(most_likely) {
             if self.decoder.info().eos_token_ids.contains(&token) || answer.len() == max_tokens {

@@ -4,21 +4,18 @@ use std::sync::Arc;
 use candle_core::quantized::QTensor;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
-use sparkv::{KvSettings, KvUsage, SequenceCache, Span, attend};
+use sparkv::{KvPool, KvSettings, KvUsage, SequenceCache, SharedPrefix, Span, attend};
 
 use crate::config::DecoderConfig;
 use crate::error::LoadError;
-use crate::language_model::{DecodeStep, LanguageModel, ModelError, ModelInfo};
+use crate::language_model::{DecodeStep, LanguageModel, ModelError, ModelInfo, PrefillStep, StepOutput};
 use crate::linear::Linear;
 use crate::progress::{Progress, Task, Unit};
 use crate::rope::{Rope, Rotation};
 use crate::rows;
 use crate::spent::{self, Part};
+use crate::step::Prefill;
 use crate::weights::{MatrixFormat, Stored, TensorSource, WeightFormat};
-
-/// Rows that go through a layer at a time: enough to keep matrix products busy, few enough that another
-/// sequence need not wait long for its turn.
-pub const PREFILL_CHUNK: usize = 512;
 
 /// A Llama or Mistral with its weights.
 #[derive(Debug)]
@@ -32,6 +29,8 @@ pub struct Decoder {
     norm: Tensor,
     /// (vocab, hidden)
     head: Linear,
+    /// Counts what caches and prefills hold.
+    pool: KvPool,
 }
 
 /// The table of token embeddings, (vocab, hidden).
@@ -64,14 +63,6 @@ struct Layer {
     down: Linear,
 }
 
-/// Rows of a sequence on their way through the layers.
-struct Chunk {
-    /// (tokens, hidden)
-    hidden: Tensor,
-    rotation: Rotation,
-    tokens: usize,
-}
-
 impl Decoder {
     /// Reads the weights that `config` asks for and holds the matrices in `format`.
     ///
@@ -102,6 +93,7 @@ impl Decoder {
                 context_length: config.context_length,
                 eos_token_ids: config.eos_token_ids.clone(),
                 kv_shape: config.kv_shape(),
+                row_bytes: config.hidden_size * size_of::<f32>(),
             },
             rms_norm_eps: config.rms_norm_eps,
             rope: Rope::new(config),
@@ -109,55 +101,22 @@ impl Decoder {
             layers,
             norm,
             head,
+            pool: KvPool::default(),
         })
     }
 
-    /// Runs further `tokens` of a sequence whose prompt is in `cache` already, and returns the logits of the
-    /// last one; `Ok(None)` once `keep_going`, asked after every chunk and layer, says false. For text that
-    /// must not take part in the compression of what came before it.
-    ///
-    /// # Errors
-    /// If there are no tokens, a token is not in the vocabulary, or the computation fails.
-    pub fn extend(
-        &self,
-        tokens: &[u32],
-        cache: &mut SequenceCache,
-        keep_going: &mut dyn FnMut() -> bool,
-    ) -> Result<Option<Vec<f32>>, ModelError> {
-        let mut last = None;
-        for chunk in self.chunks(tokens, cache.len())? {
-            for (layer, cache) in self.layers.iter().zip(cache.layers_mut()) {
-                if !keep_going() {
-                    return Ok(None);
-                }
-                let span = Span { tokens: chunk.tokens, cache };
-                self.run_layer(layer, &chunk.hidden, &chunk.rotation, &mut [span])?;
-            }
-            last = Some(chunk);
-        }
-        Ok(last.map(|chunk| self.last_logits(&chunk)).transpose()?)
+    /// How many layers there are.
+    pub(crate) fn layers(&self) -> usize {
+        self.layers.len()
     }
 
-    /// `tokens` at the positions from `start`, embedded.
-    fn chunks(&self, tokens: &[u32], start: usize) -> Result<Vec<Chunk>, ModelError> {
-        if tokens.is_empty() {
-            return Err(candle_core::Error::Msg("there are no tokens to run".to_owned()).into());
-        }
-        let starts = (start..).step_by(PREFILL_CHUNK);
-        let chunks = tokens.chunks(PREFILL_CHUNK).zip(starts);
-        chunks
-            .map(|(tokens, start)| {
-                Ok(Chunk {
-                    hidden: self.embed(tokens)?,
-                    rotation: self.rope.at(start..start + tokens.len()),
-                    tokens: tokens.len(),
-                })
-            })
-            .collect()
+    /// The rotation of rows at these positions.
+    pub(crate) fn rotation(&self, positions: impl Iterator<Item = usize>) -> Rotation {
+        self.rope.at(positions)
     }
 
     /// (tokens, hidden), f32
-    fn embed(&self, tokens: &[u32]) -> Result<Tensor, ModelError> {
+    pub(crate) fn embed(&self, tokens: &[u32]) -> Result<Tensor, ModelError> {
         let vocab_size = self.info.vocab_size;
         if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab_size) {
             return Err(ModelError::Token { id, vocab_size });
@@ -169,14 +128,17 @@ impl Decoder {
         })
     }
 
-    /// Replaces `hidden`, (rows, hidden), the rows of all `spans` one after the other, by the layer's output.
-    fn run_layer(
+    /// Replaces `hidden`, (rows, hidden), the rows of all `spans` one after the other, by the output of a layer.
+    pub(crate) fn run_layer(
         &self,
-        layer: &Layer,
+        layer: usize,
         hidden: &Tensor,
         rotation: &Rotation,
         spans: &mut [Span<'_>],
     ) -> candle_core::Result<()> {
+        let Some(layer) = self.layers.get(layer) else {
+            candle_core::bail!("layer {layer} of {}", self.layers.len());
+        };
         let x = rows::rms_norm(hidden, &layer.attention_norm, self.rms_norm_eps)?;
         let [q, k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], &x)?;
         rotation.apply(&q)?;
@@ -191,68 +153,67 @@ impl Decoder {
     }
 
     /// (rows, vocab) of hidden states (rows, hidden).
-    fn logits(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
+    pub(crate) fn logits(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
         self.head.forward(&rows::rms_norm(hidden, &self.norm, self.rms_norm_eps)?)
-    }
-
-    fn last_logits(&self, chunk: &Chunk) -> candle_core::Result<Vec<f32>> {
-        let last = chunk.hidden.narrow(0, chunk.tokens - 1, 1)?.contiguous()?;
-        self.logits(&last)?.flatten_all()?.to_vec1()
     }
 }
 
 impl LanguageModel for Decoder {
     type Cache = SequenceCache;
+    type Prefill = Prefill;
+    type Prefix = SharedPrefix;
 
     fn info(&self) -> &ModelInfo {
         &self.info
     }
 
+    fn held_bytes(&self) -> u64 {
+        self.pool.held()
+    }
+
     fn new_cache(&self, settings: &KvSettings, prompt_tokens: usize) -> Result<SequenceCache, ModelError> {
-        Ok(SequenceCache::new(self.info.kv_shape, settings, prompt_tokens)?)
+        Ok(SequenceCache::counted(self.info.kv_shape, settings, prompt_tokens, &self.pool)?)
     }
 
-    fn prefill(
+    fn share(&self, cache: &mut SequenceCache) -> Option<(SharedPrefix, usize)> {
+        cache.share().map(|prefix| {
+            let tokens = prefix.tokens();
+            (prefix, tokens)
+        })
+    }
+
+    fn begin_with(
         &self,
-        prompt: &[u32],
         cache: &mut SequenceCache,
-        keep_going: &mut dyn FnMut() -> bool,
-    ) -> Result<Option<Vec<f32>>, ModelError> {
-        if !cache.is_empty() {
-            return Err(candle_core::Error::Msg("the cache holds a prompt already".to_owned()).into());
-        }
-        let chunks = self.chunks(prompt, 0)?;
-        for (layer, cache) in self.layers.iter().zip(cache.layers_mut()) {
-            for chunk in &chunks {
-                if !keep_going() {
-                    return Ok(None);
-                }
-                let span = Span { tokens: chunk.tokens, cache: &mut *cache };
-                self.run_layer(layer, &chunk.hidden, &chunk.rotation, &mut [span])?;
-            }
-            spent::on(Part::Attention, || cache.finish_prompt())?;
-        }
-        Ok(chunks.last().map(|chunk| self.last_logits(chunk)).transpose()?)
+        prefix: &SharedPrefix,
+        most: usize,
+    ) -> Result<usize, ModelError> {
+        Ok(cache.begin_with(prefix, most)?)
     }
 
-    fn decode(&self, batch: &mut [DecodeStep<'_, SequenceCache>]) -> Result<Vec<Vec<f32>>, ModelError> {
-        if batch.is_empty() {
-            return Ok(Vec::new());
+    fn begin(&self, tokens: &[u32], cache: &SequenceCache) -> Result<Prefill, ModelError> {
+        if tokens.is_empty() || cache.prompt_left(0).is_some_and(|left| tokens.len() < left) {
+            let message = format!("{} tokens do not reach the end of the prompt", tokens.len());
+            return Err(candle_core::Error::Msg(message).into());
         }
-        let tokens: Vec<u32> = batch.iter().map(|step| step.token).collect();
-        let hidden = self.embed(&tokens)?;
-        let rotation = self.rope.at(batch.iter().map(|step| step.cache.len()));
-        let mut caches: Vec<_> = batch.iter_mut().map(|step| step.cache.layers_mut().iter_mut()).collect();
-        for layer in &self.layers {
-            let layer_caches = caches.iter_mut().filter_map(Iterator::next);
-            let mut spans: Vec<_> = layer_caches.map(|cache| Span { tokens: 1, cache }).collect();
-            self.run_layer(layer, &hidden, &rotation, &mut spans)?;
-        }
-        Ok(self.logits(&hidden)?.to_vec2()?)
+        let charge = self.pool.charge(tokens.len() * self.info.row_bytes);
+        Ok(Prefill::new(self.embed(tokens)?, cache.len(), charge)?)
+    }
+
+    fn step(
+        &self,
+        decode: &mut [DecodeStep<'_, SequenceCache>],
+        prefills: &mut [PrefillStep<'_, SequenceCache, Prefill>],
+    ) -> Result<StepOutput, ModelError> {
+        self.run_step(decode, prefills)
     }
 
     fn kv_usage(&self, cache: &SequenceCache) -> KvUsage {
         cache.usage()
+    }
+
+    fn next_bytes(&self, cache: &SequenceCache) -> u64 {
+        cache.next_bytes()
     }
 }
 

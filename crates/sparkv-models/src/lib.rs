@@ -34,19 +34,23 @@ mod rows;
 mod safetensors_files;
 mod source;
 pub mod spent;
+mod step;
 mod text;
 mod weights;
 
 pub use config::{ConfigError, DecoderConfig};
-pub use decoder::{Decoder, PREFILL_CHUNK};
+pub use decoder::Decoder;
 pub use dummy::load_dummy;
 pub use error::LoadError;
 pub use gguf::{GgufFile, GgufWeights};
 pub use hub::HubOptions;
-pub use language_model::{DecodeStep, LanguageModel, ModelError, ModelInfo};
+pub use language_model::{
+    DecodeStep, LanguageModel, ModelError, ModelInfo, PREFILL_CHUNK, PrefillStep, StepOutput,
+};
 pub use load::{LoadOptions, LoadedModel, load};
 pub use progress::Progress;
 pub use safetensors_files::SafetensorsFiles;
 pub use source::{DeviceChoice, ModelSource};
+pub use step::Prefill;
 pub use text::TextFiles;
 pub use weights::{Stored, TensorSource, WeightFormat};

@@ -5,10 +5,12 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use sparkv::{KvChoice, Presets};
-use sparkv_engine::{EventStream, GenerateRequest, TextEngine};
+use sparkv_engine::{EventStream, GenerateRequest, Load, Stats, TextEngine};
 use tokio::sync::Semaphore;
+use tokio::time::sleep;
 
 use crate::auth::ApiKey;
 use crate::common::convert::unix_time;
@@ -17,6 +19,9 @@ use crate::server::ServerConfig;
 
 /// The most prompts encoded at a time, however many cores there are: a long one takes hundreds of megabytes.
 const MAX_ENCODING: usize = 4;
+
+/// How often a server looks whether its engine is still there.
+const LOST_POLL: Duration = Duration::from_millis(200);
 
 /// State of the routes; cheap to clone.
 #[derive(Clone)]
@@ -115,10 +120,11 @@ impl App {
     /// Whatever the engine refuses; `fault` tells which field to blame.
     pub(crate) async fn generate(
         &self,
-        request: GenerateRequest,
+        mut request: GenerateRequest,
         fault: &Fault,
     ) -> Result<EventStream, ApiError> {
         self.check_ready()?;
+        request.timeout = self.config().request_timeout;
         let engine = self.0.engine.clone();
         let refused = |error| ApiError::refused(error, fault);
         engine.check_room().map_err(refused)?;
@@ -147,6 +153,18 @@ impl App {
         self.0.engine.abort();
     }
 
+    /// Ends once the engine's thread is gone.
+    pub(crate) async fn engine_lost(&self) {
+        while self.0.engine.is_alive() {
+            sleep(LOST_POLL).await;
+        }
+    }
+
+    /// How busy the engine is, and what it has done and holds.
+    pub(crate) fn figures(&self) -> (Load, Stats) {
+        (self.0.engine.load(), self.0.engine.stats())
+    }
+
     /// Whether no request runs or waits.
     pub(crate) fn is_idle(&self) -> bool {
         let load = self.0.engine.load();
@@ -157,7 +175,6 @@ impl App {
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroUsize;
-    use std::time::Duration;
 
     use sparkv_engine::{EngineConfig, Prompt, TextModel};
     use sparkv_models::fake::{FakeConfig, FakeModel, tokenizer};
@@ -169,8 +186,9 @@ mod tests {
     async fn a_few_prompts_are_encoded_at_a_time() {
         let (model, _probe) = FakeModel::new(FakeConfig::default());
         let text = TextModel::new(tokenizer().unwrap(), None, None, None).unwrap();
-        let config = EngineConfig { max_queue: NonZeroUsize::MIN };
-        let engine = TextEngine::start(model, text, config).unwrap();
+        let config = EngineConfig { max_queue: NonZeroUsize::MIN, ..EngineConfig::default() };
+        let presets = Presets::built_in().unwrap();
+        let engine = TextEngine::start(model, text, config, presets).unwrap();
         let app = App::new(
             engine.clone(),
             ServerConfig {
@@ -181,6 +199,7 @@ mod tests {
                 default_kv: KvChoice::default(),
                 presets: Presets::built_in().unwrap(),
                 drain_deadline: Duration::ZERO,
+                request_timeout: None,
             },
         );
         let all = u32::try_from(app.0.encoding.available_permits()).unwrap();

@@ -49,6 +49,12 @@ pub enum ApiError {
         /// The model's limit and the prompt's length.
         message: String,
     },
+    /// The request's KV cache would not fit into the server's memory for these.
+    #[error("{0}")]
+    KvMemoryExceeded(String),
+    /// The request's time was up.
+    #[error("the request took longer than this server allows")]
+    Deadline,
     /// The KV settings that the server uses where a request says nothing do not suit this one.
     #[error(
         "the server's default KV settings cannot hold this request ({reason}); set kv_cache in the request"
@@ -144,6 +150,7 @@ impl ApiError {
                 Self::ContextExceeded { param: fault.max_tokens, message }
             }
             RequestError::ContextExceeded { .. } => Self::ContextExceeded { param: fault.prompt, message },
+            RequestError::TooMuchMemory { .. } => Self::KvMemoryExceeded(message),
             RequestError::QueueFull { .. } => Self::QueueFull(message),
             RequestError::NoChatTemplate | RequestError::Template(_) => Self::invalid(fault.prompt, message),
             RequestError::Stopped => {
@@ -164,6 +171,8 @@ impl ApiError {
                 (StatusCode::BAD_REQUEST, INVALID, Some("context_length_exceeded"))
             }
             Self::DefaultKv { .. } => (StatusCode::BAD_REQUEST, INVALID, Some("default_kv_unsuitable")),
+            Self::KvMemoryExceeded(_) => (StatusCode::BAD_REQUEST, INVALID, Some("kv_memory_exceeded")),
+            Self::Deadline => (StatusCode::GATEWAY_TIMEOUT, "server_error", Some("deadline_exceeded")),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, INVALID, Some("invalid_api_key")),
             Self::UnknownModel { .. } => (StatusCode::NOT_FOUND, INVALID, Some("model_not_found")),
             Self::UnknownRoute { .. } => (StatusCode::NOT_FOUND, INVALID, Some("unknown_url")),
@@ -187,6 +196,7 @@ impl ApiError {
             }
             Self::ContextExceeded { param, .. } => Some(param),
             Self::UnknownModel { .. } => Some("model"),
+            Self::KvMemoryExceeded(_) => Some("kv_cache"),
             _ => None,
         }
     }
@@ -195,7 +205,7 @@ impl ApiError {
     fn level(&self) -> Level {
         match self {
             Self::Internal(_) => Level::ERROR,
-            Self::Unavailable(_) => Level::INFO,
+            Self::Unavailable(_) | Self::Deadline => Level::INFO,
             _ => Level::DEBUG,
         }
     }
@@ -229,6 +239,10 @@ impl From<GenerateError> for ApiError {
             }
             // What a panic says is about the program, and in the log already.
             GenerateError::Panicked(_) => Self::Internal("the model's computation failed".to_owned()),
+            GenerateError::Deadline => Self::Deadline,
+            GenerateError::Memory => Self::Unavailable(
+                "the memory for KV caches ran out; try again with cheaper kv_cache settings",
+            ),
             GenerateError::Stopped => Self::Unavailable("the engine stopped before the answer was complete"),
             error => Self::Internal(error.to_string()),
         }

@@ -20,6 +20,7 @@ mod common;
 mod completions;
 mod error;
 mod json;
+mod metrics;
 mod models;
 mod reply;
 mod routes;

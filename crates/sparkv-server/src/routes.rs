@@ -18,7 +18,7 @@ use tracing::Span;
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::{auth, chat, completions, models};
+use crate::{auth, chat, completions, metrics, models};
 
 /// Taken from the client, or made; sent back and written to the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -31,6 +31,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/v1/models", get(models::list))
         // Names of models have slashes.
         .route("/v1/models/{*name}", get(models::get))
+        .route("/metrics", get(metrics::metrics))
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(app.clone(), auth::require_key));

@@ -40,6 +40,8 @@ pub struct ServerConfig {
     pub presets: Presets,
     /// Running requests get this long to finish when the server is told to stop.
     pub drain_deadline: Duration,
+    /// A request that takes longer ends with an error; none does if `None`.
+    pub request_timeout: Option<Duration>,
 }
 
 /// Why a server could not start.
@@ -74,6 +76,8 @@ pub enum Drained {
     Complete,
     /// The deadline passed before the last one was; it ended with an error.
     CutOff,
+    /// The engine's thread ended by itself: every request got an error.
+    EngineLost,
 }
 
 /// The routes over an engine.
@@ -106,7 +110,7 @@ impl Server {
 
     /// Serves until `shutdown` ends, then drains: new requests get a 503 while the running ones finish; then
     /// the listener closes. Ends after the last answer was sent; at the deadline, what still runs ends with an
-    /// error, and the server within a second.
+    /// error, and the server within a second. Ends, too, once the engine is lost.
     ///
     /// # Errors
     /// If accepting connections fails for good.
@@ -130,6 +134,16 @@ impl Server {
         tokio::select! {
             ended = &mut serving => return ended.map_err(io::Error::other)?.map(|()| Drained::Complete),
             () = shutdown => {}
+            () = self.app.engine_lost() => {
+                tracing::error!("the engine is gone; no request can be served");
+                // Whoever asks meanwhile is told so, and an orchestrator sees that this is not ready.
+                sleep(LAST_WORDS).await;
+                let _ = close.send(());
+                if timeout(LAST_WORDS, &mut serving).await.is_err() {
+                    serving.abort();
+                }
+                return Ok(Drained::EngineLost);
+            }
         }
         tracing::info!("draining");
         self.app.start_draining();

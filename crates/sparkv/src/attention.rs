@@ -2,13 +2,14 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::OnceLock;
 
-use candle_core::utils::{barrier_pool, get_num_threads};
+use candle_core::utils::get_num_threads;
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
 use sparkv_kernels::{KEY_BLOCK, Partial, QueryTile, TileScratch, attend_tile};
 
 use crate::cache::LayerCache;
+use crate::head::HeadCache;
+use crate::parallel;
 
 /// Queries that are computed together, of the heads of a group and of as many positions as that makes: each stored
 /// row is read once for all of them.
@@ -148,35 +149,69 @@ impl<'a> Qkv<'a> {
     }
 }
 
-/// All spans; `out`: (rows, query_heads * head_dim).
+/// What of a span is not attended to yet.
+struct Rest<'a> {
+    qkv: Qkv<'a>,
+    cache: &'a mut LayerCache,
+    out: &'a mut [f32],
+}
+
+/// A piece of a span, stored already.
+struct Piece<'a> {
+    /// (tokens, query_heads * head_dim)
+    q: &'a [f32],
+    cache: &'a LayerCache,
+    /// (tokens, query_heads * head_dim)
+    out: &'a mut [f32],
+}
+
+/// All spans; `out`: (rows, query_heads * head_dim). A piece of each at a time, between which blocks of tails are
+/// packed. The pieces of a sequence end at the same tokens however it is cut into spans.
 fn attend_spans(config: &AttentionConfig, qkv: Qkv<'_>, spans: &mut [Span<'_>], mut out: &mut [f32]) {
+    let mut rests = Vec::with_capacity(spans.len());
     let mut start = 0;
-    for span in spans {
-        let (rows, rest) = std::mem::take(&mut out).split_at_mut(span.tokens * config.query_row());
-        out = rest;
-        attend_span(config, qkv.slice(config, start..start + span.tokens), span.cache, rows);
+    for span in spans.iter_mut().filter(|span| span.tokens > 0) {
+        let (rows, others) = std::mem::take(&mut out).split_at_mut(span.tokens * config.query_row());
+        out = others;
+        let qkv = qkv.slice(config, start..start + span.tokens);
+        rests.push(Rest { qkv, cache: &mut *span.cache, out: rows });
         start += span.tokens;
+    }
+    while !rests.is_empty() {
+        let ends: Vec<usize> = rests.iter_mut().map(|rest| rest.store(config)).collect();
+        let mut pieces = Vec::with_capacity(rests.len());
+        for (rest, tokens) in rests.iter_mut().zip(&ends) {
+            let values = tokens * config.query_row();
+            pieces.push(Piece { q: &rest.qkv.q[..values], cache: rest.cache, out: &mut rest.out[..values] });
+        }
+        attend_pieces(config, pieces);
+        let rest = rests.into_iter().zip(ends).map(|(rest, tokens)| rest.after(config, tokens));
+        rests = rest.filter(|rest| !rest.out.is_empty()).collect();
     }
 }
 
-/// One span, in pieces between which a block of the tail is packed. The pieces end at the same tokens however
-/// the sequence is cut into spans.
-fn attend_span(config: &AttentionConfig, qkv: Qkv<'_>, cache: &mut LayerCache, out: &mut [f32]) {
-    let tokens = qkv.k.len() / config.kv_row();
-    let mut start = 0;
-    while start < tokens {
-        let end = tokens.min(start.saturating_add(cache.make_room()));
-        let piece = qkv.slice(config, start..end);
-        cache.append(piece.k, piece.v);
-        cache.observe(piece.q, config.scale);
-        attend_piece(config, piece.q, cache, &mut out[start * config.query_row()..end * config.query_row()]);
-        start = end;
+impl<'a> Rest<'a> {
+    /// Stores as many tokens as there is room for, and says how many that are.
+    fn store(&mut self, config: &AttentionConfig) -> usize {
+        let tokens = (self.qkv.k.len() / config.kv_row()).min(self.cache.make_room());
+        let piece = self.qkv.slice(config, 0..tokens);
+        self.cache.append(piece.k, piece.v);
+        self.cache.observe(piece.q, config.scale);
+        tokens
+    }
+
+    /// What is left after `tokens`.
+    fn after(self, config: &AttentionConfig, tokens: usize) -> Rest<'a> {
+        let all = self.qkv.k.len() / config.kv_row();
+        let (_, out) = self.out.split_at_mut(tokens * config.query_row());
+        Rest { qkv: self.qkv.slice(config, tokens..all), cache: self.cache, out }
     }
 }
 
 /// The query heads of a KV head at some of the positions just appended.
-struct Tile {
-    kv_head: usize,
+struct Tile<'a> {
+    /// The KV head's cache.
+    head: &'a HeadCache,
     /// (tokens, group * head_dim): queries, times the attention scale.
     queries: Vec<f32>,
     /// (tokens, group * head_dim): the same for keys in the scaled domain, where there are any.
@@ -187,13 +222,13 @@ struct Tile {
     visible: Vec<Range<usize>>,
 }
 
-impl Tile {
+impl<'a> Tile<'a> {
     /// The tile of `kv_head` at the positions `tokens`, counted from the first token appended. `q`: queries of all
     /// tokens appended.
     fn new(
         config: &AttentionConfig,
         q: &[f32],
-        cache: &LayerCache,
+        cache: &'a LayerCache,
         kv_head: usize,
         tokens: Range<usize>,
     ) -> Self {
@@ -201,7 +236,7 @@ impl Tile {
         let group_row = config.group() * config.head_dim;
         let appended = q.len() / config.query_row();
         let mut tile = Self {
-            kv_head,
+            head,
             queries: Vec::with_capacity(tokens.len() * group_row),
             scaled_queries: Vec::new(),
             scaled_offsets: Vec::new(),
@@ -230,7 +265,7 @@ impl Tile {
     }
 
     /// Attention over the rows of `splits`.
-    fn attend(&self, config: &AttentionConfig, cache: &LayerCache, splits: Range<usize>) -> Option<Partial> {
+    fn attend(&self, config: &AttentionConfig, splits: Range<usize>) -> Option<Partial> {
         let tile = QueryTile {
             head_dim: config.head_dim,
             queries: &self.queries,
@@ -238,7 +273,7 @@ impl Tile {
             scaled_offsets: &self.scaled_offsets,
             visible: &self.visible,
         };
-        let runs = cache.heads[self.kv_head].runs();
+        let runs = self.head.runs();
         SCRATCH.with_borrow_mut(|scratch| {
             merge(splits.map(|split| attend_tile(&tile, &runs, split * SPLIT..(split + 1) * SPLIT, scratch)))
         })
@@ -257,55 +292,47 @@ fn merge(parts: impl IntoIterator<Item = Partial>) -> Option<Partial> {
     })
 }
 
-/// Attention of the tokens just appended: `q`, `out`: (tokens, query_heads * head_dim).
-fn attend_piece(config: &AttentionConfig, q: &[f32], cache: &LayerCache, out: &mut [f32]) {
-    let tokens = q.len() / config.query_row();
+/// Attention of the tokens just appended to some caches.
+fn attend_pieces(config: &AttentionConfig, mut pieces: Vec<Piece<'_>>) {
     let tile_tokens = (TILE_QUERIES / config.group()).max(1);
-    let starts = (0..tokens).step_by(tile_tokens);
-    let tiles: Vec<(usize, Range<usize>)> = starts
-        .flat_map(|start| {
-            (0..config.kv_heads).map(move |kv_head| (kv_head, start..tokens.min(start + tile_tokens)))
-        })
-        .collect();
-    let make =
-        |(kv_head, tokens): &(usize, Range<usize>)| Tile::new(config, q, cache, *kv_head, tokens.clone());
-    let results: Vec<Option<Partial>> = if q.len() * cache.kept_tokens() < SERIAL_WORK {
-        tiles.iter().map(make).map(|tile| tile.attend(config, cache, tile.splits())).collect()
+    // Piece, KV head, tokens.
+    let mut tiles: Vec<(usize, usize, Range<usize>)> = Vec::new();
+    for (index, piece) in pieces.iter().enumerate() {
+        let tokens = piece.q.len() / config.query_row();
+        for start in (0..tokens).step_by(tile_tokens) {
+            let end = tokens.min(start + tile_tokens);
+            tiles.extend((0..config.kv_heads).map(|kv_head| (index, kv_head, start..end)));
+        }
+    }
+    let make = |(piece, kv_head, tokens): &(usize, usize, Range<usize>)| {
+        Tile::new(config, pieces[*piece].q, pieces[*piece].cache, *kv_head, tokens.clone())
+    };
+    let work: usize = pieces.iter().map(|piece| piece.q.len() * piece.cache.kept_tokens()).sum();
+    let results: Vec<Option<Partial>> = if work < SERIAL_WORK {
+        tiles.iter().map(make).map(|tile| tile.attend(config, tile.splits())).collect()
     } else if tiles.len() < PARTS_PER_THREAD * get_num_threads() {
         // Few tiles over many rows are shared among threads by rows.
-        let tiles: Vec<Tile> = tiles.iter().map(make).collect();
-        let parts: Vec<(&Tile, usize)> =
+        let tiles: Vec<Tile<'_>> = tiles.iter().map(make).collect();
+        let parts: Vec<(&Tile<'_>, usize)> =
             tiles.iter().flat_map(|tile| tile.splits().map(move |split| (tile, split))).collect();
-        let mut parts = in_parallel(parts.len(), |part| {
+        let mut parts = parallel::map(parts.len(), |part| {
             let (tile, split) = parts[part];
-            tile.attend(config, cache, split..split + 1)
+            tile.attend(config, split..split + 1)
         })
         .into_iter();
         tiles.iter().map(|tile| merge(parts.by_ref().take(tile.splits().len()).flatten())).collect()
     } else {
-        in_parallel(tiles.len(), |tile| {
+        parallel::map(tiles.len(), |tile| {
             let tile = make(&tiles[tile]);
-            tile.attend(config, cache, tile.splits())
+            tile.attend(config, tile.splits())
         })
     };
     let group_row = config.group() * config.head_dim;
-    for ((kv_head, tokens), result) in tiles.into_iter().zip(results) {
+    for ((piece, kv_head, tokens), result) in tiles.into_iter().zip(results) {
         let Some(result) = result else { continue };
         for (token, heads) in tokens.zip(result.finish().chunks_exact(group_row)) {
             let start = token * config.query_row() + kv_head * group_row;
-            out[start..start + group_row].copy_from_slice(heads);
+            pieces[piece].out[start..start + group_row].copy_from_slice(heads);
         }
     }
-}
-
-/// What `compute` gives for each index below `count`. The threads are those of Candle's matrix products: they spin
-/// for the next product, and those of another pool would have to fight them for the cores.
-fn in_parallel<T: Send + Sync>(count: usize, compute: impl Fn(usize) -> Option<T> + Sync) -> Vec<Option<T>> {
-    let results: Vec<OnceLock<Option<T>>> = (0..count).map(|_| OnceLock::new()).collect();
-    barrier_pool().execute_chunked(count, |range| {
-        for index in range {
-            results[index].get_or_init(|| compute(index));
-        }
-    });
-    results.into_iter().map(|result| result.into_inner().flatten()).collect()
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use candle_core::Result;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::attention::AttentionConfig;
-use crate::head::HeadCache;
+use crate::head::{HeadCache, SharedHead};
+use crate::parallel;
 use crate::plan::{CachePlan, KvShape};
+use crate::pool::{Charge, KvPool};
 use crate::settings::{KvSettings, SettingsError};
 use crate::window::ObservationWindow;
 
@@ -40,8 +41,30 @@ pub struct SequenceCache {
     layers: Vec<LayerCache>,
 }
 
+/// The first tokens of a sequence, as other sequences may begin with them: dense rows, held once however many
+/// caches have them.
+#[derive(Clone)]
+pub struct SharedPrefix {
+    tokens: usize,
+    /// By layer and KV head.
+    layers: Vec<Vec<SharedHead>>,
+}
+
+impl std::fmt::Debug for SharedPrefix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SharedPrefix").field("tokens", &self.tokens).finish_non_exhaustive()
+    }
+}
+
+impl SharedPrefix {
+    /// Tokens it holds.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+}
+
 impl SequenceCache {
-    /// An empty cache for a prompt of `prompt_tokens`.
+    /// An empty cache for a prompt of `prompt_tokens`, counted by nobody else.
     ///
     /// # Errors
     /// If the model's shape cannot take these settings: a head_dim that is not a multiple of 8, a ratio that
@@ -51,9 +74,71 @@ impl SequenceCache {
         settings: &KvSettings,
         prompt_tokens: usize,
     ) -> std::result::Result<Self, SettingsError> {
+        Self::counted(shape, settings, prompt_tokens, &KvPool::default())
+    }
+
+    /// The same, whose memory counts in `pool`.
+    ///
+    /// # Errors
+    /// As [`SequenceCache::new`].
+    pub fn counted(
+        shape: KvShape,
+        settings: &KvSettings,
+        prompt_tokens: usize,
+        pool: &KvPool,
+    ) -> std::result::Result<Self, SettingsError> {
         let plan = Arc::new(CachePlan::new(shape, settings, prompt_tokens)?);
-        let layers = (0..shape.layers).map(|_| LayerCache::new(Arc::clone(&plan))).collect();
+        let layers = (0..shape.layers).map(|_| LayerCache::new(Arc::clone(&plan), pool)).collect();
         Ok(Self { preset: settings.preset().to_owned(), plan, layers })
+    }
+
+    /// Begins with the first tokens of another sequence: as many whole groups as it shares, at most `most`, and
+    /// fewer than the prompt has by those whose queries are needed. Gives how many that are; none where these
+    /// settings hold the prompt in another precision.
+    ///
+    /// # Errors
+    /// If tokens were seen already.
+    pub fn begin_with(&mut self, prefix: &SharedPrefix, most: usize) -> Result<usize> {
+        if self.layers.iter().any(|layer| !layer.is_empty()) {
+            candle_core::bail!("a cache with tokens cannot begin with others");
+        }
+        let tokens = self.plan.shareable(prefix.tokens.min(most));
+        let fits = prefix.layers.len() == self.layers.len()
+            && prefix.layers.iter().flatten().all(|head| {
+                head.keys.layout == self.plan.dense_keys && head.values.layout == self.plan.dense_values
+            });
+        if !fits || tokens == 0 {
+            return Ok(0);
+        }
+        for (layer, heads) in self.layers.iter_mut().zip(&prefix.layers) {
+            layer.heads.iter_mut().zip(heads).for_each(|(head, shared)| head.begin_with(shared, tokens));
+            layer.len = tokens;
+        }
+        Ok(tokens)
+    }
+
+    /// Gives the first tokens to other sequences, whole groups of them; they stay in this cache, too. `None` if
+    /// there are none in the form in which prompts are computed, because tokens were dropped or sealed.
+    pub fn share(&mut self) -> Option<SharedPrefix> {
+        let heads = self.layers.iter().flat_map(|layer| &layer.heads);
+        let tokens = heads.map(HeadCache::shareable).min().filter(|&tokens| tokens > 0)?;
+        if self.plan.drops_prompt_tokens() || self.layers.iter().any(|layer| layer.len != self.len()) {
+            return None;
+        }
+        let layers = self.layers.iter_mut();
+        let layers = layers.map(|layer| layer.heads.iter_mut().map(HeadCache::share).collect()).collect();
+        Some(SharedPrefix { tokens, layers })
+    }
+
+    /// Bytes that the next token may allocate; what it frees is not counted.
+    pub fn next_bytes(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.next_bytes() as u64).sum()
+    }
+
+    /// Tokens of the prompt that did not go through `layer` yet; `None` once the prompt is finished there.
+    pub fn prompt_left(&self, layer: usize) -> Option<usize> {
+        let layer = self.layers.get(layer).filter(|layer| !matches!(layer.phase, Phase::Generating))?;
+        Some(self.plan.prompt_tokens.saturating_sub(layer.len))
     }
 
     /// The layers' caches. Prefill goes layer by layer; see [`LayerCache::finish_prompt`].
@@ -97,6 +182,7 @@ pub struct LayerCache {
     pub(crate) heads: Vec<HeadCache>,
     len: usize,
     phase: Phase,
+    pool: KvPool,
 }
 
 #[derive(Debug)]
@@ -104,15 +190,15 @@ enum Phase {
     /// Nothing was stored yet.
     Empty,
     /// The prompt is being computed; its last queries are held where they will be needed.
-    Prompt(Option<ObservationWindow>),
+    Prompt(Option<(ObservationWindow, Charge)>),
     /// The prompt is compressed.
     Generating,
 }
 
 impl LayerCache {
-    fn new(plan: Arc<CachePlan>) -> Self {
-        let heads = (0..plan.shape.attention.kv_heads).map(|_| HeadCache::new(&plan)).collect();
-        Self { plan, heads, len: 0, phase: Phase::Empty }
+    fn new(plan: Arc<CachePlan>, pool: &KvPool) -> Self {
+        let heads = (0..plan.shape.attention.kv_heads).map(|_| HeadCache::new(&plan, pool)).collect();
+        Self { plan, heads, len: 0, phase: Phase::Empty, pool: pool.clone() }
     }
 
     /// Logical length: tokens this layer has seen; the position of its next token.
@@ -133,10 +219,15 @@ impl LayerCache {
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         let window = match &self.phase {
-            Phase::Prompt(Some(window)) => window.bytes(),
+            Phase::Prompt(Some((window, _))) => window.bytes(),
             _ => 0,
         };
         self.heads.iter().map(HeadCache::bytes).sum::<usize>() + window
+    }
+
+    /// Bytes that the next token may allocate. All heads hold as many.
+    fn next_bytes(&self) -> usize {
+        self.heads.first().map_or(0, |head| head.next_bytes(&self.plan)) * self.heads.len()
     }
 
     /// Packs what left the window, if no token could be appended otherwise. Returns how many can be, at least
@@ -153,22 +244,26 @@ impl LayerCache {
         let plan = Arc::clone(&self.plan);
         if matches!(self.phase, Phase::Empty) {
             let AttentionConfig { query_heads, head_dim, .. } = plan.shape.attention;
-            let window = plan.observes().then(|| ObservationWindow::new(plan.window, query_heads, head_dim));
+            let window = plan.observes().then(|| {
+                let window = ObservationWindow::starting_at(self.len, plan.window, query_heads, head_dim);
+                let charge = self.pool.charge(window.bytes());
+                (window, charge)
+            });
             self.phase = Phase::Prompt(window);
             self.heads.iter_mut().for_each(|head| head.reserve_prompt(plan.prompt_tokens));
         }
         let head_dim = plan.shape.attention.head_dim;
         let row_len = plan.shape.attention.kv_row();
-        let append = |(kv_head, head): (usize, &mut HeadCache)| {
+        let append = |kv_head: usize, head: &mut HeadCache| {
             let channels = kv_head * head_dim..(kv_head + 1) * head_dim;
             for (key, value) in keys.chunks_exact(row_len).zip(values.chunks_exact(row_len)) {
                 head.append(&key[channels.clone()], &value[channels.clone()]);
             }
         };
         if keys.len() < SERIAL_VALUES {
-            self.heads.iter_mut().enumerate().for_each(append);
+            self.heads.iter_mut().enumerate().for_each(|(kv_head, head)| append(kv_head, head));
         } else {
-            self.heads.par_iter_mut().enumerate().for_each(append);
+            parallel::for_each(&mut self.heads, append);
         }
         self.len += keys.len() / row_len;
     }
@@ -176,7 +271,7 @@ impl LayerCache {
     /// Takes note of the queries (tokens, query_heads * head_dim) of tokens just appended, where the
     /// compression of the prompt will need them. `scale`: the attention scale.
     pub(crate) fn observe(&mut self, queries: &[f32], scale: f32) {
-        if let Phase::Prompt(Some(window)) = &mut self.phase {
+        if let Phase::Prompt(Some((window, _))) = &mut self.phase {
             window.push(queries, scale);
         }
     }
@@ -189,10 +284,8 @@ impl LayerCache {
     pub fn finish_prompt(&mut self) -> Result<()> {
         match std::mem::replace(&mut self.phase, Phase::Generating) {
             Phase::Prompt(window) => {
-                let plan = &self.plan;
-                self.heads.par_iter_mut().enumerate().for_each(|(kv_head, head)| {
-                    head.compress(plan, kv_head, window.as_ref());
-                });
+                let (plan, window) = (&self.plan, window.as_ref().map(|(window, _)| window));
+                parallel::for_each(&mut self.heads, |kv_head, head| head.compress(plan, kv_head, window));
                 Ok(())
             }
             Phase::Empty => candle_core::bail!("the prompt cannot be finished before its first token"),

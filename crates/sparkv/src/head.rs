@@ -3,7 +3,8 @@
 use sparkv_kernels::{BLOCK, KvRun};
 
 use crate::plan::{CachePlan, SealPlan, Survivors};
-use crate::rows::{Growth, KvRows, Limit};
+use crate::pool::{Charge, KvPool};
+use crate::rows::{Growth, KvRows, Limit, SharedStore};
 use crate::window::{ObservationWindow, key_scaling, pool};
 
 /// Stored tokens of one KV head.
@@ -18,6 +19,14 @@ pub(crate) struct HeadCache {
     dense: KvRows,
     /// What was done to the keys in `sealed`, once there is something to know it from.
     key_domain: Option<KeyDomain>,
+    pool: KvPool,
+}
+
+/// Keys and values of one KV head that several caches may begin with.
+#[derive(Clone)]
+pub(crate) struct SharedHead {
+    pub(crate) keys: SharedStore,
+    pub(crate) values: SharedStore,
 }
 
 /// The domain of sealed keys: (k - mean) * scaling.
@@ -28,9 +37,15 @@ struct KeyDomain {
     /// (head_dim): subtracted from keys. A constant on all keys does not change a softmax, so that it only
     /// has to be known for the scores of dense keys to go with those of sealed ones.
     mean: Option<Box<[f32]>>,
+    _charge: Charge,
 }
 
 impl KeyDomain {
+    fn new(scaling: Box<[f32]>, mean: Option<Box<[f32]>>, pool: &KvPool) -> Self {
+        let bytes = size_of_val(&scaling[..]) + mean.as_deref().map_or(0, size_of_val);
+        Self { scaling, mean, _charge: pool.charge(bytes) }
+    }
+
     fn bytes(&self) -> usize {
         size_of_val(&self.scaling[..]) + self.mean.as_deref().map_or(0, size_of_val)
     }
@@ -47,9 +62,31 @@ impl KeyDomain {
 }
 
 impl HeadCache {
-    pub(crate) fn new(plan: &CachePlan) -> Self {
-        let dense = KvRows::new(plan.dense_keys, plan.dense_values, Growth::Share, Limit::NONE);
-        Self { sealed: None, dense, key_domain: None }
+    pub(crate) fn new(plan: &CachePlan, pool: &KvPool) -> Self {
+        let dense = KvRows::new(plan.dense_keys, plan.dense_values, Growth::Share, Limit::NONE, pool);
+        Self { sealed: None, dense, key_domain: None, pool: pool.clone() }
+    }
+
+    /// Bytes that the next token may allocate, a block that it seals included; what it frees is not counted.
+    pub(crate) fn next_bytes(&self, plan: &CachePlan) -> usize {
+        let seals = self.sealed.as_ref().filter(|_| self.room(plan) == 0);
+        seals.map_or(0, |sealed| sealed.next_bytes(BLOCK)) + self.dense.next_bytes(1)
+    }
+
+    /// Tokens that [`HeadCache::share`] would give.
+    pub(crate) fn shareable(&self) -> usize {
+        if self.sealed.is_none() { self.dense.keys.shareable() } else { 0 }
+    }
+
+    /// Gives the first tokens to other caches, whole groups; they stay in this one.
+    pub(crate) fn share(&mut self) -> SharedHead {
+        SharedHead { keys: self.dense.keys.share(), values: self.dense.values.share() }
+    }
+
+    /// Begins with `tokens` tokens of another cache, whole groups.
+    pub(crate) fn begin_with(&mut self, shared: &SharedHead, tokens: usize) {
+        self.dense.keys.begin_with(&shared.keys, tokens);
+        self.dense.values.begin_with(&shared.values, tokens);
     }
 
     /// Tokens stored.
@@ -106,7 +143,7 @@ impl HeadCache {
         if survivors.len() == self.dense.len() && plan.seal.is_none() && limit == Limit::NONE {
             return;
         }
-        let empty = KvRows::new(plan.dense_keys, plan.dense_values, growth, limit);
+        let empty = KvRows::new(plan.dense_keys, plan.dense_values, growth, limit, &self.pool);
         let prompt = std::mem::replace(&mut self.dense, empty);
         let mut stays = survivors.as_slice();
         let sinks;
@@ -141,13 +178,12 @@ impl HeadCache {
     ) {
         if let Some((window, kv_head)) = observed.filter(|_| seal.scales_keys()) {
             let group = plan.shape.attention.group();
-            self.key_domain = Some(KeyDomain {
-                scaling: key_scaling(window.query_energy(kv_head, group, plan.statistic)),
-                mean: seal.center_keys.then(|| mean_key(prompt, plan.shape.attention.head_dim)),
-            });
+            let scaling = key_scaling(window.query_energy(kv_head, group, plan.statistic));
+            let mean = seal.center_keys.then(|| mean_key(prompt, plan.shape.attention.head_dim));
+            self.key_domain = Some(KeyDomain::new(scaling, mean, &self.pool));
         }
         let limit = Limit { rows: seal.limit, pinned: 0 };
-        let mut sealed = KvRows::new(seal.keys, seal.values, Growth::Block, limit);
+        let mut sealed = KvRows::new(seal.keys, seal.values, Growth::Block, limit, &self.pool);
         sealed.reserve(indices.len());
         let (mut key_rows, mut value_rows) = (prompt.keys.reader(), prompt.values.reader());
         let (mut keys, mut values) = (Vec::new(), Vec::new());
@@ -301,11 +337,11 @@ mod tests {
                     "precision": "f32", "window": {slots}, "sinks": 0}}"#
             ));
             let plan = CachePlan::new(shape, &settings, tokens + slots).unwrap();
-            let mut window = ObservationWindow::new(slots, query_heads, head_dim);
+            let mut window = ObservationWindow::starting_at(0, slots, query_heads, head_dim);
             let by_position = queries.transpose(0, 1).unwrap().contiguous().unwrap();
             window.push(&by_position.flatten_all().unwrap().to_vec1::<f32>().unwrap(), 1.0);
             for kv_head in 0..kv_heads {
-                let mut head = HeadCache::new(&plan);
+                let mut head = HeadCache::new(&plan, &KvPool::default());
                 let zeros = vec![0.0; head_dim];
                 for key in rows(&keys.get(kv_head).unwrap()) {
                     head.append(&key, &zeros);
@@ -328,7 +364,7 @@ mod tests {
     }
 
     fn filled(plan: &CachePlan, tokens: usize) -> HeadCache {
-        let mut head = HeadCache::new(plan);
+        let mut head = HeadCache::new(plan, &KvPool::default());
         head.reserve_prompt(tokens);
         for token in 0..tokens {
             head.append(&[token as f32; 8], &[token as f32; 8]);
@@ -367,8 +403,8 @@ mod tests {
     fn snapkv_keeps_what_the_window_attends_to() {
         let json = r#"{"eviction": {"policy": "snapkv", "max_tokens": 20}, "window": 4, "sinks": 2}"#;
         let plan = plan(json, 100);
-        let mut head = HeadCache::new(&plan);
-        let mut window = ObservationWindow::new(4, 1, 8);
+        let mut head = HeadCache::new(&plan, &KvPool::default());
+        let mut window = ObservationWindow::starting_at(0, 4, 1, 8);
         for token in 0..100 {
             let mut key = [0.0; 8];
             key[0] = token as f32;

@@ -24,13 +24,16 @@ pub mod budget;
 pub mod cache;
 mod fill;
 mod head;
+mod parallel;
 pub mod plan;
+pub mod pool;
 mod rows;
 pub mod settings;
 mod window;
 
 pub use attention::{AttentionConfig, Span, attend};
 pub use budget::Budget;
-pub use cache::{KvUsage, LayerCache, SequenceCache};
+pub use cache::{KvUsage, LayerCache, SequenceCache, SharedPrefix};
 pub use plan::KvShape;
+pub use pool::KvPool;
 pub use settings::{KvChoice, KvOptions, KvSettings, Presets, SettingsError};

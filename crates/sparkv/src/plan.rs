@@ -129,6 +129,38 @@ impl CachePlan {
             || matches!(self.survivors, Survivors::HeavyHitters(_))
     }
 
+    /// Tokens of a prompt that need not be computed where its first `tokens` are held already: whole groups, and
+    /// not those whose queries are needed.
+    pub(crate) fn shareable(&self, tokens: usize) -> usize {
+        let needed = if self.observes() { self.window } else { 1 };
+        tokens.min(self.prompt_tokens.saturating_sub(needed)) / GROUP * GROUP
+    }
+
+    /// Whether tokens of the prompt may be gone once it is compressed.
+    pub(crate) fn drops_prompt_tokens(&self) -> bool {
+        self.survivors.count(self.prompt_tokens) < self.prompt_tokens
+    }
+
+    /// The most bytes held while the prompt is computed, layer by layer: the layers before, and one that is
+    /// still dense (where layers are compressed) beside what becomes of it.
+    pub(crate) fn prompt_bytes(&self) -> u64 {
+        let attention = &self.shape.attention;
+        let after = self.bytes_after(0);
+        let compresses = self.seal.is_some() || self.drops_prompt_tokens();
+        if !compresses {
+            return after;
+        }
+        let rows = self.prompt_tokens.next_multiple_of(GROUP);
+        let dense = attention.kv_heads
+            * (chunk_bytes(&self.dense_keys, rows) + chunk_bytes(&self.dense_values, rows));
+        let window = if self.observes() {
+            self.window * attention.query_heads * attention.head_dim * size_of::<f32>()
+        } else {
+            0
+        };
+        after + (dense + window) as u64
+    }
+
     /// How dense rows are held once the prompt is compressed.
     pub(crate) fn dense_growth(&self) -> (Growth, Limit) {
         match (self.seal, self.survivors) {

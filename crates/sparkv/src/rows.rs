@@ -1,9 +1,13 @@
 //! Storage of rows: where the bytes of a cache are held, and counted.
 
+use std::sync::Arc;
+
 use bytemuck::{Pod, Zeroable};
 use memmap2::MmapMut;
 use sparkv_kernels::dense;
 use sparkv_kernels::{BLOCK, GROUP, KvRun, Layout, Rows, seal};
+
+use crate::pool::{Charge, KvPool};
 
 /// A line of a processor's cache; chunks of rows begin with one, so that few loads straddle two.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -63,12 +67,21 @@ struct Chunk {
     memory: Memory,
     /// Rows there is room for.
     rows: usize,
+    _charge: Charge,
 }
 
 impl Chunk {
-    fn new(layout: &Layout, rows: usize) -> Self {
-        Self { memory: Memory::new(chunk_bytes(layout, rows)), rows }
+    fn new(layout: &Layout, rows: usize, pool: &KvPool) -> Self {
+        let bytes = chunk_bytes(layout, rows);
+        Self { memory: Memory::new(bytes), rows, _charge: pool.charge(bytes) }
     }
+}
+
+/// The first rows of a chunk, whole groups, which other caches may read, too, and nobody writes any more.
+#[derive(Clone)]
+struct SharedRows {
+    chunk: Arc<Chunk>,
+    rows: usize,
 }
 
 /// Bytes allocated for a chunk of `rows` rows.
@@ -117,7 +130,9 @@ impl Limit {
 /// allocated.
 pub(crate) struct RowStore {
     layout: Layout,
-    /// All but the last are full; all are whole units of the layout.
+    /// The first rows, where they are shared with other caches; dense ones.
+    shared: Vec<SharedRows>,
+    /// What follows. All but the last are full; all are whole units of the layout.
     chunks: Vec<Chunk>,
     len: usize,
     capacity: usize,
@@ -127,6 +142,7 @@ pub(crate) struct RowStore {
     limit: Limit,
     /// The row to be overwritten next, once the limit is reached.
     oldest: usize,
+    pool: KvPool,
 }
 
 impl std::fmt::Debug for RowStore {
@@ -140,8 +156,10 @@ impl std::fmt::Debug for RowStore {
 
 impl RowStore {
     /// An empty store. Where blocks are pushed, the limit is a multiple of [`BLOCK`], and nothing is pinned.
-    fn new(layout: Layout, unit: usize, growth: Growth, limit: Limit) -> Self {
-        Self { layout, chunks: Vec::new(), len: 0, capacity: 0, unit, growth, limit, oldest: limit.pinned }
+    fn new(layout: Layout, unit: usize, growth: Growth, limit: Limit, pool: KvPool) -> Self {
+        let (shared, chunks) = (Vec::new(), Vec::new());
+        let oldest = limit.pinned;
+        Self { layout, shared, chunks, len: 0, capacity: 0, unit, growth, limit, oldest, pool }
     }
 
     /// Rows held.
@@ -154,16 +172,64 @@ impl RowStore {
         self.limit.rows.saturating_sub(self.len).max(1)
     }
 
-    /// Bytes allocated.
+    /// Bytes allocated; for shared rows, what they would take alone.
     pub(crate) fn bytes(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.memory.bytes().len()).sum()
+        let shared = self.shared.iter().map(|shared| chunk_bytes(&self.layout, shared.rows));
+        shared.chain(self.chunks.iter().map(|chunk| chunk.memory.bytes().len())).sum()
+    }
+
+    /// Bytes that pushing `rows` more would allocate.
+    pub(crate) fn next_bytes(&self, rows: usize) -> usize {
+        if self.len + rows <= self.capacity.min(self.limit.rows) || self.len >= self.limit.rows {
+            return 0;
+        }
+        let wanted = self.growth.rows(self.capacity, self.unit).min(self.limit.rows - self.capacity);
+        chunk_bytes(&self.layout, wanted.next_multiple_of(self.unit))
+    }
+
+    /// Rows that [`RowStore::share`] would give.
+    pub(crate) fn shareable(&self) -> usize {
+        if self.limit == Limit::NONE && !self.layout.is_sealed() { self.len / GROUP * GROUP } else { 0 }
+    }
+
+    /// Gives what can be shared of the rows held, whole groups: nobody writes them any more from then on. What
+    /// follows them stays this store's own.
+    pub(crate) fn share(&mut self) -> SharedStore {
+        let whole = self.shareable();
+        let mut rest = Vec::new();
+        let mut reader = self.reader();
+        (whole..self.len).for_each(|index| rest.extend_from_slice(reader.row(index)));
+        let mut start: usize = self.shared.iter().map(|shared| shared.rows).sum();
+        for chunk in std::mem::take(&mut self.chunks) {
+            let rows = chunk.rows.min(whole - start);
+            if rows > 0 {
+                self.shared.push(SharedRows { chunk: Arc::new(chunk), rows });
+            }
+            start += rows;
+        }
+        (self.len, self.capacity) = (whole, whole);
+        rest.chunks_exact(self.layout.head_dim()).for_each(|row| self.push(row));
+        SharedStore { layout: self.layout, rows: self.shared.clone() }
+    }
+
+    /// Begins with the first `rows` rows, whole groups, of another store of the same layout. To be called while
+    /// this one is empty.
+    pub(crate) fn begin_with(&mut self, store: &SharedStore, rows: usize) {
+        for shared in &store.rows {
+            let rows = shared.rows.min(rows - self.len);
+            if rows > 0 {
+                self.shared.push(SharedRows { chunk: Arc::clone(&shared.chunk), rows });
+            }
+            self.len += rows;
+        }
+        self.capacity = self.len;
     }
 
     /// Makes room for `rows` rows in all, and no more than whole units take.
     pub(crate) fn reserve(&mut self, rows: usize) {
         let rows = rows.min(self.limit.rows).saturating_sub(self.capacity);
         if rows > 0 {
-            let chunk = Chunk::new(&self.layout, rows.next_multiple_of(self.unit));
+            let chunk = Chunk::new(&self.layout, rows.next_multiple_of(self.unit), &self.pool);
             self.capacity += chunk.rows;
             self.chunks.push(chunk);
         }
@@ -235,18 +301,31 @@ impl RowStore {
     /// The rows held, as contiguous runs.
     pub(crate) fn runs(&self) -> impl Iterator<Item = Rows<'_>> {
         let mut left = self.len;
-        self.chunks.iter().map_while(move |chunk| {
-            let rows = chunk.rows.min(left);
+        self.parts().map_while(move |(chunk, rows)| {
+            let rows = rows.min(left);
             left -= rows;
             let bytes = chunk.memory.bytes();
             (rows > 0).then(|| Rows::new(self.layout, &bytes[..self.layout.bytes(rows)], rows))
         })
     }
 
+    /// Chunks, and how many of their rows there is use for, in order.
+    fn parts(&self) -> impl Iterator<Item = (&Chunk, usize)> {
+        let shared = self.shared.iter().map(|shared| (&*shared.chunk, shared.rows));
+        shared.chain(self.chunks.iter().map(|chunk| (chunk, chunk.rows)))
+    }
+
     /// Reads rows of a dense layout; cheap where they are read in order.
     pub(crate) fn reader(&self) -> RowReader<'_> {
         RowReader { store: self, group: usize::MAX, rows: vec![0.0; GROUP * self.layout.head_dim()] }
     }
+}
+
+/// Rows of one dense layout that several caches may begin with; see [`RowStore::share`].
+#[derive(Clone)]
+pub(crate) struct SharedStore {
+    pub(crate) layout: Layout,
+    rows: Vec<SharedRows>,
 }
 
 /// Reads rows of a [`RowStore`] of a dense layout, a group at a time.
@@ -265,11 +344,11 @@ impl RowReader<'_> {
         if index / GROUP != self.group {
             self.group = index / GROUP;
             let mut start = 0;
-            for chunk in &self.store.chunks {
-                if (start..start + chunk.rows).contains(&index) {
+            for (chunk, rows) in self.store.parts() {
+                if (start..start + rows).contains(&index) {
                     dense::read_group(layout, chunk.memory.bytes(), (index - start) / GROUP, &mut self.rows);
                 }
-                start += chunk.rows;
+                start += rows;
             }
         }
         let start = index % GROUP * layout.head_dim();
@@ -286,9 +365,9 @@ pub(crate) struct KvRows {
 
 impl KvRows {
     /// An empty store. Its chunks hold the same tokens of keys and values.
-    pub(crate) fn new(keys: Layout, values: Layout, growth: Growth, limit: Limit) -> Self {
+    pub(crate) fn new(keys: Layout, values: Layout, growth: Growth, limit: Limit, pool: &KvPool) -> Self {
         let unit = keys.unit_rows().max(values.unit_rows());
-        let store = |layout| RowStore::new(layout, unit, growth, limit);
+        let store = |layout| RowStore::new(layout, unit, growth, limit, pool.clone());
         Self { keys: store(keys), values: store(values) }
     }
 
@@ -300,6 +379,11 @@ impl KvRows {
     /// Bytes allocated.
     pub(crate) fn bytes(&self) -> usize {
         self.keys.bytes() + self.values.bytes()
+    }
+
+    /// Bytes that storing `tokens` more would allocate.
+    pub(crate) fn next_bytes(&self, tokens: usize) -> usize {
+        self.keys.next_bytes(tokens) + self.values.next_bytes(tokens)
     }
 
     /// Makes room for `tokens` in all.

@@ -149,6 +149,10 @@ pub struct KvOptions {
     /// First tokens that are never evicted or pruned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sinks: Option<usize>,
+    /// Whether the next turn of the conversation goes on from this compressed cache, which is kept for it, rather
+    /// than compress the whole conversation anew: sooner, but what was lost for this turn's question stays lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continues: Option<bool>,
 }
 
 /// How many tokens an eviction policy keeps.
@@ -194,6 +198,7 @@ pub struct KvSettings {
     pub(crate) precision: Precision,
     pub(crate) window: usize,
     pub(crate) sinks: usize,
+    pub(crate) continues: bool,
 }
 
 impl KvSettings {
@@ -210,6 +215,7 @@ impl KvSettings {
             precision: Precision::F16,
             window: DEFAULT_WINDOW,
             sinks: DEFAULT_SINKS,
+            continues: false,
         }
     }
 
@@ -246,6 +252,12 @@ impl KvSettings {
     /// First tokens that are never evicted or pruned.
     pub fn sinks(&self) -> usize {
         self.sinks
+    }
+
+    /// Whether the cache is kept, compressed as it is, for the request that continues the conversation. Never where
+    /// nothing is compressed: then any request goes on from it, and loses nothing.
+    pub fn continues(&self) -> bool {
+        self.continues && (self.seals() || self.eviction != Eviction::None)
     }
 
     /// How many magnitudes pruned channels are recovered with.
@@ -387,6 +399,7 @@ fn merge(base: &KvOptions, over: KvOptions) -> KvOptions {
         precision: over.precision.or(base.precision),
         window: over.window.or(base.window),
         sinks: over.sinks.or(base.sinks),
+        continues: over.continues.or(base.continues),
     }
 }
 
@@ -416,6 +429,7 @@ fn check(preset: String, options: &KvOptions) -> Result<KvChoice, SettingsError>
         precision: options.precision.unwrap_or(Precision::F16),
         window: options.window.unwrap_or(DEFAULT_WINDOW),
         sinks: options.sinks.unwrap_or(DEFAULT_SINKS),
+        continues: options.continues.unwrap_or(false),
     };
     if settings.precision == Precision::Int4 && (settings.key_ratio > 0.0 || settings.value_ratio > 0.0) {
         let reason = "int4 holds rows that are not pruned; with pruning use f16 or int8";

@@ -23,14 +23,18 @@ pub(crate) struct ObservationWindow {
     slots: usize,
     row_len: usize,
     head_dim: usize,
-    /// Queries seen; the last `slots` of them are held.
+    /// The first position whose query was seen.
+    first: usize,
+    /// The position of the next query; the last `slots` before it are held.
     seen: usize,
 }
 
 impl ObservationWindow {
-    pub(crate) fn new(slots: usize, query_heads: usize, head_dim: usize) -> Self {
+    /// A window of the last `slots` positions of a prompt whose queries are seen from position `first` on, at
+    /// least that many.
+    pub(crate) fn starting_at(first: usize, slots: usize, query_heads: usize, head_dim: usize) -> Self {
         let row_len = query_heads * head_dim;
-        Self { rows: vec![0.0; slots * row_len], slots, row_len, head_dim, seen: 0 }
+        Self { rows: vec![0.0; slots * row_len], slots, row_len, head_dim, first, seen: first }
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -53,7 +57,7 @@ impl ObservationWindow {
 
     /// Position and queries (query_heads * head_dim) of each held position, oldest first.
     fn positions(&self) -> impl Iterator<Item = (usize, &[f32])> {
-        (self.seen.saturating_sub(self.slots)..self.seen).map(|position| {
+        (self.seen.saturating_sub(self.slots).max(self.first)..self.seen).map(|position| {
             let slot = position % self.slots;
             (position, &self.rows[slot * self.row_len..(slot + 1) * self.row_len])
         })
@@ -171,11 +175,12 @@ pub(crate) fn pool(mass: &[f32]) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::KvPool;
     use crate::rows::{Growth, KvRows, Limit};
     use sparkv_kernels::{Format, Layout, Side};
 
     fn window(slots: usize, rows: &[[f32; 16]]) -> ObservationWindow {
-        let mut window = ObservationWindow::new(slots, 2, 8);
+        let mut window = ObservationWindow::starting_at(0, slots, 2, 8);
         rows.iter().for_each(|row| window.push(row, 1.0));
         window
     }
@@ -184,7 +189,7 @@ mod tests {
     fn only_the_last_queries_are_held_however_they_arrive() {
         let rows: Vec<[f32; 16]> = (0..10).map(|i| [i as f32; 16]).collect();
         let one_by_one = window(4, &rows);
-        let mut at_once = ObservationWindow::new(4, 2, 8);
+        let mut at_once = ObservationWindow::starting_at(0, 4, 2, 8);
         at_once.push(rows.as_flattened(), 1.0);
         for window in [&one_by_one, &at_once] {
             let held: Vec<(usize, f32)> = window.positions().map(|(p, row)| (p, row[0])).collect();
@@ -212,7 +217,13 @@ mod tests {
     #[test]
     fn attention_mass_is_a_causal_softmax() {
         let layout = |side| Layout::new(side, 8, Format::F32).unwrap();
-        let mut rows = KvRows::new(layout(Side::Keys), layout(Side::Values), Growth::Share, Limit::NONE);
+        let mut rows = KvRows::new(
+            layout(Side::Keys),
+            layout(Side::Values),
+            Growth::Share,
+            Limit::NONE,
+            &KvPool::default(),
+        );
         for i in 0..6 {
             rows.push(&[i as f32 * 0.1; 8], &[0.0; 8]);
         }

@@ -12,7 +12,7 @@ use crate::settings::Settings;
 /// Serves until told to stop.
 ///
 /// # Errors
-/// If the address cannot be had, the model cannot be loaded, or serving fails.
+/// If the address cannot be had, the model cannot be loaded, serving fails, or the model is lost.
 pub(crate) fn serve(settings: &Settings) -> anyhow::Result<()> {
     let source = loading::source(settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -29,6 +29,7 @@ pub(crate) fn serve(settings: &Settings) -> anyhow::Result<()> {
         default_kv: settings.kv.clone(),
         presets: settings.presets.clone(),
         drain_deadline: Duration::from_secs(server.drain_seconds.into()),
+        request_timeout: server.request_seconds.map(|seconds| Duration::from_secs(seconds.get().into())),
     };
     let drained = runtime.block_on(async {
         let stop = stop_signal().context("cannot listen for signals")?;
@@ -41,6 +42,9 @@ pub(crate) fn serve(settings: &Settings) -> anyhow::Result<()> {
     }
     // What still runs was cut off above; do not wait for it.
     runtime.shutdown_background();
+    if drained == Drained::EngineLost {
+        anyhow::bail!("the model's thread ended unexpectedly; see the log");
+    }
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 use std::{
     collections::VecDeque,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use super::{
@@ -13,15 +14,14 @@ use super::{
 };
 use crate::{event::GenerateError, request::RequestError};
 
-/// Sequences that run at a time.
-pub(super) const MAX_RUNNING: usize = 1;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Takes requests.
     Open,
     /// Finishes those it took.
     Draining,
+    /// Ends those it took.
+    Aborting,
     /// The thread is gone.
     Dead,
 }
@@ -31,6 +31,8 @@ struct State {
     waiting: VecDeque<Job>,
     /// Where the tokens of each running sequence go.
     running: Vec<Events>,
+    /// Whether the first in line waits for memory.
+    blocked: bool,
     phase: Phase,
 }
 
@@ -40,18 +42,20 @@ pub(super) struct Line {
     state: Mutex<State>,
     changed: Condvar,
     max_queue: usize,
+    max_running: usize,
 }
 
 impl Line {
-    pub(super) fn new(max_queue: usize) -> Self {
-        let state = State { waiting: VecDeque::new(), running: Vec::new(), phase: Phase::Open };
-        Self { state: Mutex::new(state), changed: Condvar::new(), max_queue }
+    pub(super) fn new(max_queue: usize, max_running: usize) -> Self {
+        let (waiting, running) = (VecDeque::new(), Vec::new());
+        let state = State { waiting, running, blocked: false, phase: Phase::Open };
+        Self { state: Mutex::new(state), changed: Condvar::new(), max_queue, max_running }
     }
 
     /// Puts a job at the end of the line.
     pub(super) fn join(&self, job: Job) -> Result<(), RequestError> {
         let mut state = self.lock();
-        state.check_room(self.max_queue)?;
+        state.check_room(self.max_queue, self.max_running)?;
         state.waiting.push_back(job);
         self.changed.notify_all();
         Ok(())
@@ -59,27 +63,52 @@ impl Line {
 
     /// Whether a job could join.
     pub(super) fn check_room(&self) -> Result<(), RequestError> {
-        self.lock().check_room(self.max_queue)
+        self.lock().check_room(self.max_queue, self.max_running)
     }
 
-    /// Takes the first job, which counts as running from now on. Waits for one; `None` once there is none to
-    /// wait for.
-    pub(super) fn wait(&self) -> Option<Job> {
+    /// Waits for a job; false once there is none to wait for.
+    pub(super) fn wait(&self) -> bool {
         let mut state = self.lock();
         loop {
-            if let Some(job) = state.take() {
-                return Some(job);
+            if !state.waiting.is_empty() {
+                return true;
             }
             if state.phase != Phase::Open {
-                return None;
+                return false;
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// Takes the first job, if there is one; it counts as running from now on.
-    pub(super) fn poll(&self) -> Option<Job> {
-        self.lock().take()
+    pub(super) fn take(&self) -> Option<Job> {
+        let mut state = self.lock();
+        state.blocked = false;
+        let job = state.waiting.pop_front()?;
+        state.running.push(job.events.clone());
+        Some(job)
+    }
+
+    /// Takes a job back that counted as running, as the first in line. There is no memory for it, for now.
+    pub(super) fn put_back(&self, job: Job) {
+        let mut state = self.lock();
+        state.running.retain(|running| !running.same_channel(&job.events));
+        if state.phase == Phase::Aborting {
+            return;
+        }
+        state.blocked = true;
+        state.waiting.push_front(job);
+    }
+
+    /// Takes out the jobs whose time is up.
+    pub(super) fn take_late(&self, now: Instant) -> Vec<Job> {
+        let mut state = self.lock();
+        if !state.waiting.iter().any(|job| job.is_late(now)) {
+            return Vec::new();
+        }
+        let (late, waiting): (Vec<_>, _) = state.waiting.drain(..).partition(|job| job.is_late(now));
+        state.waiting = waiting.into();
+        late
     }
 
     /// The job that reports to `events` has ended, which counted as running.
@@ -95,6 +124,11 @@ impl Line {
     pub(super) fn load(&self) -> Load {
         let state = self.lock();
         Load { running: state.running.len(), waiting: state.waiting.len() }
+    }
+
+    /// Whether what runs is to end now.
+    pub(super) fn is_aborted(&self) -> bool {
+        self.lock().phase == Phase::Aborting
     }
 
     pub(super) fn is_alive(&self) -> bool {
@@ -115,6 +149,9 @@ impl Line {
     pub(super) fn abort(&self) {
         self.drain();
         let mut state = self.lock();
+        if state.phase == Phase::Draining {
+            state.phase = Phase::Aborting;
+        }
         state.waiting.clear();
         for events in &state.running {
             // A client that went away needs no telling.
@@ -137,21 +174,15 @@ impl Line {
 }
 
 impl State {
-    fn check_room(&self, max_queue: usize) -> Result<(), RequestError> {
+    fn check_room(&self, max_queue: usize, max_running: usize) -> Result<(), RequestError> {
         if self.phase != Phase::Open {
             return Err(RequestError::Stopped);
         }
         // Free places to run count too: the thread may not have taken up yet what it is free for.
-        let free = MAX_RUNNING.saturating_sub(self.running.len());
+        let free = if self.blocked { 0 } else { max_running.saturating_sub(self.running.len()) };
         if self.waiting.len() >= max_queue.saturating_add(free) {
             return Err(RequestError::QueueFull { max_queue });
         }
         Ok(())
-    }
-
-    fn take(&mut self) -> Option<Job> {
-        let job = self.waiting.pop_front()?;
-        self.running.push(job.events.clone());
-        Some(job)
     }
 }

@@ -1,15 +1,30 @@
 //! Tokens only: the thread that owns the model, and the handle on it.
 //!
-//! One subject per file: `line` is where requests wait, `sequence` is one request at work, `scheduler`
-//! is the loop that decides which sequence runs next. None of them knows text.
+//! One subject per file: `line` is where requests wait, `sequence` is one request at work, `scheduler` is the
+//! loop that decides who takes part in the next step, `pace` how much of prompts does, `memory` computes what a
+//! request needs, `prefix` keeps what need not be computed again. None of them knows text.
+//!
+//! Every step is one ragged batch: the next token of every sequence that is being answered, and pieces of the
+//! prompts of the others. Memory is promised before it is used: a request starts when what it needs until its
+//! first token is free, beside what the others need next. If answers outgrow the memory, the last to have come
+//! goes back in line and later begins again, from the tokens it had. A step that fails ends the sequence that was
+//! alone in it; if there were several, each begins again and goes on alone for a step.
 mod line;
+mod memory;
+mod pace;
+mod prefix;
 mod scheduler;
 mod sequence;
+mod stats;
 mod stream;
 
-use std::{num::NonZeroUsize, sync::Arc, time::Instant};
+use std::{
+    num::NonZeroUsize,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use sparkv::KvChoice;
+use sparkv::{KvChoice, KvSettings, Presets};
 use sparkv_models::{LanguageModel, ModelInfo};
 use tokio::sync::mpsc;
 
@@ -18,17 +33,45 @@ use crate::{
     sampler::{Sampler, SamplingParams},
 };
 use line::Line;
+use memory::Need;
 use scheduler::Scheduler;
 use sequence::{Job, Work};
+use stats::Counters;
 
+pub use stats::Stats;
 pub use stream::{Token, TokenStream};
 
 /// Bounds of an engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EngineConfig {
     /// The most requests that may wait, those that run not counted.
     pub max_queue: NonZeroUsize,
+    /// The most requests that run at a time.
+    pub max_running: NonZeroUsize,
+    /// Bytes that caches, and tokens on their way through the layers, may hold together.
+    pub kv_memory: u64,
+    /// Whether what was computed is kept, as far as memory allows, for requests that begin with the same tokens.
+    pub prefix_cache: bool,
+    /// How long a step may work on prompts, in units of the time that a token takes those who are being answered.
+    pub prompt_balance: f64,
 }
+
+impl Default for EngineConfig {
+    /// 64 that wait, 64 that run, any memory.
+    fn default() -> Self {
+        Self {
+            max_queue: NonZeroUsize::MIN.saturating_add(63),
+            max_running: NonZeroUsize::MIN.saturating_add(63),
+            kv_memory: u64::MAX,
+            prefix_cache: true,
+            prompt_balance: PROMPT_BALANCE,
+        }
+    }
+}
+
+/// A gap between tokens is then three and a half times what it is without prompts, and a prompt takes 40 % longer
+/// than alone.
+pub const PROMPT_BALANCE: f64 = 2.5;
 
 /// How busy an engine is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,12 +89,16 @@ pub struct TokenRequest {
     pub prompt: Vec<u32>,
     /// The most tokens to generate, at least 1; what fits in the context if `None`.
     pub max_tokens: Option<usize>,
+    /// Where there is no memory for `max_tokens`, generate as many as there is for, instead of refusing.
+    pub fit_memory: bool,
     /// How tokens are drawn.
     pub sampling: SamplingParams,
     /// Go on past the model's end-of-sequence tokens.
     pub ignore_eos: bool,
     /// What the KV cache may cost.
     pub kv: KvChoice,
+    /// How long it may take, from now on.
+    pub timeout: Option<Duration>,
 }
 
 /// A handle on the thread that owns a model. Dropping it lets the thread finish what it took, and end.
@@ -59,19 +106,28 @@ pub struct TokenRequest {
 pub struct TokenEngine {
     line: Arc<Line>,
     info: ModelInfo,
+    config: EngineConfig,
+    /// What to propose where memory does not suffice.
+    presets: Presets,
+    counters: Arc<Counters>,
 }
 
 impl TokenEngine {
-    /// Starts the thread that owns `model`.
+    /// Starts the thread that owns `model`. Requests that need too much memory are told which of `presets` would do.
     ///
     /// # Errors
     /// If the system has no thread to give.
-    pub fn start<M: LanguageModel + 'static>(model: M, config: EngineConfig) -> std::io::Result<Self> {
+    pub fn start<M: LanguageModel + 'static>(
+        model: M,
+        config: EngineConfig,
+        presets: Presets,
+    ) -> std::io::Result<Self> {
         let info = model.info().clone();
-        let line = Arc::new(Line::new(config.max_queue.get()));
-        let scheduler = Scheduler::new(model, Arc::clone(&line));
+        let line = Arc::new(Line::new(config.max_queue.get(), config.max_running.get()));
+        let counters = Arc::new(Counters::default());
+        let scheduler = Scheduler::new(model, config, Arc::clone(&line), Arc::clone(&counters));
         std::thread::Builder::new().name("sparkv-engine".to_owned()).spawn(move || scheduler.run())?;
-        Ok(Self { line, info })
+        Ok(Self { line, info, config, presets, counters })
     }
 
     /// Checks a request and puts it in line. Does not wait.
@@ -81,7 +137,7 @@ impl TokenEngine {
     pub fn submit(&self, request: TokenRequest) -> Result<TokenStream, RequestError> {
         let work = self.check(request)?;
         let (events, tokens) = mpsc::unbounded_channel();
-        self.line.join(Job { work, events, arrived: Instant::now() })?;
+        self.line.join(Job::new(work, events))?;
         Ok(TokenStream::new(tokens, Arc::clone(&self.line)))
     }
 
@@ -95,7 +151,7 @@ impl TokenEngine {
 
     /// Everything about a request that can be known before it runs.
     fn check(&self, request: TokenRequest) -> Result<Work, RequestError> {
-        let TokenRequest { prompt, max_tokens, sampling, ignore_eos, kv } = request;
+        let TokenRequest { prompt, max_tokens, fit_memory, sampling, ignore_eos, kv, timeout } = request;
         let sampler = Sampler::new(sampling)?;
         if prompt.is_empty() {
             return Err(RequestError::invalid("prompt", "must hold at least one token"));
@@ -105,12 +161,39 @@ impl TokenEngine {
             let message = format!("token id {id} is outside the vocabulary of {vocab_size}");
             return Err(RequestError::invalid("prompt", message));
         }
-        let max_tokens = self.tokens_to_generate(PromptLength::Exactly(prompt.len()), max_tokens)?;
-        let shape = &self.info.kv_shape;
-        let kv = kv.settings(shape, prompt.len(), max_tokens)?;
-        // Settings that this model's shape cannot take have no cost.
-        kv.cache_bytes(shape, prompt.len(), max_tokens)?;
-        Ok(Work { prompt, max_tokens, sampler, ignore_eos, kv })
+        let wanted = self.tokens_to_generate(PromptLength::Exactly(prompt.len()), max_tokens)?;
+        let kv = kv.settings(&self.info.kv_shape, prompt.len(), wanted)?;
+        let exactly = max_tokens.is_some() && !fit_memory;
+        let max_tokens = self.tokens_within_memory(&kv, prompt.len(), wanted, exactly)?;
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        Ok(Work { prompt, max_tokens, sampler, ignore_eos, kv, deadline })
+    }
+
+    /// Tokens to generate, of those `wanted`, that memory suffices for were the request alone: all of them, if
+    /// `exactly` that many were asked for.
+    fn tokens_within_memory(
+        &self,
+        settings: &KvSettings,
+        prompt: usize,
+        wanted: usize,
+        exactly: bool,
+    ) -> Result<usize, RequestError> {
+        let budget = self.config.kv_memory;
+        let need = Need { info: &self.info, settings, prompt };
+        let fitting = need.tokens_within(budget, wanted)?;
+        if fitting == wanted || (fitting > 0 && !exactly) {
+            return Ok(fitting);
+        }
+        let new_tokens = if exactly { wanted } else { 1 };
+        Err(RequestError::TooMuchMemory {
+            preset: settings.preset().to_owned(),
+            prompt,
+            max_tokens: new_tokens,
+            needed: need.in_all(new_tokens)?,
+            budget,
+            fitting,
+            proposal: need.preset_within(&self.presets, budget, new_tokens),
+        })
     }
 
     /// Tokens to generate after a prompt: those asked for, or what fits in the context.
@@ -146,6 +229,11 @@ impl TokenEngine {
     /// How busy the engine is.
     pub fn load(&self) -> Load {
         self.line.load()
+    }
+
+    /// What the engine has done and holds.
+    pub fn stats(&self) -> Stats {
+        self.counters.snapshot(self.config.kv_memory)
     }
 
     /// Takes no more requests; those taken, running or waiting, are finished. Does not wait.

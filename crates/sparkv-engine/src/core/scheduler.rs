@@ -1,96 +1,338 @@
-//! The loop of the engine's thread: admit, decode, finish.
+//! The loop of the engine's thread: admit, make room, step, deliver.
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::Instant,
 };
 
-use sparkv_models::LanguageModel;
+use sparkv_models::{DecodeStep, LanguageModel, PrefillStep, StepOutput};
 
 use super::{
-    line::{Line, MAX_RUNNING},
-    sequence::{Events, Job, Sequence},
+    EngineConfig,
+    line::Line,
+    pace::Pace,
+    prefix::PrefixCache,
+    sequence::{Candidate, Events, Job, Part, Sequence},
+    stats::Counters,
     stream::Token,
 };
 use crate::event::GenerateError;
-
-/// A sequence and where its tokens go. In this order: the cache is freed before the client hears of the end.
-#[derive(Debug)]
-struct Running<C> {
-    sequence: Sequence<C>,
-    events: Events,
-}
 
 /// Owns the model and every cache.
 #[derive(Debug)]
 pub(super) struct Scheduler<M: LanguageModel> {
     model: M,
-    running: Vec<Running<M::Cache>>,
+    config: EngineConfig,
+    /// In the order in which they were taken up.
+    running: Vec<Sequence<M>>,
+    kept: PrefixCache<M>,
+    pace: Pace,
     line: Arc<Line>,
+    counters: Arc<Counters>,
+}
+
+/// A step to be made.
+struct Step {
+    /// Which sequences take part, and the rows, summed over layers, of those whose prompts move on.
+    members: Vec<(usize, usize)>,
+    /// Whether anybody is being answered.
+    answering: bool,
 }
 
 impl<M: LanguageModel> Scheduler<M> {
-    pub(super) fn new(model: M, line: Arc<Line>) -> Self {
-        Self { model, running: Vec::new(), line }
+    pub(super) fn new(model: M, config: EngineConfig, line: Arc<Line>, counters: Arc<Counters>) -> Self {
+        let pace = Pace::new(config.prompt_balance);
+        Self { model, config, running: Vec::new(), kept: PrefixCache::new(), pace, line, counters }
     }
 
     /// Works until there is nothing left to do and nothing to wait for.
     pub(super) fn run(mut self) {
-        while self.admit() {
-            self.step();
+        loop {
+            self.let_go();
+            self.admit();
+            self.count();
+            if !self.running.is_empty() {
+                self.make_room();
+                self.step();
+            } else if !self.line.wait() {
+                break;
+            }
         }
     }
 
-    /// Takes up what waits, as far as there is room; waits if nothing runs. False if there is nothing to do.
-    fn admit(&mut self) -> bool {
-        while self.running.len() < MAX_RUNNING {
-            let job = if self.running.is_empty() { self.line.wait() } else { self.line.poll() };
-            let Some(job) = job else { break };
-            self.begin(job);
+    /// Ends what nobody waits for any more.
+    fn let_go(&mut self) {
+        let (now, aborted) = (Instant::now(), self.line.is_aborted());
+        for job in self.line.take_late(now) {
+            tell(&job.events, Err(GenerateError::Deadline));
         }
-        !self.running.is_empty()
+        for sequence in std::mem::take(&mut self.running) {
+            if aborted || sequence.job.is_cancelled() {
+                self.retire(sequence);
+            } else if sequence.job.is_late(now) {
+                tell(&self.retire(sequence), Err(GenerateError::Deadline));
+            } else {
+                self.running.push(sequence);
+            }
+        }
     }
 
-    fn begin(&mut self, job: Job) {
-        let Job { work, events, arrived } = job;
-        match guarded(|| Sequence::start(&self.model, work, &events, arrived)) {
-            Ok(Some((sequence, token))) => self.deliver(Running { sequence, events }, token),
-            Ok(None) => self.line.leave(&events),
+    /// Takes up what waits, as far as there is room.
+    fn admit(&mut self) {
+        while self.running.len() < self.config.max_running.get() {
+            let Some(job) = self.line.take() else { break };
+            if job.is_cancelled() {
+                self.line.leave(&job.events);
+            } else if let Err(job) = self.begin(job) {
+                self.line.put_back(job);
+                break;
+            }
+        }
+    }
+
+    /// Begins a job, or gives it back if there is no memory for it until others have ended.
+    fn begin(&mut self, job: Job) -> Result<(), Job> {
+        let events = job.events.clone();
+        match self.candidate(job) {
+            Ok(Ok(sequence)) => {
+                self.counters.looked_up(sequence.cached(), sequence.asked());
+                self.running.push(sequence);
+                Ok(())
+            }
+            Ok(Err(job)) => Err(job),
             Err(error) => {
                 self.line.leave(&events);
                 tell(&events, Err(error));
+                Ok(())
             }
         }
     }
 
-    /// One token for every sequence.
-    fn step(&mut self) {
-        for mut running in std::mem::take(&mut self.running) {
-            if running.events.is_closed() {
-                self.end(running);
-                continue;
-            }
-            match guarded(|| running.sequence.decode(&self.model)) {
-                Ok(token) => self.deliver(running, token),
-                Err(error) => tell(&self.end(running), Err(error)),
-            }
+    /// The sequence that a job becomes, or the job if it has to wait for memory.
+    fn candidate(&mut self, job: Job) -> Result<Result<Sequence<M>, Job>, GenerateError> {
+        let reserved = self.reserved();
+        let (model, kept) = (&self.model, &mut self.kept);
+        let candidate = guarded(|| Candidate::new(model, job, kept))?;
+        let wanted = candidate.outstanding(&self.model);
+        if self.fits(wanted, reserved) {
+            return guarded(|| candidate.start(&self.model)).map(Ok);
         }
-    }
-
-    fn deliver(&mut self, running: Running<M::Cache>, token: Token) {
-        if token.finish.is_some() {
-            tell(&self.end(running), Ok(token));
+        if !self.running.is_empty() {
+            return Ok(Err(candidate.into_job()));
+        }
+        // It was computed to fit into all there is, if it begins with nothing of others.
+        if candidate.begins_again() {
+            Err(GenerateError::Memory)
         } else {
-            tell(&running.events, Ok(token));
-            self.running.push(running);
+            self.candidate(candidate.to_begin_again())
         }
     }
 
-    /// Frees a sequence. Whoever is told of its end afterwards finds its memory freed and its place empty.
-    fn end(&self, running: Running<M::Cache>) -> Events {
-        let Running { sequence, events } = running;
-        drop(sequence);
+    /// Bytes that what runs may allocate in the next step, or until its prompt is computed.
+    fn reserved(&self) -> u64 {
+        self.running.iter().map(|sequence| sequence.outstanding(&self.model)).sum()
+    }
+
+    /// Whether `wanted` bytes can be allocated beside the `reserved` ones; forgets what is kept of others until they
+    /// can.
+    fn fits(&mut self, wanted: u64, reserved: u64) -> bool {
+        loop {
+            let held = self.model.held_bytes();
+            if held.saturating_add(reserved).saturating_add(wanted) <= self.config.kv_memory {
+                return true;
+            }
+            if !self.kept.evict() {
+                return false;
+            }
+        }
+    }
+
+    /// Sees to it that the next step finds the memory it may need: the last to have come gives way.
+    fn make_room(&mut self) {
+        loop {
+            if self.fits(0, self.reserved()) {
+                return;
+            }
+            let last = self.running.iter().enumerate().max_by_key(|(_, sequence)| sequence.job.arrived);
+            let Some((index, _)) = last else { return };
+            let sequence = self.running.remove(index);
+            if self.running.is_empty() && sequence.begins_again() {
+                tell(&self.retire(sequence), Err(GenerateError::Memory));
+                return;
+            }
+            self.counters.preempted();
+            self.line.put_back(sequence.to_begin_again(false));
+        }
+    }
+
+    /// A token for every sequence that is being answered; prompts move on.
+    fn step(&mut self) {
+        let step = self.plan();
+        if step.members.is_empty() {
+            return;
+        }
+        let begun = Instant::now();
+        match self.compute(&step) {
+            Ok((output, rows)) => {
+                self.pace.note(begun.elapsed(), rows, step.answering);
+                self.deliver(&step, output);
+            }
+            Err(error) => self.recover(&step, error),
+        }
+    }
+
+    /// Who takes part in the next step. Rows go to the prompts that are through soonest first, but some always
+    /// to the one that came first.
+    fn plan(&self) -> Step {
+        if let Some(index) = self.running.iter().position(Sequence::is_suspect) {
+            let answering = !self.running[index].is_prefilling();
+            return Step { members: vec![(index, self.pace.rows(false))], answering };
+        }
+        let answering = self.running.iter().any(|sequence| !sequence.is_prefilling());
+        let mut rows = vec![0; self.running.len()];
+        let mut left = self.pace.rows(answering);
+        let mut prompts: Vec<usize> =
+            (0..self.running.len()).filter(|&index| self.running[index].is_prefilling()).collect();
+        let mut give = |index: usize, most: usize| {
+            let given = (self.running[index].rows_left() - rows[index]).min(most).min(left);
+            rows[index] += given;
+            left -= given;
+        };
+        if let Some(&first) = prompts.first() {
+            give(first, self.pace.rows(answering).div_ceil(4));
+        }
+        prompts.sort_by_key(|&index| self.running[index].rows_left());
+        prompts.into_iter().for_each(|index| give(index, usize::MAX));
+        let members = self.running.iter().zip(rows).enumerate();
+        let members = members.filter_map(|(index, (sequence, rows))| {
+            (rows > 0 || !sequence.is_prefilling()).then_some((index, rows))
+        });
+        Step { members: members.collect(), answering }
+    }
+
+    /// Makes a step. Gives what came of it, in the order of its members, and the rows that moved on.
+    fn compute(&mut self, step: &Step) -> Result<(Vec<Option<Vec<f32>>>, usize), GenerateError> {
+        let (mut decode, mut prefills, mut decodes) = (Vec::new(), Vec::new(), Vec::new());
+        let mut members = step.members.iter().peekable();
+        for (index, sequence) in self.running.iter_mut().enumerate() {
+            let Some(&(_, row_layers)) = members.next_if(|(member, _)| *member == index) else { continue };
+            match sequence.part() {
+                Some(Part::Decode(token, cache)) => {
+                    decode.push(DecodeStep { token, cache });
+                    decodes.push(true);
+                }
+                Some(Part::Prefill(prefill, cache)) => {
+                    prefills.push(PrefillStep { prefill, cache, row_layers });
+                    decodes.push(false);
+                }
+                None => {}
+            }
+        }
+        let model = &self.model;
+        let StepOutput { decoded, prefilled } = guarded(|| Ok(model.step(&mut decode, &mut prefills)?))?;
+        let left: Vec<usize> = prefills.iter().map(|step| step.row_layers).collect();
+        let (mut decoded, mut prefilled, mut left) =
+            (decoded.into_iter(), prefilled.into_iter(), left.into_iter());
+        let mut moved = 0;
+        let mut logits = Vec::with_capacity(step.members.len());
+        for (&(index, given), is_decode) in step.members.iter().zip(decodes) {
+            if is_decode {
+                logits.push(decoded.next());
+            } else {
+                let rows = given - left.next().unwrap_or(0).min(given);
+                self.running[index].moved(rows);
+                moved += rows;
+                logits.push(prefilled.next().flatten());
+            }
+        }
+        Ok((logits, moved))
+    }
+
+    /// Draws and sends the tokens that follow from a step's logits.
+    fn deliver(&mut self, step: &Step, logits: Vec<Option<Vec<f32>>>) {
+        let mut drawn: Vec<Option<Result<Token, GenerateError>>> =
+            self.running.iter().map(|_| None).collect();
+        for (&(index, _), logits) in step.members.iter().zip(logits) {
+            let Some(logits) = logits else { continue };
+            let sequence = &mut self.running[index];
+            let prompt_done = sequence.is_prefilling();
+            drawn[index] = Some(guarded(|| sequence.draw(&self.model, &logits)));
+            if prompt_done && self.may_leave(&self.running[index], self.reserved()) {
+                self.running[index].leave_prefix(&self.model, &mut self.kept);
+            }
+        }
+        self.counters.generated(drawn.iter().flatten().filter(|token| token.is_ok()).count());
+        for (sequence, token) in std::mem::take(&mut self.running).into_iter().zip(drawn) {
+            match token {
+                Some(Ok(token)) if token.finish.is_some() => tell(&self.retire(sequence), Ok(token)),
+                Some(Err(error)) => {
+                    let events = self.end(sequence.into_job());
+                    tell(&events, Err(error));
+                }
+                token => {
+                    if let Some(token) = token {
+                        tell(&sequence.job.events, token);
+                    }
+                    self.running.push(sequence);
+                }
+            }
+        }
+    }
+
+    /// After a step that failed, whose caches are useless: whoever was alone in it is at fault. Of several, each
+    /// begins again and makes its next step alone, so that the one at fault is found and the others lose time only.
+    fn recover(&mut self, step: &Step, error: GenerateError) {
+        let mut members = step.members.iter().map(|&(index, _)| index).peekable();
+        let mut failed = Vec::new();
+        let running = std::mem::take(&mut self.running);
+        for (index, sequence) in running.into_iter().enumerate() {
+            if members.next_if_eq(&index).is_some() {
+                failed.push(sequence);
+            } else {
+                self.running.push(sequence);
+            }
+        }
+        if failed.len() == 1 {
+            if let Some(sequence) = failed.pop() {
+                tell(&self.end(sequence.into_job()), Err(error));
+            }
+            return;
+        }
+        tracing::warn!(%error, sequences = failed.len(), "a step failed; each of its sequences begins again");
+        for sequence in failed.into_iter().rev() {
+            self.line.put_back(sequence.to_begin_again(true));
+        }
+    }
+
+    /// Ends a sequence, and keeps what may be of use. Whoever is told of its end afterwards finds its memory freed
+    /// and its place empty.
+    fn retire(&mut self, sequence: Sequence<M>) -> Events {
+        let events = if self.may_leave(&sequence, self.reserved()) {
+            sequence.retire(&self.model, &mut self.kept)
+        } else {
+            sequence.into_job().events
+        };
         self.line.leave(&events);
         events
+    }
+
+    /// Whether something of a sequence is to be kept, and there is memory for that beside the `reserved` bytes.
+    fn may_leave(&self, sequence: &Sequence<M>, reserved: u64) -> bool {
+        let cost = sequence.cost_of_leaving(&self.model);
+        self.config.prefix_cache
+            && sequence.leaves_something()
+            && self.model.held_bytes().saturating_add(reserved).saturating_add(cost) <= self.config.kv_memory
+    }
+
+    fn end(&self, job: Job) -> Events {
+        self.line.leave(&job.events);
+        job.events
+    }
+
+    /// Tells what is held.
+    fn count(&self) {
+        let active = self.running.iter().map(|sequence| sequence.bytes(&self.model)).sum();
+        self.counters.held(self.model.held_bytes(), active);
     }
 }
 
@@ -106,15 +348,15 @@ fn tell(events: &Events, event: Result<Token, GenerateError>) {
     let _ = events.send(event);
 }
 
-/// Does one sequence's work, so that a panic in it ends that sequence only. What the panic may have left half
-/// done is the sequence's own state, which is dropped; the model is only read.
+/// Does work that may panic. What a panic may have left half done is the sequences' own state, which is dropped; the
+/// model is only read.
 fn guarded<T>(work: impl FnOnce() -> Result<T, GenerateError>) -> Result<T, GenerateError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let message = match panic.downcast::<String>() {
             Ok(message) => *message,
             Err(panic) => (*panic.downcast_ref::<&str>().unwrap_or(&"no message")).to_owned(),
         };
-        tracing::error!(message, "a sequence's computation panicked");
+        tracing::error!(message, "a computation panicked");
         Err(GenerateError::Panicked(message))
     })
 }

@@ -1,11 +1,15 @@
-//! One request at work.
+//! One request, in line and at work.
 use std::time::Instant;
 
-use sparkv::KvSettings;
-use sparkv_models::{DecodeStep, LanguageModel};
+use sparkv::{KvSettings, KvUsage};
+use sparkv_models::{LanguageModel, ModelError, ModelInfo};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::stream::Token;
+use super::{
+    memory::Need,
+    prefix::{Conversation, PrefixCache},
+    stream::Token,
+};
 use crate::{
     event::{FinishReason, GenerateError, Timings},
     sampler::Sampler,
@@ -23,82 +27,300 @@ pub(super) struct Work {
     pub(super) sampler: Sampler,
     pub(super) ignore_eos: bool,
     pub(super) kv: KvSettings,
+    /// When it is to have ended.
+    pub(super) deadline: Option<Instant>,
 }
 
-/// A request in line.
+impl Work {
+    fn need<'a>(&'a self, info: &'a ModelInfo) -> Need<'a> {
+        Need { info, settings: &self.kv, prompt: self.prompt.len() }
+    }
+}
+
+/// A request and how far it is, without a cache: in line for the first time, or again.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) work: Work,
     pub(super) events: Events,
     pub(super) arrived: Instant,
+    /// Tokens drawn so far.
+    generated: Vec<u32>,
+    timings: Timings,
+    /// When its first token was drawn.
+    answered: Option<Instant>,
+    /// Whether it lost its cache before. It then neither begins with what others left nor leaves anything until it
+    /// has ended, so that it needs exactly what was computed for it.
+    again: bool,
+    /// Whether a step that it was part of failed, so that nobody else is to be part of its next.
+    suspect: bool,
 }
 
 impl Job {
+    pub(super) fn new(work: Work, events: Events) -> Self {
+        Self {
+            work,
+            events,
+            arrived: Instant::now(),
+            generated: Vec::new(),
+            timings: Timings::default(),
+            answered: None,
+            again: false,
+            suspect: false,
+        }
+    }
+
     /// Whether the client went away.
     pub(super) fn is_cancelled(&self) -> bool {
         self.events.is_closed()
     }
+
+    /// Whether its time is up.
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        self.work.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// All tokens so far.
+    fn tokens(&self) -> Vec<u32> {
+        [&self.work.prompt[..], &self.generated].concat()
+    }
 }
 
-/// A request whose prompt went through the model.
+/// Tokens on their way through the layers.
 #[derive(Debug)]
-pub(super) struct Sequence<C> {
-    cache: C,
-    work: Work,
-    generated: usize,
-    /// The token to run next.
-    last: u32,
-    prefilled: Instant,
-    timings: Timings,
+struct OnTheWay<P> {
+    prefill: P,
+    /// Rows yet to go through a layer, summed over layers.
+    left: usize,
+    /// Bytes that they hold beside the cache.
+    bytes: u64,
+    /// The most bytes held until they are through.
+    need: u64,
 }
 
-impl<C> Sequence<C> {
-    /// Runs the prompt and draws the first token. `None` if the client went away meanwhile.
-    ///
-    /// `events` tells whether the client is still there, `arrived` when it came.
-    pub(super) fn start<M: LanguageModel<Cache = C>>(
-        model: &M,
-        work: Work,
-        events: &Events,
-        arrived: Instant,
-    ) -> Result<Option<(Self, Token)>, GenerateError> {
-        let begun = Instant::now();
-        let mut cache = model.new_cache(&work.kv, work.prompt.len())?;
-        let Some(logits) = model.prefill(&work.prompt, &mut cache, &mut || !events.is_closed())? else {
-            return Ok(None);
+/// A request at work. The fields are in this order so that memory is freed before the client hears of the end.
+#[derive(Debug)]
+pub(super) struct Sequence<M: LanguageModel> {
+    cache: M::Cache,
+    /// `None` once there is a next token to run.
+    on_the_way: Option<OnTheWay<M::Prefill>>,
+    /// Tokens of the prompt that were not computed for this request.
+    cached: usize,
+    /// Tokens that were compressed as a prompt; those of an earlier request where this one continues its cache.
+    prompt_tokens: usize,
+    pub(super) job: Job,
+}
+
+/// Rows that a cache makes room for at a time.
+const GROUP: usize = 16;
+
+/// What a sequence does in a step.
+pub(super) enum Part<'a, M: LanguageModel> {
+    /// Runs the token.
+    Decode(u32, &'a mut M::Cache),
+    /// Moves tokens on.
+    Prefill(&'a mut M::Prefill, &'a mut M::Cache),
+}
+
+/// A job with a cache, which begins with what is kept of others where that helps. Nothing is allocated yet.
+#[derive(Debug)]
+pub(super) struct Candidate<M: LanguageModel> {
+    cache: M::Cache,
+    /// Tokens in the cache.
+    held: usize,
+    prompt_tokens: usize,
+    /// The most bytes held until the other tokens are through.
+    need: u64,
+    job: Job,
+}
+
+impl<M: LanguageModel> Candidate<M> {
+    pub(super) fn new(model: &M, job: Job, kept: &mut PrefixCache<M>) -> Result<Self, GenerateError> {
+        let tokens = job.tokens();
+        let settings = &job.work.kv;
+        if !job.again
+            && settings.continues()
+            && let Some(conversation) = kept.take_conversation(settings, &tokens)
+        {
+            let Conversation { cache, tokens: held, prompt_tokens } = conversation;
+            let need = Need { info: model.info(), settings, prompt: prompt_tokens };
+            let need = need.to_continue(held, tokens.len()).map_err(ModelError::from)?;
+            return Ok(Self { cache, held, prompt_tokens, need, job });
+        }
+        let prompt_tokens = job.work.prompt.len();
+        let mut cache = model.new_cache(settings, prompt_tokens)?;
+        let shared = if job.again { None } else { kept.shared(settings, &tokens) };
+        let held = match shared {
+            Some((prefix, common)) => model.begin_with(&mut cache, prefix, common)?,
+            None => 0,
         };
-        let timings = Timings {
-            queue_seconds: (begun - arrived).as_secs_f64(),
-            prefill_seconds: begun.elapsed().as_secs_f64(),
-            decode_seconds: 0.0,
-        };
-        let mut sequence = Self { cache, work, generated: 0, last: 0, prefilled: Instant::now(), timings };
-        let token = sequence.draw(model, &logits)?;
-        Ok(Some((sequence, token)))
+        let need = job.work.need(model.info()).to_start(job.generated.len()).map_err(ModelError::from)?;
+        Ok(Self { cache, held, prompt_tokens, need, job })
     }
 
-    /// Runs the last token and draws the next.
-    pub(super) fn decode<M: LanguageModel<Cache = C>>(&mut self, model: &M) -> Result<Token, GenerateError> {
-        let step = DecodeStep { token: self.last, cache: &mut self.cache };
-        let logits = model.decode(&mut [step])?.pop().ok_or(GenerateError::Logits)?;
-        self.timings.decode_seconds = self.prefilled.elapsed().as_secs_f64();
-        self.draw(model, &logits)
+    /// Bytes that it would allocate until there is a first token.
+    pub(super) fn outstanding(&self, model: &M) -> u64 {
+        self.need.saturating_sub(model.kv_usage(&self.cache).bytes)
     }
 
-    fn draw<M: LanguageModel<Cache = C>>(
-        &mut self,
-        model: &M,
-        logits: &[f32],
-    ) -> Result<Token, GenerateError> {
-        let position = self.work.prompt.len() + self.generated;
-        let id = self.work.sampler.sample(logits, position).ok_or(GenerateError::Logits)?;
-        self.generated += 1;
-        self.last = id;
-        let finish = if !self.work.ignore_eos && model.info().eos_token_ids.contains(&id) {
+    /// Whether the job lost its cache before, and shares nothing.
+    pub(super) fn begins_again(&self) -> bool {
+        self.job.again
+    }
+
+    /// Gives up the cache.
+    pub(super) fn into_job(self) -> Job {
+        self.job
+    }
+
+    /// Gives up the cache, to begin with nothing of others.
+    pub(super) fn to_begin_again(self) -> Job {
+        Job { again: true, ..self.job }
+    }
+
+    /// Sends the tokens on their way.
+    pub(super) fn start(self, model: &M) -> Result<Sequence<M>, GenerateError> {
+        let Self { cache, held, prompt_tokens, need, mut job } = self;
+        let tokens = &job.tokens()[held..];
+        let info = model.info();
+        let on_the_way = OnTheWay {
+            prefill: model.begin(tokens, &cache)?,
+            left: tokens.len() * info.kv_shape.layers,
+            bytes: (tokens.len() * info.row_bytes) as u64,
+            need,
+        };
+        if job.answered.is_none() {
+            job.timings.queue_seconds = job.arrived.elapsed().as_secs_f64();
+        }
+        Ok(Sequence { cache, on_the_way: Some(on_the_way), cached: held, prompt_tokens, job })
+    }
+}
+
+impl<M: LanguageModel> Sequence<M> {
+    /// Bytes that it may allocate until its prompt is computed, or else for its next token.
+    pub(super) fn outstanding(&self, model: &M) -> u64 {
+        match &self.on_the_way {
+            Some(way) => way.need.saturating_sub(model.kv_usage(&self.cache).bytes + way.bytes),
+            None => model.next_bytes(&self.cache),
+        }
+    }
+
+    /// Rows yet to go through a layer until there is a next token, summed over layers.
+    pub(super) fn rows_left(&self) -> usize {
+        self.on_the_way.as_ref().map_or(0, |way| way.left)
+    }
+
+    /// Whether its prompt is being computed, or computed again.
+    pub(super) fn is_prefilling(&self) -> bool {
+        self.on_the_way.is_some()
+    }
+
+    /// Whether nobody else is to be part of its next step.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.job.suspect
+    }
+
+    /// Tokens of the prompt that were not computed for it.
+    pub(super) fn cached(&self) -> usize {
+        self.cached
+    }
+
+    /// Tokens of the prompt.
+    pub(super) fn asked(&self) -> usize {
+        self.job.work.prompt.len()
+    }
+
+    /// Whether it lost its cache before, and shares nothing.
+    pub(super) fn begins_again(&self) -> bool {
+        self.job.again
+    }
+
+    /// Bytes of its cache, what it shares included.
+    pub(super) fn bytes(&self, model: &M) -> u64 {
+        model.kv_usage(&self.cache).bytes
+    }
+
+    /// What there is to do.
+    pub(super) fn part(&mut self) -> Option<Part<'_, M>> {
+        match &mut self.on_the_way {
+            Some(way) => Some(Part::Prefill(&mut way.prefill, &mut self.cache)),
+            None => self.job.generated.last().map(|&token| Part::Decode(token, &mut self.cache)),
+        }
+    }
+
+    /// Takes note that `rows`, summed over layers, went through.
+    pub(super) fn moved(&mut self, rows: usize) {
+        if let Some(way) = &mut self.on_the_way {
+            way.left = way.left.saturating_sub(rows);
+        }
+    }
+
+    /// Draws the token that follows from `logits`.
+    pub(super) fn draw(&mut self, model: &M, logits: &[f32]) -> Result<Token, GenerateError> {
+        self.on_the_way = None;
+        self.job.suspect = false;
+        let job = &mut self.job;
+        let position = job.work.prompt.len() + job.generated.len();
+        let id = job.work.sampler.sample(logits, position).ok_or(GenerateError::Logits)?;
+        job.generated.push(id);
+        match job.answered {
+            Some(answered) => job.timings.decode_seconds = answered.elapsed().as_secs_f64(),
+            None => {
+                let all = job.arrived.elapsed().as_secs_f64();
+                job.timings.prefill_seconds = all - job.timings.queue_seconds;
+                job.answered = Some(Instant::now());
+            }
+        }
+        let finish = if !job.work.ignore_eos && model.info().eos_token_ids.contains(&id) {
             Some(FinishReason::Stop)
         } else {
-            (self.generated >= self.work.max_tokens).then_some(FinishReason::Length)
+            (job.generated.len() >= job.work.max_tokens).then_some(FinishReason::Length)
         };
-        Ok(Token { id, kv: model.kv_usage(&self.cache), timings: self.timings, finish })
+        let kv = KvUsage { prompt_tokens: job.work.prompt.len(), ..model.kv_usage(&self.cache) };
+        Ok(Token { id, kv, cached_tokens: self.cached, timings: job.timings, finish })
+    }
+
+    /// Leaves the first tokens to others, if they are whole in the cache. (They stay in it.) The rows behind the
+    /// last whole group move to memory of their own.
+    pub(super) fn leave_prefix(&mut self, model: &M, kept: &mut PrefixCache<M>) {
+        if let Some((prefix, tokens)) = model.share(&mut self.cache) {
+            kept.keep_shared(&self.job.work.kv, &self.job.tokens()[..tokens], prefix);
+        }
+    }
+
+    /// Bytes that leaving a prefix may allocate.
+    pub(super) fn cost_of_leaving(&self, model: &M) -> u64 {
+        // A group of rows at the most, of at most twice the bytes of f16.
+        2 * model.info().kv_shape.dense_bytes(GROUP)
+    }
+
+    /// Whether its cache holds all its tokens, for whoever may need them.
+    pub(super) fn leaves_something(&self) -> bool {
+        !self.is_prefilling() && !self.job.again
+    }
+
+    /// Ends it, and leaves behind what may be of use.
+    pub(super) fn retire(mut self, model: &M, kept: &mut PrefixCache<M>) -> Events {
+        if !self.job.work.kv.continues() {
+            self.leave_prefix(model, kept);
+            return self.into_job().events;
+        }
+        let mut tokens = self.job.tokens();
+        // The last token was drawn, but not run.
+        tokens.pop();
+        let Self { cache, prompt_tokens, job, .. } = self;
+        kept.keep_conversation(job.work.kv, prompt_tokens, tokens, cache);
+        job.events
+    }
+
+    /// Gives up the cache.
+    pub(super) fn into_job(self) -> Job {
+        let Self { cache, on_the_way, job, .. } = self;
+        drop((cache, on_the_way));
+        job
+    }
+
+    /// Gives up the cache, to begin again later; with nobody else in a step, if `suspect`.
+    pub(super) fn to_begin_again(self, suspect: bool) -> Job {
+        Job { again: true, suspect, ..self.into_job() }
     }
 }

@@ -17,6 +17,8 @@ pub struct Token {
     pub id: u32,
     /// What the KV cache held when it was drawn.
     pub kv: KvUsage,
+    /// Tokens of the prompt that were not computed for this request, but found in the prefix cache.
+    pub cached_tokens: usize,
     /// Where the request's time went so far.
     pub timings: Timings,
     /// Set on the last token.

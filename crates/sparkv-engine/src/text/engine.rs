@@ -1,12 +1,13 @@
 //! The engine as its users see it.
 use std::sync::Arc;
 
+use sparkv::Presets;
 use sparkv_models::{LanguageModel, ModelInfo};
 use tokenizers::Tokenizer;
 
 use super::{detokenizer::Detokenizer, model::TextModel, stop::StopMatcher, stream::EventStream};
 use crate::{
-    core::{EngineConfig, Load, TokenEngine, TokenRequest},
+    core::{EngineConfig, Load, Stats, TokenEngine, TokenRequest},
     request::{GenerateRequest, Prompt, PromptLength, RequestError},
 };
 
@@ -19,7 +20,7 @@ pub struct TextEngine {
 }
 
 impl TextEngine {
-    /// Starts the thread that owns `model`.
+    /// Starts the thread that owns `model`. Requests that need too much memory are told which of `presets` would do.
     ///
     /// # Errors
     /// If the system has no thread to give.
@@ -27,8 +28,9 @@ impl TextEngine {
         model: M,
         text: TextModel,
         config: EngineConfig,
+        presets: Presets,
     ) -> std::io::Result<Self> {
-        Ok(Self { tokens: Arc::new(TokenEngine::start(model, config)?), text: Arc::new(text) })
+        Ok(Self { tokens: Arc::new(TokenEngine::start(model, config, presets)?), text: Arc::new(text) })
     }
 
     /// Renders, encodes and checks a request, and puts it in line. Does not wait, but encodes on the caller's
@@ -38,7 +40,8 @@ impl TextEngine {
     /// # Errors
     /// Whatever of [`RequestError`] applies; nothing was queued then.
     pub fn generate(&self, request: GenerateRequest) -> Result<EventStream, RequestError> {
-        let GenerateRequest { prompt, max_tokens, fit_context, sampling, stop, ignore_eos, kv } = request;
+        let GenerateRequest { prompt, max_tokens, fit_context, sampling, stop, ignore_eos, kv, timeout } =
+            request;
         if stop.iter().any(String::is_empty) {
             return Err(RequestError::invalid("stop", "a stop string must not be empty"));
         }
@@ -57,7 +60,15 @@ impl TextEngine {
         let context = if continues { prompt.as_slice() } else { &[] };
         let text = Detokenizer::after(Arc::clone(&self.text), context)
             .map_err(|error| RequestError::invalid("prompt", format!("cannot be decoded: {error}")))?;
-        let tokens = self.tokens.submit(TokenRequest { prompt, max_tokens, sampling, ignore_eos, kv })?;
+        let tokens = self.tokens.submit(TokenRequest {
+            prompt,
+            max_tokens,
+            fit_memory: fit_context,
+            sampling,
+            ignore_eos,
+            kv,
+            timeout,
+        })?;
         Ok(EventStream::new(tokens, text, StopMatcher::new(stop), prompt_tokens))
     }
 
@@ -87,6 +98,11 @@ impl TextEngine {
     /// How busy the engine is.
     pub fn load(&self) -> Load {
         self.tokens.load()
+    }
+
+    /// What the engine has done and holds.
+    pub fn stats(&self) -> Stats {
+        self.tokens.stats()
     }
 
     /// Takes no more requests; those taken, running or waiting, are finished. Does not wait.

@@ -85,6 +85,7 @@ impl EventStream {
                 self.ready.push_back(source.text_event(text));
                 let usage = Usage {
                     prompt_tokens: source.prompt_tokens,
+                    cached_tokens: token.cached_tokens,
                     completion_tokens: source.completion_tokens,
                     kv_cache: token.kv,
                 };

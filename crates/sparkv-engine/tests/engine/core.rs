@@ -1,13 +1,13 @@
 //! Tokens, limits, usage, draining.
 use std::time::Duration;
 
-use sparkv::{Budget, KvChoice, KvSettings, KvUsage};
+use sparkv::{Budget, KvChoice, KvSettings, KvUsage, Presets};
 use sparkv_engine::{
     FinishReason, GenerateError, Load, PromptLength, RequestError, SamplingParams,
     core::{TokenEngine, TokenRequest},
 };
 use sparkv_models::{
-    DecodeStep, LanguageModel, ModelError, ModelInfo,
+    DecodeStep, LanguageModel, ModelError, ModelInfo, PrefillStep, StepOutput,
     fake::{self, FakeConfig, FakeModel},
 };
 
@@ -73,8 +73,9 @@ fn every_token_tells_what_the_cache_holds_and_where_time_went() {
                 &token.kv;
             // The token just drawn has not been through the model.
             assert_eq!((*prompt_tokens, *kept_tokens), (17, 17 + i));
-            assert_eq!((*bytes, *dense_bytes), (4 * (17 + i as u64), 32 * (17 + i as u64)));
-            assert_eq!((preset.as_str(), *bytes_per_token), ("exact", 4.0));
+            // 32 bytes a token, in groups of 16.
+            assert_eq!((*bytes, *dense_bytes), (1024, 32 * (17 + i as u64)));
+            assert_eq!((preset.as_str(), *bytes_per_token), ("exact", 1024.0 / (17 + i) as f64));
         }
         // Three chunks, then four tokens, 2 ms each.
         let timings = tokens.last().unwrap().timings;
@@ -234,6 +235,7 @@ fn dropping_the_handle_finishes_what_was_taken() {
 /// A model whose caches cannot be freed: a bug that no sequence is to blame for.
 struct Cursed(FakeModel);
 
+#[derive(Debug)]
 struct CursedCache(fake::FakeCache);
 
 impl Drop for CursedCache {
@@ -244,36 +246,62 @@ impl Drop for CursedCache {
 
 impl LanguageModel for Cursed {
     type Cache = CursedCache;
+    type Prefill = fake::FakePrefill;
+    type Prefix = fake::FakePrefix;
 
     fn info(&self) -> &ModelInfo {
         self.0.info()
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.0.held_bytes()
     }
 
     fn new_cache(&self, settings: &KvSettings, prompt_tokens: usize) -> Result<CursedCache, ModelError> {
         self.0.new_cache(settings, prompt_tokens).map(CursedCache)
     }
 
-    fn prefill(
-        &self,
-        prompt: &[u32],
-        cache: &mut CursedCache,
-        keep_going: &mut dyn FnMut() -> bool,
-    ) -> Result<Option<Vec<f32>>, ModelError> {
-        self.0.prefill(prompt, &mut cache.0, keep_going)
+    fn share(&self, cache: &mut CursedCache) -> Option<(fake::FakePrefix, usize)> {
+        self.0.share(&mut cache.0)
     }
 
-    fn decode(&self, batch: &mut [DecodeStep<'_, CursedCache>]) -> Result<Vec<Vec<f32>>, ModelError> {
-        batch
+    fn begin_with(
+        &self,
+        cache: &mut CursedCache,
+        prefix: &fake::FakePrefix,
+        most: usize,
+    ) -> Result<usize, ModelError> {
+        self.0.begin_with(&mut cache.0, prefix, most)
+    }
+
+    fn begin(&self, tokens: &[u32], cache: &CursedCache) -> Result<fake::FakePrefill, ModelError> {
+        self.0.begin(tokens, &cache.0)
+    }
+
+    fn step(
+        &self,
+        decode: &mut [DecodeStep<'_, CursedCache>],
+        prefills: &mut [PrefillStep<'_, CursedCache, fake::FakePrefill>],
+    ) -> Result<StepOutput, ModelError> {
+        let decode = decode.iter_mut().map(|step| (step.token, &mut step.cache.0));
+        let mut decode: Vec<_> = decode.map(|(token, cache)| DecodeStep { token, cache }).collect();
+        let mut prefills: Vec<_> = prefills
             .iter_mut()
-            .map(|step| {
-                let cache = &mut step.cache.0;
-                Ok(self.0.decode(&mut [DecodeStep { token: step.token, cache }])?.remove(0))
+            .map(|step| PrefillStep {
+                prefill: &mut *step.prefill,
+                cache: &mut step.cache.0,
+                row_layers: step.row_layers,
             })
-            .collect()
+            .collect();
+        self.0.step(&mut decode, &mut prefills)
     }
 
     fn kv_usage(&self, cache: &CursedCache) -> KvUsage {
         self.0.kv_usage(&cache.0)
+    }
+
+    fn next_bytes(&self, cache: &CursedCache) -> u64 {
+        self.0.next_bytes(&cache.0)
     }
 }
 
@@ -281,7 +309,7 @@ impl LanguageModel for Cursed {
 fn nobody_waits_for_an_engine_that_died() {
     let (model, probe) = FakeModel::new(FakeConfig::default());
     probe.gate().close();
-    let engine = TokenEngine::start(Cursed(model), config(4)).unwrap();
+    let engine = TokenEngine::start(Cursed(model), config(4), Presets::built_in().unwrap()).unwrap();
     let streams: Vec<_> = (0..3).map(|i| engine.submit(request(i, 10, 3)).unwrap()).collect();
     probe.gate().open();
     for stream in streams {

@@ -2,9 +2,13 @@
 
 // `cfg(test)` holds throughout; it tells clippy that the helpers between the tests are tests, too.
 #[cfg(test)]
+mod batch;
+#[cfg(test)]
 mod cancel;
 #[cfg(test)]
 mod core;
+#[cfg(test)]
+mod demo;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! An engine over the fake model, and what it must answer.
 use std::{num::NonZeroUsize, time::Duration};
 
-use sparkv::KvChoice;
+use sparkv::{KvChoice, Presets};
 use sparkv_engine::{
     EngineConfig, GenerateError, SamplingParams,
     core::{Token, TokenEngine, TokenRequest, TokenStream},
@@ -9,13 +9,28 @@ use sparkv_engine::{
 };
 use sparkv_models::fake::{self, FakeConfig, FakeModel, Probe};
 
+/// One request at a time, and nothing is kept of it.
 pub(crate) fn config(max_queue: usize) -> EngineConfig {
-    EngineConfig { max_queue: NonZeroUsize::new(max_queue).unwrap() }
+    EngineConfig {
+        max_queue: NonZeroUsize::new(max_queue).unwrap(),
+        max_running: NonZeroUsize::MIN,
+        prefix_cache: false,
+        ..EngineConfig::default()
+    }
 }
 
 pub(crate) fn start(fake: &FakeConfig, max_queue: usize) -> (TokenEngine, Probe) {
+    start_with(fake, config(max_queue))
+}
+
+pub(crate) fn start_with(fake: &FakeConfig, config: EngineConfig) -> (TokenEngine, Probe) {
     let (model, probe) = FakeModel::new(fake.clone());
-    (TokenEngine::start(model, config(max_queue)).unwrap(), probe)
+    (TokenEngine::start(model, config, Presets::built_in().unwrap()).unwrap(), probe)
+}
+
+/// What the JSON of a `kv_cache` object asks for.
+pub(crate) fn kv(json: &str) -> KvChoice {
+    Presets::built_in().unwrap().resolve(&serde_json::from_str(json).unwrap()).unwrap()
 }
 
 /// A greedy request for up to `max_tokens` after a prompt of `length` tokens that `seed` tells apart.
@@ -23,9 +38,11 @@ pub(crate) fn request(seed: u32, length: usize, max_tokens: usize) -> TokenReque
     TokenRequest {
         prompt: (0..length as u32).map(|i| fake::BYTE_OFFSET + (seed * 31 + i * 7) % 256).collect(),
         max_tokens: Some(max_tokens),
+        fit_memory: false,
         sampling: SamplingParams::default(),
         ignore_eos: false,
         kv: KvChoice::default(),
+        timeout: None,
     }
 }
 

@@ -1,4 +1,5 @@
 //! Prompts to text: templates, encoding, stop strings, streams.
+use sparkv::Presets;
 use sparkv_engine::{
     ChatMessage, Event, FinishReason, GenerateError, GenerateRequest, Load, Prompt, PromptLength,
     RequestError, TextEngine, TextModel, Usage,
@@ -22,7 +23,7 @@ fn start(fake: &FakeConfig, template: Option<&str>) -> (TextEngine, Probe) {
 fn start_with(fake: &FakeConfig, template: Option<&str>, tokenizer: Tokenizer) -> (TextEngine, Probe) {
     let (model, probe) = FakeModel::new(fake.clone());
     let text = TextModel::new(tokenizer, template, Some("<s>"), Some("</s>")).unwrap();
-    (TextEngine::start(model, text, config(4)).unwrap(), probe)
+    (TextEngine::start(model, text, config(4), Presets::built_in().unwrap()).unwrap(), probe)
 }
 
 fn text_request(prompt: &str, max_tokens: usize) -> GenerateRequest {
@@ -303,7 +304,7 @@ fn many_clients_at_once() {
     let fake = FakeConfig::default();
     let (model, probe) = FakeModel::new(fake.clone());
     let text = TextModel::new(fake::tokenizer().unwrap(), None, None, None).unwrap();
-    let engine = TextEngine::start(model, text, config(32)).unwrap();
+    let engine = TextEngine::start(model, text, config(32), Presets::built_in().unwrap()).unwrap();
     std::thread::scope(|scope| {
         for client in 0..16 {
             let (engine, fake) = (engine.clone(), &fake);

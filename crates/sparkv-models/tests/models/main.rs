@@ -8,3 +8,4 @@ mod gguf_tokenizer;
 mod golden;
 mod hub;
 mod oracles;
+mod steps;

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use sparkv_engine::{FinishReason, Usage};
 use uuid::Uuid;
 
-use crate::common::types::UsageBody;
+use crate::common::types::{PromptTokensDetails, UsageBody};
 use crate::reply::Delivery;
 
 /// Changes with whatever may change answers, so that clients can tell why a seed gives another text.
@@ -59,7 +59,13 @@ pub(crate) fn finish_reason(reason: FinishReason) -> &'static str {
 
 impl From<Usage> for UsageBody {
     fn from(usage: Usage) -> Self {
-        let Usage { prompt_tokens, completion_tokens, kv_cache } = usage;
-        Self { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens, kv_cache }
+        let Usage { prompt_tokens, cached_tokens, completion_tokens, kv_cache } = usage;
+        Self {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens + completion_tokens,
+            prompt_tokens_details: PromptTokensDetails { cached_tokens },
+            kv_cache,
+        }
     }
 }

@@ -87,5 +87,13 @@ pub(crate) struct UsageBody {
     pub(crate) prompt_tokens: usize,
     pub(crate) completion_tokens: usize,
     pub(crate) total_tokens: usize,
+    pub(crate) prompt_tokens_details: PromptTokensDetails,
     pub(crate) kv_cache: KvUsage,
+}
+
+/// Where the tokens of a prompt came from.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct PromptTokensDetails {
+    /// Those that were not computed for this request.
+    pub(crate) cached_tokens: usize,
 }

@@ -79,6 +79,8 @@ pub(crate) fn validate(fields: GenerationFields, asked: Asked, app: &App) -> Res
         stop: check_stop(stop)?,
         ignore_eos: ignore_eos.unwrap_or(false),
         kv: check_kv(kv_cache, app)?,
+        // Set for all requests where they enter the line.
+        timeout: None,
     };
     Ok(Checked { request, delivery: check_delivery(stream, stream_options)?, fault })
 }

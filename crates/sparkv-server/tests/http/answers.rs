@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::http::Request;
 use futures::StreamExt;
 use serde_json::{Value, json};
-use sparkv_models::fake::{Fault, FaultKind};
+use sparkv_models::fake::{Fault, FaultAt, FaultKind};
 use tower::ServiceExt;
 
 use crate::support::*;
@@ -102,7 +102,7 @@ async fn a_stream_reports_usage_only_when_asked() {
 #[tokio::test]
 async fn a_failure_inside_a_stream_is_an_event_and_hurts_nobody_else() {
     // The prompt takes one step, then one step per token.
-    let fault = Some(Fault { step: 5, kind: FaultKind::Error });
+    let fault = Some(Fault { at: FaultAt::Step(5), kind: FaultKind::Error });
     let routes =
         Setup { fake: sparkv_models::fake::FakeConfig { fault, ..Default::default() }, ..Setup::default() };
     let routes = routes.routes();
@@ -125,8 +125,10 @@ async fn a_failure_inside_a_stream_is_an_event_and_hurts_nobody_else() {
 #[tokio::test]
 async fn a_failure_of_a_whole_answer_is_a_500() {
     for kind in [FaultKind::Error, FaultKind::Panic, FaultKind::Nan] {
-        let fake =
-            sparkv_models::fake::FakeConfig { fault: Some(Fault { step: 3, kind }), ..Default::default() };
+        let fake = sparkv_models::fake::FakeConfig {
+            fault: Some(Fault { at: FaultAt::Step(3), kind }),
+            ..Default::default()
+        };
         let routes = Setup { fake, ..Setup::default() }.routes();
         let reply = complete(&routes, &completion_body(json!({}))).await;
         assert_eq!(reply.status, 500, "{kind:?}");

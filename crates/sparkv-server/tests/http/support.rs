@@ -22,6 +22,8 @@ pub(crate) struct Setup {
     pub(crate) api_key: Option<&'static str>,
     pub(crate) default_kv: KvOptions,
     pub(crate) drain_deadline: Duration,
+    pub(crate) engine: EngineConfig,
+    pub(crate) request_timeout: Option<Duration>,
 }
 
 impl Default for Setup {
@@ -33,6 +35,12 @@ impl Default for Setup {
             api_key: None,
             default_kv: KvOptions::default(),
             drain_deadline: Duration::from_secs(20),
+            engine: EngineConfig {
+                max_running: NonZeroUsize::MIN,
+                prefix_cache: false,
+                ..EngineConfig::default()
+            },
+            request_timeout: None,
         }
     }
 }
@@ -43,10 +51,11 @@ impl Setup {
         let text =
             TextModel::new(tokenizer().unwrap(), self.chat_template, Some("<s>"), Some("</s>")).unwrap();
         let max_queue = NonZeroUsize::new(self.max_queue).unwrap();
-        let engine = TextEngine::start(model, text, EngineConfig { max_queue }).unwrap();
         let small = KvOptions { precision: Some(sparkv::settings::Precision::Int8), ..KvOptions::default() };
         let presets =
             Presets::built_in().unwrap().with(BTreeMap::from([("mine".to_owned(), small)])).unwrap();
+        let engine_config = EngineConfig { max_queue, ..self.engine };
+        let engine = TextEngine::start(model, text, engine_config, presets.clone()).unwrap();
         let config = ServerConfig {
             model_name: "org/fake".to_owned(),
             model_aliases: vec!["fake".to_owned()],
@@ -55,6 +64,7 @@ impl Setup {
             default_kv: presets.resolve(&self.default_kv).unwrap(),
             presets,
             drain_deadline: self.drain_deadline,
+            request_timeout: self.request_timeout,
         };
         (Server::new(engine.clone(), config), engine, probe)
     }

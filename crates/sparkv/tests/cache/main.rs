@@ -7,3 +7,5 @@ mod accounting;
 mod common;
 #[cfg(test)]
 mod oracle;
+#[cfg(test)]
+mod sharing;

@@ -1,0 +1,98 @@
+//! A real model: whatever else runs, a request's tokens are those it gets alone.
+use std::num::NonZeroUsize;
+
+use rand::{Rng, SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+use sparkv::Presets;
+use sparkv_engine::{
+    EngineConfig, SamplingParams,
+    core::{TokenEngine, TokenRequest, TokenStream},
+};
+use sparkv_models::{LoadOptions, ModelSource, WeightFormat, load};
+
+use crate::support::{config, ids, kv};
+
+fn start(config: EngineConfig) -> TokenEngine {
+    let options = LoadOptions { weights: WeightFormat::F32, ..LoadOptions::default() };
+    let model = load(&ModelSource::Demo, &options, &()).unwrap();
+    TokenEngine::start(model.decoder, config, Presets::built_in().unwrap()).unwrap()
+}
+
+/// Conversations of all lengths and settings, some of which begin alike.
+fn requests(engine: &TokenEngine) -> Vec<TokenRequest> {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    let vocab = engine.info().vocab_size as u32;
+    let opening: Vec<u32> = (0..200).map(|_| rng.random_range(3..vocab)).collect();
+    let settings = [
+        r#"{"precision": "f32"}"#,
+        "{}",
+        r#"{"preset": "quality"}"#,
+        r#"{"preset": "balanced"}"#,
+        r#"{"preset": "aggressive"}"#,
+        r#"{"eviction": {"policy": "streaming", "max_tokens": 100}}"#,
+    ];
+    (0..18)
+        .map(|index| {
+            let own = rng.random_range(1..120);
+            let shared = if index % 3 == 0 { 0 } else { rng.random_range(0..opening.len()) };
+            let mut prompt = opening[..shared].to_vec();
+            prompt.extend((0..own).map(|_| rng.random_range(3..vocab)));
+            TokenRequest {
+                prompt,
+                max_tokens: Some(rng.random_range(1..60)),
+                fit_memory: false,
+                sampling: SamplingParams {
+                    temperature: if index % 2 == 0 { 0.0 } else { 0.7 },
+                    seed: Some(index),
+                    ..SamplingParams::default()
+                },
+                ignore_eos: true,
+                kv: kv(settings[index as usize % settings.len()]),
+                timeout: None,
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn any_mix_gives_the_tokens_of_the_request_alone() {
+    let alone = start(config(64));
+    let requests = requests(&alone);
+    let expected: Vec<Vec<u32>> =
+        requests.iter().map(|request| ids(alone.submit(request.clone()).unwrap())).collect();
+    let mut rng = ChaCha8Rng::seed_from_u64(8);
+    let mut preempted = 0;
+    for (max_running, prefix_cache, prompt_balance, kv_memory) in [
+        (18, false, 2.5, u64::MAX),
+        (5, true, 0.1, u64::MAX),
+        (18, true, 4.0, 3 << 20),
+        // Not enough for all at once: some give way.
+        (18, false, 1.0, 2 << 20),
+    ] {
+        let config = EngineConfig {
+            max_running: NonZeroUsize::new(max_running).unwrap(),
+            prefix_cache,
+            prompt_balance,
+            kv_memory,
+            ..config(64)
+        };
+        let engine = start(config);
+        let mut order: Vec<usize> = (0..requests.len()).collect();
+        order.shuffle(&mut rng);
+        let mut streams: Vec<(usize, TokenStream)> = Vec::new();
+        for (nth, &index) in order.iter().enumerate() {
+            streams.push((index, engine.submit(requests[index].clone()).unwrap()));
+            // Some come while others are being answered.
+            if nth % 4 == 3 {
+                std::thread::sleep(std::time::Duration::from_millis(rng.random_range(0..30)));
+            }
+        }
+        for (index, stream) in streams {
+            assert_eq!(ids(stream), expected[index], "{index} of {config:?}: {:?}", requests[index].kv);
+        }
+        let stats = engine.stats();
+        preempted += stats.preemptions;
+        assert_eq!(prefix_cache, stats.prefix_hits > 0, "{config:?}");
+    }
+    assert!(preempted > 0, "nobody gave way");
+}
