@@ -18,4 +18,6 @@ mod run;
 #[cfg(test)]
 mod serve;
 #[cfg(test)]
+mod soak;
+#[cfg(test)]
 mod support;

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
@@ -11,6 +12,8 @@ use crate::support::*;
 /// A server that ends with the test.
 pub(crate) struct Served {
     process: Child,
+    /// What it logs: read all the while, so that it never waits for a reader.
+    log: Option<JoinHandle<String>>,
     /// What it prints when it is ready.
     greeting: String,
     url: String,
@@ -21,15 +24,30 @@ impl Served {
         let mut command = sparkv();
         command.args(["serve", "--port", "0", "--offline"]).args(arguments);
         let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = process.stderr.take().unwrap();
+        let log = std::thread::spawn(move || {
+            let mut log = String::new();
+            stderr.read_to_string(&mut log).unwrap();
+            log
+        });
         let mut greeting = String::new();
         BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut greeting).unwrap();
         let url = greeting.split_whitespace().find(|word| word.starts_with("http://")).map(str::to_owned);
         let Some(url) = url else {
-            let mut message = String::new();
-            process.stderr.take().unwrap().read_to_string(&mut message).unwrap();
-            panic!("not ready: {greeting} {message}");
+            panic!("not ready: {greeting} {}", log.join().unwrap());
         };
-        Self { process, greeting, url }
+        Self { process, log: Some(log), greeting, url }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Resident memory of the process.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
     async fn post(&self, path: &str, body: &Value) -> Response {
@@ -46,8 +64,7 @@ impl Served {
     fn terminate(mut self) -> (ExitStatus, String) {
         let id = self.process.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
-        let mut log = String::new();
-        self.process.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        let log = self.log.take().unwrap().join().unwrap();
         (self.process.wait().unwrap(), log)
     }
 }

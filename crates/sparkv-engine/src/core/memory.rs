@@ -69,3 +69,54 @@ impl Need<'_> {
         needs.max_by_key(|(_, need)| *need)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sparkv::{AttentionConfig, KvShape};
+
+    use super::*;
+
+    fn info() -> ModelInfo {
+        let attention =
+            AttentionConfig { query_heads: 8, kv_heads: 2, head_dim: 64, scale: 0.125, sliding_window: None };
+        let kv_shape = KvShape { layers: 8, attention };
+        ModelInfo {
+            vocab_size: 10,
+            context_length: 100_000,
+            eos_token_ids: vec![],
+            kv_shape,
+            row_bytes: 1024,
+        }
+    }
+
+    #[test]
+    fn the_preset_that_changes_least_is_proposed() {
+        let (info, presets) = (info(), Presets::built_in().unwrap());
+        let need = Need { info: &info, settings: &KvSettings::exact(), prompt: 8000 };
+        let exact = need.in_all(1000).unwrap();
+        let least = info.kv_shape.dense_bytes(9000) + 9000 * 1024;
+        assert!((least..least + least / 20).contains(&exact), "{exact} of {least}");
+        let mut before = u64::MAX;
+        for name in ["exact", "quality", "balanced", "aggressive"] {
+            let (_, options) = presets.iter().find(|(preset, _)| *preset == name).unwrap();
+            let settings = presets.resolve(options).unwrap().settings(&info.kv_shape, 8000, 1000).unwrap();
+            let bytes = Need { settings: &settings, ..need }.in_all(1000).unwrap();
+            assert!(bytes < before, "{name}");
+            assert_eq!(need.preset_within(&presets, bytes, 1000), Some((name.to_owned(), bytes)));
+            before = bytes;
+        }
+        assert_eq!(need.preset_within(&presets, before - 1, 1000), None);
+    }
+
+    #[test]
+    fn what_fits_fits_and_one_more_does_not() {
+        let info = info();
+        let need = Need { info: &info, settings: &KvSettings::exact(), prompt: 100 };
+        for budget in [700_000u64, 1_000_000, 5_000_000] {
+            let fits = need.tokens_within(budget, 50_000).unwrap();
+            assert!(fits > 0 && need.in_all(fits).unwrap() <= budget, "{fits} in {budget}");
+            assert!(need.in_all(fits + 1).unwrap() > budget, "{fits} in {budget}");
+        }
+        assert_eq!(need.tokens_within(1000, 50).unwrap(), 0);
+    }
+}

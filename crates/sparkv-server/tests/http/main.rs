@@ -8,6 +8,8 @@ mod errors;
 #[cfg(test)]
 mod fields;
 #[cfg(test)]
+mod operations;
+#[cfg(test)]
 mod socket;
 #[cfg(test)]
 mod support;
