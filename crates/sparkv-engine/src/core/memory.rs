@@ -13,8 +13,8 @@ pub(super) struct Need<'a> {
 impl Need<'_> {
     /// The most bytes held until a prompt, and `new_tokens` that followed it before, are computed: the caches,
     /// one layer of them dense, and the tokens on their way.
-    pub(super) fn to_start(&self, new_tokens: usize) -> Result<u64, SettingsError> {
-        let Self { info, settings, prompt } = *self;
+    pub(super) fn to_start(self, new_tokens: usize) -> Result<u64, SettingsError> {
+        let Self { info, settings, prompt } = self;
         let shape = &info.kv_shape;
         let dense_layer = settings.prompt_bytes(shape, prompt)? - settings.cache_bytes(shape, prompt, 0)?;
         let rows = (prompt + new_tokens) as u64 * info.row_bytes as u64;
@@ -22,7 +22,7 @@ impl Need<'_> {
     }
 
     /// The same where all of `tokens` but those `held` are to follow in a cache whose prompt is compressed.
-    pub(super) fn to_continue(&self, held: usize, tokens: usize) -> Result<u64, SettingsError> {
+    pub(super) fn to_continue(self, held: usize, tokens: usize) -> Result<u64, SettingsError> {
         let shape = &self.info.kv_shape;
         let rows = (tokens - held.min(tokens)) as u64 * self.info.row_bytes as u64;
         Ok(self.settings.most_bytes(shape, self.prompt, tokens.saturating_sub(self.prompt))? + rows)
@@ -30,12 +30,12 @@ impl Need<'_> {
 
     /// The most bytes held at any time until `new_tokens` were generated: should the cache be lost on the way to
     /// make room for others, all tokens go through the layers again.
-    pub(super) fn in_all(&self, new_tokens: usize) -> Result<u64, SettingsError> {
+    pub(super) fn in_all(self, new_tokens: usize) -> Result<u64, SettingsError> {
         self.to_start(new_tokens)
     }
 
     /// The most tokens, at most `wanted`, that can be generated within `budget` bytes; 0 if not even one.
-    pub(super) fn tokens_within(&self, budget: u64, wanted: usize) -> Result<usize, SettingsError> {
+    pub(super) fn tokens_within(self, budget: u64, wanted: usize) -> Result<usize, SettingsError> {
         if self.in_all(wanted)? <= budget {
             return Ok(wanted);
         }
@@ -55,7 +55,7 @@ impl Need<'_> {
     /// The first preset with which `new_tokens` can be generated within `budget` bytes, and what it needs:
     /// of all that would do, the one that needs the most, being the closest to what was asked.
     pub(super) fn preset_within(
-        &self,
+        self,
         presets: &Presets,
         budget: u64,
         new_tokens: usize,
@@ -63,7 +63,7 @@ impl Need<'_> {
         let needs = presets.iter().filter_map(|(name, options)| {
             let settings = presets.resolve(options).ok()?;
             let settings = settings.settings(&self.info.kv_shape, self.prompt, new_tokens).ok()?;
-            let need = Need { settings: &settings, ..*self }.in_all(new_tokens).ok()?;
+            let need = Need { settings: &settings, ..self }.in_all(new_tokens).ok()?;
             (need <= budget).then(|| (name.to_owned(), need))
         });
         needs.max_by_key(|(_, need)| *need)

@@ -31,6 +31,21 @@ pub(super) struct Scheduler<M: LanguageModel> {
     counters: Arc<Counters>,
 }
 
+/// What becomes of a job.
+enum Begun<M: LanguageModel> {
+    Running(Sequence<M>),
+    /// There is no memory for it until others have ended.
+    Waiting(Job),
+}
+
+/// What came of a step.
+struct Made {
+    /// The logits of each member, where it has any, in their order.
+    logits: Vec<Option<Vec<f32>>>,
+    /// Rows, summed over layers, that moved on.
+    rows: usize,
+}
+
 /// A step to be made.
 struct Step {
     /// Which sequences take part, and the rows, summed over layers, of those whose prompts move on.
@@ -83,48 +98,47 @@ impl<M: LanguageModel> Scheduler<M> {
             let Some(job) = self.line.take() else { break };
             if job.is_cancelled() {
                 self.line.leave(&job.events);
-            } else if let Err(job) = self.begin(job) {
+            } else if let Some(job) = self.begin(job) {
                 self.line.put_back(job);
                 break;
             }
         }
     }
 
-    /// Begins a job, or gives it back if there is no memory for it until others have ended.
-    fn begin(&mut self, job: Job) -> Result<(), Job> {
+    /// Begins a job, or gives it back if it has to wait.
+    fn begin(&mut self, job: Job) -> Option<Job> {
         let events = job.events.clone();
-        match self.candidate(job) {
-            Ok(Ok(sequence)) => {
+        match self.try_to_begin(job) {
+            Ok(Begun::Running(sequence)) => {
                 self.counters.looked_up(sequence.cached(), sequence.asked());
                 self.running.push(sequence);
-                Ok(())
+                None
             }
-            Ok(Err(job)) => Err(job),
+            Ok(Begun::Waiting(job)) => Some(job),
             Err(error) => {
                 self.line.leave(&events);
                 tell(&events, Err(error));
-                Ok(())
+                None
             }
         }
     }
 
-    /// The sequence that a job becomes, or the job if it has to wait for memory.
-    fn candidate(&mut self, job: Job) -> Result<Result<Sequence<M>, Job>, GenerateError> {
+    fn try_to_begin(&mut self, job: Job) -> Result<Begun<M>, GenerateError> {
         let reserved = self.reserved();
         let (model, kept) = (&self.model, &mut self.kept);
         let candidate = guarded(|| Candidate::new(model, job, kept))?;
         let wanted = candidate.outstanding(&self.model);
         if self.fits(wanted, reserved) {
-            return guarded(|| candidate.start(&self.model)).map(Ok);
+            return guarded(|| candidate.start(&self.model)).map(Begun::Running);
         }
         if !self.running.is_empty() {
-            return Ok(Err(candidate.into_job()));
+            return Ok(Begun::Waiting(candidate.into_job()));
         }
         // It was computed to fit into all there is, if it begins with nothing of others.
         if candidate.begins_again() {
             Err(GenerateError::Memory)
         } else {
-            self.candidate(candidate.to_begin_again())
+            self.try_to_begin(candidate.begin_again())
         }
     }
 
@@ -161,7 +175,7 @@ impl<M: LanguageModel> Scheduler<M> {
                 return;
             }
             self.counters.preempted();
-            self.line.put_back(sequence.to_begin_again(false));
+            self.line.put_back(sequence.begin_again(false));
         }
     }
 
@@ -173,9 +187,9 @@ impl<M: LanguageModel> Scheduler<M> {
         }
         let begun = Instant::now();
         match self.compute(&step) {
-            Ok((output, rows)) => {
+            Ok(Made { logits, rows }) => {
                 self.pace.note(begun.elapsed(), rows, step.answering);
-                self.deliver(&step, output);
+                self.deliver(&step, logits);
             }
             Err(error) => self.recover(&step, error),
         }
@@ -210,8 +224,8 @@ impl<M: LanguageModel> Scheduler<M> {
         Step { members: members.collect(), answering }
     }
 
-    /// Makes a step. Gives what came of it, in the order of its members, and the rows that moved on.
-    fn compute(&mut self, step: &Step) -> Result<(Vec<Option<Vec<f32>>>, usize), GenerateError> {
+    /// Makes a step.
+    fn compute(&mut self, step: &Step) -> Result<Made, GenerateError> {
         let (mut decode, mut prefills, mut decodes) = (Vec::new(), Vec::new(), Vec::new());
         let mut members = step.members.iter().peekable();
         for (index, sequence) in self.running.iter_mut().enumerate() {
@@ -233,19 +247,18 @@ impl<M: LanguageModel> Scheduler<M> {
         let left: Vec<usize> = prefills.iter().map(|step| step.row_layers).collect();
         let (mut decoded, mut prefilled, mut left) =
             (decoded.into_iter(), prefilled.into_iter(), left.into_iter());
-        let mut moved = 0;
-        let mut logits = Vec::with_capacity(step.members.len());
+        let mut made = Made { logits: Vec::with_capacity(step.members.len()), rows: 0 };
         for (&(index, given), is_decode) in step.members.iter().zip(decodes) {
             if is_decode {
-                logits.push(decoded.next());
+                made.logits.push(decoded.next());
             } else {
                 let rows = given - left.next().unwrap_or(0).min(given);
                 self.running[index].moved(rows);
-                moved += rows;
-                logits.push(prefilled.next().flatten());
+                made.rows += rows;
+                made.logits.push(prefilled.next().flatten());
             }
         }
-        Ok((logits, moved))
+        Ok(made)
     }
 
     /// Draws and sends the tokens that follow from a step's logits.
@@ -300,7 +313,7 @@ impl<M: LanguageModel> Scheduler<M> {
         }
         tracing::warn!(%error, sequences = failed.len(), "a step failed; each of its sequences begins again");
         for sequence in failed.into_iter().rev() {
-            self.line.put_back(sequence.to_begin_again(true));
+            self.line.put_back(sequence.begin_again(true));
         }
     }
 

@@ -173,7 +173,7 @@ impl<M: LanguageModel> Candidate<M> {
     }
 
     /// Gives up the cache, to begin with nothing of others.
-    pub(super) fn to_begin_again(self) -> Job {
+    pub(super) fn begin_again(self) -> Job {
         Job { again: true, ..self.job }
     }
 
@@ -320,7 +320,7 @@ impl<M: LanguageModel> Sequence<M> {
     }
 
     /// Gives up the cache, to begin again later; with nobody else in a step, if `suspect`.
-    pub(super) fn to_begin_again(self, suspect: bool) -> Job {
+    pub(super) fn begin_again(self, suspect: bool) -> Job {
         Job { again: true, suspect, ..self.into_job() }
     }
 }

@@ -57,7 +57,9 @@ fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
     let text = std::fs::read_to_string(root.join(&options.shape))?;
-    let config = DecoderConfig::from_json(&text)?;
+    let mut config = DecoderConfig::from_json(&text)?;
+    // Weights that are made up know no context.
+    config.context_length = config.context_length.max(1 << 17);
     let scenarios = Scenarios { config, weights: options.weights, balance: options.balance };
     let all = [Scenario::Batch, Scenario::Turn, Scenario::Stall, Scenario::Held, Scenario::Peak];
     let asked = if options.scenarios.is_empty() { &all[..] } else { &options.scenarios };
