@@ -22,10 +22,15 @@
 pub mod attention;
 pub mod budget;
 pub mod cache;
+mod calibration;
+mod evict;
 mod fill;
 mod head;
+mod observe;
+mod options;
 pub mod plan;
 mod rows;
+mod sample;
 pub mod settings;
 mod window;
 
