@@ -5,13 +5,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use sparkv_kernels::{BLOCK, Levels};
+use sparkv_kernels::BLOCK;
 
+use crate::calibration::Calibration;
 use crate::plan::{CachePlan, KvShape};
-use crate::settings::{
-    CUSTOM, DEFAULT_SINKS, DEFAULT_WINDOW, Eviction, Keep, KvChoice, KvSettings, Precision, QueryStatistic,
-    SettingsError,
-};
+use crate::settings::{Eviction, Keep, KvChoice, KvSettings, SettingsError};
 
 /// What the cache may cost.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -117,30 +115,9 @@ impl Budget {
 /// The tokens after which what a cache holds has grown and shrunk again.
 const TOOTH: usize = 2 * BLOCK;
 
-/// Ways to keep every token, from the most faithful to the cheapest: precision, ratio pruned of keys and
-/// values. Ordered by hand; the cheapest is then combined with eviction.
-const LADDER: [(Precision, f64); 5] = [
-    (Precision::F16, 0.0),
-    (Precision::Int8, 0.0),
-    (Precision::Int8, 0.5),
-    (Precision::Int8, 0.75),
-    (Precision::Int8, 0.8),
-];
-
-fn rung((precision, ratio): (Precision, f64), eviction: Eviction) -> KvSettings {
-    KvSettings {
-        preset: CUSTOM.to_owned(),
-        eviction,
-        key_ratio: ratio,
-        value_ratio: ratio,
-        query_statistic: QueryStatistic::default(),
-        levels: Levels::One,
-        center_keys: false,
-        precision,
-        window: DEFAULT_WINDOW,
-        sinks: DEFAULT_SINKS,
-        continues: false,
-    }
+/// `step`, with tokens dropped.
+fn evicting(step: &KvSettings, eviction: Eviction) -> KvSettings {
+    KvSettings { eviction, ..step.clone() }
 }
 
 impl KvSettings {
@@ -195,22 +172,22 @@ struct Search<'a> {
 impl Search<'_> {
     /// The most faithful settings within the budget.
     fn settings(&self) -> Result<KvSettings, SettingsError> {
+        let table = Calibration::built_in()?;
         let expected = self.new_tokens.min(self.prompt_tokens.max(EXPECTED_TOKENS));
-        for step in LADDER {
-            let everything = rung(step, Eviction::None);
-            if self.fits(&everything, self.new_tokens)? {
-                return Ok(everything);
+        for step in table.steps() {
+            if self.fits(step, self.new_tokens)? {
+                return Ok(step.clone());
             }
-            if self.fits(&everything, expected)?
+            if self.fits(step, expected)?
                 && let Some(settings) = self.most_tokens(step, Eviction::Streaming)?
             {
                 return Ok(settings);
             }
         }
-        let cheapest = LADDER[LADDER.len() - 1];
+        let cheapest = table.cheapest();
         // Where the prompt alone fits, what is too much is generated: the prompt need not be thinned for it.
-        if !self.fits(&rung(cheapest, Eviction::None), 0)?
-            && let Some(settings) = self.most_tokens(cheapest, Eviction::SnapKv)?
+        if !self.fits(cheapest, 0)?
+            && let Some(settings) = self.most_tokens(cheapest, table.evict_prompt)?
         {
             return Ok(settings);
         }
@@ -228,10 +205,10 @@ impl Search<'_> {
     /// the cost grows with the tokens kept.
     fn most_tokens(
         &self,
-        step: (Precision, f64),
+        step: &KvSettings,
         policy: fn(Keep) -> Eviction,
     ) -> Result<Option<KvSettings>, SettingsError> {
-        let keeping = |tokens| rung(step, policy(Keep::Tokens(tokens)));
+        let keeping = |tokens| evicting(step, policy(Keep::Tokens(tokens)));
         let least = keeping(0).min_tokens();
         if !self.fits(&keeping(least), self.new_tokens)? {
             return Ok(None);
@@ -287,7 +264,7 @@ impl KvChoice {
     ) -> Result<KvSettings, SettingsError> {
         match self {
             KvChoice::Fixed(settings) => Ok(settings.clone()),
-            KvChoice::Budget(Budget::Share(1.0)) => Ok(rung(LADDER[0], Eviction::None)),
+            KvChoice::Budget(Budget::Share(1.0)) => Ok(Calibration::built_in()?.exact.clone()),
             KvChoice::Budget(budget) => {
                 Search { budget: *budget, shape, prompt_tokens, new_tokens }.settings()
             }
@@ -299,6 +276,7 @@ impl KvChoice {
 mod tests {
     use super::*;
     use crate::attention::AttentionConfig;
+    use crate::settings::Precision;
     use proptest::prelude::*;
 
     fn budget(json: &str) -> Result<Budget, serde_json::Error> {
@@ -363,10 +341,7 @@ mod tests {
                 let choice = KvChoice::Budget(Budget::Share(share));
                 let settings = choice.settings(&shape(), 20, new_tokens).unwrap();
                 // The whole conversation of 120 tokens is held, as it is or packed.
-                let kept = match settings.eviction() {
-                    Eviction::Streaming(keep) | Eviction::SnapKv(keep) => keep.tokens(20, 0),
-                    Eviction::None => usize::MAX,
-                };
+                let kept = settings.eviction().keep().map_or(usize::MAX, |keep| keep.tokens(20, 0));
                 assert!(kept >= 120, "{share} {new_tokens}: {settings:?}");
             }
         }
@@ -400,7 +375,8 @@ mod tests {
             let budget = if by_share { Budget::Share(share) } else { Budget::Bytes(bytes) };
             let Ok(settings) = KvChoice::Budget(budget).settings(&shape(), prompt, new) else {
                 // Refused only where the least that could be held is too much.
-                let least = rung(LADDER[4], Eviction::Streaming(Keep::Tokens(68)));
+                let cheapest = Calibration::built_in().unwrap().cheapest();
+                let least = evicting(cheapest, Eviction::Streaming(Keep::Tokens(68)));
                 let held = (0..=new.min(64)).map(|n| least.cache_bytes(&shape(), prompt, n).unwrap());
                 prop_assert!(held.max() > Some(budget.limit(&shape(), prompt + new)), "{budget} {prompt} {new}");
                 return Ok(());

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use candle_core::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::attention::AttentionConfig;
 use crate::head::{HeadCache, SharedHead};
+use crate::observe::Observed;
 use crate::parallel;
 use crate::plan::{CachePlan, KvShape};
-use crate::pool::{Charge, KvPool};
+use crate::pool::KvPool;
 use crate::settings::{KvSettings, SettingsError};
-use crate::window::ObservationWindow;
 
 /// Keys below which a second thread costs more than it brings: some ten microseconds of work.
 const SERIAL_VALUES: usize = 1 << 14;
@@ -23,7 +22,8 @@ pub struct KvUsage {
     pub preset: String,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
-    /// Tokens stored per layer and KV head, of prompt and completion.
+    /// Tokens stored per KV head, of prompt and completion; the mean over layers, which may keep different
+    /// numbers, rounded.
     pub kept_tokens: usize,
     /// Bytes held.
     pub bytes: u64,
@@ -88,7 +88,8 @@ impl SequenceCache {
         pool: &KvPool,
     ) -> std::result::Result<Self, SettingsError> {
         let plan = Arc::new(CachePlan::new(shape, settings, prompt_tokens)?);
-        let layers = (0..shape.layers).map(|_| LayerCache::new(Arc::clone(&plan), pool)).collect();
+        let layer = |index| LayerCache::new(Arc::clone(&plan), index, pool);
+        let layers = (0..shape.layers).map(layer).collect();
         Ok(Self { preset: settings.preset().to_owned(), plan, layers })
     }
 
@@ -161,13 +162,20 @@ impl SequenceCache {
         self.layers.iter().map(|layer| layer.bytes() as u64).sum()
     }
 
+    /// Tokens stored per KV head: the mean over layers, rounded.
+    fn kept_tokens(&self) -> usize {
+        let layers = self.layers.len().max(1);
+        let tokens = self.layers.iter().map(LayerCache::kept_tokens).sum::<usize>();
+        (tokens + layers / 2) / layers
+    }
+
     /// Bytes held and tokens kept.
     pub fn usage(&self) -> KvUsage {
         let (tokens, bytes) = (self.len(), self.bytes());
         KvUsage {
             preset: self.preset.clone(),
             prompt_tokens: self.plan.prompt_tokens,
-            kept_tokens: self.layers.last().map_or(0, LayerCache::kept_tokens),
+            kept_tokens: self.kept_tokens(),
             bytes,
             dense_bytes: self.plan.shape.dense_bytes(tokens),
             bytes_per_token: if tokens > 0 { bytes as f64 / tokens as f64 } else { 0.0 },
@@ -180,6 +188,8 @@ impl SequenceCache {
 pub struct LayerCache {
     pub(crate) plan: Arc<CachePlan>,
     pub(crate) heads: Vec<HeadCache>,
+    /// Which layer of the model it is, from 0.
+    layer: usize,
     len: usize,
     phase: Phase,
     pool: KvPool,
@@ -189,16 +199,16 @@ pub struct LayerCache {
 enum Phase {
     /// Nothing was stored yet.
     Empty,
-    /// The prompt is being computed; its last queries are held where they will be needed.
-    Prompt(Option<(ObservationWindow, Charge)>),
+    /// The prompt is being computed; what will be needed of its queries is noted.
+    Prompt(Observed),
     /// The prompt is compressed.
     Generating,
 }
 
 impl LayerCache {
-    fn new(plan: Arc<CachePlan>, pool: &KvPool) -> Self {
+    fn new(plan: Arc<CachePlan>, layer: usize, pool: &KvPool) -> Self {
         let heads = (0..plan.shape.attention.kv_heads).map(|_| HeadCache::new(&plan, pool)).collect();
-        Self { plan, heads, len: 0, phase: Phase::Empty, pool: pool.clone() }
+        Self { plan, heads, layer, len: 0, phase: Phase::Empty, pool: pool.clone() }
     }
 
     /// Logical length: tokens this layer has seen; the position of its next token.
@@ -218,11 +228,11 @@ impl LayerCache {
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        let window = match &self.phase {
-            Phase::Prompt(Some((window, _))) => window.bytes(),
-            _ => 0,
+        let observed = match &self.phase {
+            Phase::Prompt(observed) => observed.bytes(),
+            Phase::Empty | Phase::Generating => 0,
         };
-        self.heads.iter().map(HeadCache::bytes).sum::<usize>() + window
+        self.heads.iter().map(HeadCache::bytes).sum::<usize>() + observed
     }
 
     /// Bytes that the next token may allocate. All heads hold as many.
@@ -243,13 +253,7 @@ impl LayerCache {
     pub(crate) fn append(&mut self, keys: &[f32], values: &[f32]) {
         let plan = Arc::clone(&self.plan);
         if matches!(self.phase, Phase::Empty) {
-            let AttentionConfig { query_heads, head_dim, .. } = plan.shape.attention;
-            let window = plan.observes().then(|| {
-                let window = ObservationWindow::starting_at(self.len, plan.window, query_heads, head_dim);
-                let charge = self.pool.charge(window.bytes());
-                (window, charge)
-            });
-            self.phase = Phase::Prompt(window);
+            self.phase = Phase::Prompt(Observed::new(&plan, self.len, &self.pool));
             self.heads.iter_mut().for_each(|head| head.reserve_prompt(plan.prompt_tokens));
         }
         let head_dim = plan.shape.attention.head_dim;
@@ -271,8 +275,8 @@ impl LayerCache {
     /// Takes note of the queries (tokens, query_heads * head_dim) of tokens just appended, where the
     /// compression of the prompt will need them. `scale`: the attention scale.
     pub(crate) fn observe(&mut self, queries: &[f32], scale: f32) {
-        if let Phase::Prompt(Some((window, _))) = &mut self.phase {
-            window.push(queries, scale);
+        if let Phase::Prompt(observed) = &mut self.phase {
+            observed.push(queries, scale);
         }
     }
 
@@ -283,9 +287,11 @@ impl LayerCache {
     /// If no token was seen, or the prompt is finished already.
     pub fn finish_prompt(&mut self) -> Result<()> {
         match std::mem::replace(&mut self.phase, Phase::Generating) {
-            Phase::Prompt(window) => {
-                let (plan, window) = (&self.plan, window.as_ref().map(|(window, _)| window));
-                parallel::for_each(&mut self.heads, |kv_head, head| head.compress(plan, kv_head, window));
+            Phase::Prompt(observed) => {
+                let (plan, layer) = (&self.plan, self.layer);
+                parallel::for_each(&mut self.heads, |kv_head, head| {
+                    head.compress(plan, (layer, kv_head), &observed);
+                });
                 Ok(())
             }
             Phase::Empty => candle_core::bail!("the prompt cannot be finished before its first token"),

@@ -2,10 +2,12 @@
 
 use sparkv_kernels::{BLOCK, KvRun};
 
-use crate::plan::{CachePlan, SealPlan, Survivors};
+use crate::evict;
+use crate::observe::Observed;
+use crate::plan::{CachePlan, SealPlan};
 use crate::pool::{Charge, KvPool};
 use crate::rows::{Growth, KvRows, Limit, SharedStore};
-use crate::window::{ObservationWindow, key_scaling, pool};
+use crate::window::key_scaling;
 
 /// Stored tokens of one KV head.
 ///
@@ -135,10 +137,10 @@ impl HeadCache {
         sealed.push_block(&keys, &values);
     }
 
-    /// Compresses the prompt's dense tokens as the plan says. `window` holds the prompt's last queries where
-    /// the plan observes them.
-    pub(crate) fn compress(&mut self, plan: &CachePlan, kv_head: usize, window: Option<&ObservationWindow>) {
-        let survivors = self.survivors(plan, kv_head, window);
+    /// Compresses the prompt's dense tokens as the plan says. `place`: layer and KV head; `observed`: what the
+    /// plan wants to know of the prompt's queries.
+    pub(crate) fn compress(&mut self, plan: &CachePlan, place: (usize, usize), observed: &Observed) {
+        let survivors = evict::survivors(plan, place, &self.dense, observed);
         let (growth, limit) = plan.dense_growth();
         if survivors.len() == self.dense.len() && plan.seal.is_none() && limit == Limit::NONE {
             return;
@@ -151,7 +153,8 @@ impl HeadCache {
             (sinks, stays) = survivors.split_at(survivors.len().min(plan.sinks));
             let (blocks, tail) = stays.split_at(seal.sealed(stays.len(), plan.window));
             self.copy(&prompt, sinks);
-            self.seal_tokens(plan, seal, &prompt, blocks, window.map(|window| (window, kv_head)));
+            self.key_domain = key_domain(plan, seal, (place.1, &self.pool), &prompt, observed);
+            self.seal_tokens(seal, &prompt, blocks);
             stays = tail;
         } else {
             self.dense.reserve(survivors.len());
@@ -168,20 +171,7 @@ impl HeadCache {
     }
 
     /// Seals the tokens `indices` of `prompt`: whole blocks.
-    fn seal_tokens(
-        &mut self,
-        plan: &CachePlan,
-        seal: &SealPlan,
-        prompt: &KvRows,
-        indices: &[usize],
-        observed: Option<(&ObservationWindow, usize)>,
-    ) {
-        if let Some((window, kv_head)) = observed.filter(|_| seal.scales_keys()) {
-            let group = plan.shape.attention.group();
-            let scaling = key_scaling(window.query_energy(kv_head, group, plan.statistic));
-            let mean = seal.center_keys.then(|| mean_key(prompt, plan.shape.attention.head_dim));
-            self.key_domain = Some(KeyDomain::new(scaling, mean, &self.pool));
-        }
+    fn seal_tokens(&mut self, seal: &SealPlan, prompt: &KvRows, indices: &[usize]) {
         let limit = Limit { rows: seal.limit, pinned: 0 };
         let mut sealed = KvRows::new(seal.keys, seal.values, Growth::Block, limit, &self.pool);
         sealed.reserve(indices.len());
@@ -202,28 +192,6 @@ impl HeadCache {
         self.sealed = Some(sealed);
     }
 
-    /// Indices of the prompt's tokens that stay, in order.
-    fn survivors(&self, plan: &CachePlan, kv_head: usize, window: Option<&ObservationWindow>) -> Vec<usize> {
-        let prompt_tokens = self.dense.len();
-        let count = plan.survivors.count(prompt_tokens);
-        if count == prompt_tokens {
-            return (0..prompt_tokens).collect();
-        }
-        let sinks = plan.sinks.min(count);
-        let recent = match (plan.survivors, window) {
-            (Survivors::HeavyHitters(_), Some(window)) => {
-                let mass = window.attention_mass(kv_head, plan.shape.attention.group(), &self.dense.keys);
-                let candidates = sinks..prompt_tokens - plan.window.min(count - sinks);
-                let mass = pool(&mass[..candidates.end]);
-                let heavy =
-                    largest(&mass, candidates.clone(), count - sinks - (prompt_tokens - candidates.end));
-                return (0..sinks).chain(heavy).chain(candidates.end..prompt_tokens).collect();
-            }
-            _ => prompt_tokens - (count - sinks),
-        };
-        (0..sinks).chain(recent..prompt_tokens).collect()
-    }
-
     /// The tokens stored, as contiguous runs: sealed blocks, then dense rows.
     pub(crate) fn runs(&self) -> Vec<KvRun<'_>> {
         let sealed = self.sealed.iter().flat_map(|sealed| sealed.runs(self.key_domain.is_some()));
@@ -242,6 +210,21 @@ impl HeadCache {
     }
 }
 
+/// The domain that keys of `kv_head` are sealed in, if not their own.
+fn key_domain(
+    plan: &CachePlan,
+    seal: &SealPlan,
+    (kv_head, pool): (usize, &KvPool),
+    prompt: &KvRows,
+    observed: &Observed,
+) -> Option<KeyDomain> {
+    let window = observed.window.as_ref().filter(|_| seal.scales_keys())?;
+    let group = plan.shape.attention.group();
+    let scaling = key_scaling(window.query_energy(kv_head, group, plan.statistic));
+    let mean = seal.center_keys.then(|| mean_key(prompt, plan.shape.attention.head_dim));
+    Some(KeyDomain::new(scaling, mean, pool))
+}
+
 /// The mean (head_dim) of the keys of `rows`.
 fn mean_key(rows: &KvRows, head_dim: usize) -> Box<[f32]> {
     let mut sums = vec![0f64; head_dim];
@@ -250,18 +233,6 @@ fn mean_key(rows: &KvRows, head_dim: usize) -> Box<[f32]> {
         sums.iter_mut().zip(keys.row(index)).for_each(|(sum, key)| *sum += f64::from(*key));
     }
     sums.into_iter().map(|sum| (sum / rows.len() as f64) as f32).collect()
-}
-
-/// The `count` indices among `candidates` with the largest `mass`, in ascending order; among equals the
-/// earlier.
-fn largest(mass: &[f32], candidates: std::ops::Range<usize>, count: usize) -> Vec<usize> {
-    let mut indices: Vec<usize> = candidates.collect();
-    if count < indices.len() {
-        indices.select_nth_unstable_by(count, |&a, &b| mass[b].total_cmp(&mass[a]).then(a.cmp(&b)));
-        indices.truncate(count);
-        indices.sort_unstable();
-    }
-    indices
 }
 
 #[cfg(test)]
@@ -337,9 +308,9 @@ mod tests {
                     "precision": "f32", "window": {slots}, "sinks": 0}}"#
             ));
             let plan = CachePlan::new(shape, &settings, tokens + slots).unwrap();
-            let mut window = ObservationWindow::starting_at(0, slots, query_heads, head_dim);
+            let mut observed = Observed::new(&plan, 0, &KvPool::default());
             let by_position = queries.transpose(0, 1).unwrap().contiguous().unwrap();
-            window.push(&by_position.flatten_all().unwrap().to_vec1::<f32>().unwrap(), 1.0);
+            observed.push(&by_position.flatten_all().unwrap().to_vec1::<f32>().unwrap(), 1.0);
             for kv_head in 0..kv_heads {
                 let mut head = HeadCache::new(&plan, &KvPool::default());
                 let zeros = vec![0.0; head_dim];
@@ -348,7 +319,7 @@ mod tests {
                 }
                 // The recent window stays dense; the reference prunes every token it is given.
                 (0..slots).for_each(|_| head.append(&zeros, &zeros));
-                head.compress(&plan, kv_head, Some(&window));
+                head.compress(&plan, (0, kv_head), &observed);
                 let recovered = recovered_keys(&head);
                 let expected = rows(&expected.get(kv_head).unwrap());
                 let worst = recovered
@@ -386,7 +357,7 @@ mod tests {
         let json = r#"{"eviction": {"policy": "streaming", "max_tokens": 80}, "window": 16}"#;
         let plan = plan(json, 200);
         let mut head = filled(&plan, 200);
-        head.compress(&plan, 0, None);
+        head.compress(&plan, (0, 0), &Observed::new(&plan, 0, &KvPool::default()));
         for token in 200..500 {
             head.append(&[token as f32; 8], &[token as f32; 8]);
             head.settle(&plan);
@@ -404,19 +375,48 @@ mod tests {
         let json = r#"{"eviction": {"policy": "snapkv", "max_tokens": 20}, "window": 4, "sinks": 2}"#;
         let plan = plan(json, 100);
         let mut head = HeadCache::new(&plan, &KvPool::default());
-        let mut window = ObservationWindow::starting_at(0, 4, 1, 8);
+        let mut observed = Observed::new(&plan, 0, &KvPool::default());
         for token in 0..100 {
             let mut key = [0.0; 8];
             key[0] = token as f32;
             key[1] = if token == 50 { 1.0 } else { 0.0 };
             head.append(&key, &[0.0; 8]);
-            window.push(&[0.0, 20.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 1.0);
+            observed.push(&[0.0, 20.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 1.0);
         }
-        head.compress(&plan, 0, Some(&window));
+        head.compress(&plan, (0, 0), &observed);
         let stored = tokens(&head);
         assert_eq!(stored.len(), 20);
         // Sinks, the pooled neighbourhood of the attended token, the window; the rest are ties, the earliest.
         let expected: Vec<usize> = (0..11).chain(48..53).chain(96..100).collect();
         assert_eq!(stored, expected);
+    }
+
+    /// Most of the prompt looks for one token, its end for another: which one stays is the difference.
+    #[test]
+    fn expected_attention_keeps_what_all_of_the_prompt_attends_to() {
+        let kept = |policy: &str| {
+            let plan = plan(
+                &format!(
+                    r#"{{"eviction": {{"policy": "{policy}", "max_tokens": 11}}, "window": 4, "sinks": 2}}"#
+                ),
+                100,
+            );
+            let mut head = HeadCache::new(&plan, &KvPool::default());
+            let mut observed = Observed::new(&plan, 0, &KvPool::default());
+            for token in 0..100 {
+                let (mut key, mut query) = ([0.0; 8], [0.0; 8]);
+                key[0] = token as f32;
+                key[1] = if token == 50 { 1.0 } else { 0.0 };
+                key[2] = if token == 70 { 1.0 } else { 0.0 };
+                query[if token < 96 { 1 } else { 2 }] = 20.0;
+                head.append(&key, &[1.0; 8]);
+                observed.push(&query, 1.0);
+            }
+            head.compress(&plan, (0, 0), &observed);
+            tokens(&head)
+        };
+        let around = |token: usize| [0, 1].into_iter().chain(token - 2..token + 3).chain(96..100);
+        assert_eq!(kept("snapkv"), around(70).collect::<Vec<_>>());
+        assert_eq!(kept("expected_attention"), around(50).collect::<Vec<_>>());
     }
 }

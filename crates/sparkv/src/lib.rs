@@ -22,12 +22,17 @@
 pub mod attention;
 pub mod budget;
 pub mod cache;
+mod calibration;
+mod evict;
 mod fill;
 mod head;
+mod observe;
+mod options;
 mod parallel;
 pub mod plan;
 pub mod pool;
 mod rows;
+mod sample;
 pub mod settings;
 mod window;
 

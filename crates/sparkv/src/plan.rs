@@ -3,8 +3,10 @@
 use sparkv_kernels::{BLOCK, Fill, Format, GROUP, KeptFormat, Layout, LayoutError, Packing, Side};
 
 use crate::attention::AttentionConfig;
+use crate::evict::{Score, Survivors, pyramid};
+use crate::observe::Observed;
 use crate::rows::{Growth, Limit, chunk_bytes};
-use crate::settings::{Eviction, KvSettings, Precision, QueryStatistic, SettingsError};
+use crate::settings::{Eviction, Keep, KvSettings, Precision, QueryStatistic, SettingsError};
 
 /// The shape of a model's KV cache.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,27 +21,6 @@ impl KvShape {
     /// Bytes of a dense f16 cache of `tokens` tokens.
     pub fn dense_bytes(&self, tokens: usize) -> u64 {
         (self.layers * self.attention.kv_row() * 2 * 2) as u64 * tokens as u64
-    }
-}
-
-/// Which of a prompt's tokens stay, in tokens.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Survivors {
-    /// All of them.
-    All,
-    /// The sinks and the last ones, this many together.
-    Recent(usize),
-    /// Sinks, window and the tokens with the largest attention mass, this many together.
-    HeavyHitters(usize),
-}
-
-impl Survivors {
-    /// Tokens kept of a prompt of `prompt_tokens`.
-    pub(crate) fn count(self, prompt_tokens: usize) -> usize {
-        match self {
-            Survivors::All => prompt_tokens,
-            Survivors::Recent(count) | Survivors::HeavyHitters(count) => count.min(prompt_tokens),
-        }
     }
 }
 
@@ -93,12 +74,7 @@ impl CachePlan {
         settings: &KvSettings,
         prompt_tokens: usize,
     ) -> Result<Self, SettingsError> {
-        let min_tokens = settings.min_tokens();
-        let survivors = match settings.eviction {
-            Eviction::None => Survivors::All,
-            Eviction::Streaming(keep) => Survivors::Recent(keep.tokens(prompt_tokens, min_tokens)),
-            Eviction::SnapKv(keep) => Survivors::HeavyHitters(keep.tokens(prompt_tokens, min_tokens)),
-        };
+        let survivors = survivors(shape.layers, settings, prompt_tokens);
         let slides = shape.attention.sliding_window.is_some();
         if slides && survivors != Survivors::All {
             let reason = "this model attends to a sliding window by itself; eviction on top is not supported";
@@ -113,7 +89,7 @@ impl CachePlan {
             shape,
             dense_keys: layout(Side::Keys, dense)?,
             dense_values: layout(Side::Values, dense)?,
-            seal: if settings.seals() { Some(seal_plan(&shape, settings, survivors)?) } else { None },
+            seal: if settings.seals() { Some(seal_plan(&shape, settings, &survivors)?) } else { None },
             // A sliding window moves past the first tokens: they are like any other.
             sinks: if slides { 0 } else { settings.sinks },
             window: settings.window,
@@ -123,50 +99,57 @@ impl CachePlan {
         })
     }
 
+    /// What tokens are chosen by, where not all stay.
+    fn score(&self) -> Option<Score> {
+        match self.survivors {
+            Survivors::Scored(score, _) => Some(score),
+            Survivors::All | Survivors::Recent(_) => None,
+        }
+    }
+
     /// Whether the prompt's last queries are needed.
-    pub(crate) fn observes(&self) -> bool {
-        self.seal.is_some_and(|seal| seal.scales_keys())
-            || matches!(self.survivors, Survivors::HeavyHitters(_))
+    pub(crate) fn observes_window(&self) -> bool {
+        self.seal.is_some_and(|seal| seal.scales_keys()) || self.score() == Some(Score::WindowAttention)
+    }
+
+    /// Whether queries from all of the prompt are needed.
+    pub(crate) fn samples_queries(&self) -> bool {
+        self.score() == Some(Score::ExpectedAttention)
     }
 
     /// Tokens of a prompt that need not be computed where its first `tokens` are held already: whole groups, and
     /// not those whose queries are needed.
     pub(crate) fn shareable(&self, tokens: usize) -> usize {
-        let needed = if self.observes() { self.window } else { 1 };
+        let needed = match (self.samples_queries(), self.observes_window()) {
+            (true, _) => self.prompt_tokens,
+            (false, true) => self.window,
+            (false, false) => 1,
+        };
         tokens.min(self.prompt_tokens.saturating_sub(needed)) / GROUP * GROUP
     }
 
     /// Whether tokens of the prompt may be gone once it is compressed.
     pub(crate) fn drops_prompt_tokens(&self) -> bool {
-        self.survivors.count(self.prompt_tokens) < self.prompt_tokens
+        let kept = |layer| self.survivors.count(layer, self.prompt_tokens);
+        (0..self.shape.layers).any(|layer| kept(layer) < self.prompt_tokens)
     }
 
     /// The most bytes held while the prompt is computed, layer by layer: the layers before, and one that is
     /// still dense (where layers are compressed) beside what becomes of it.
     pub(crate) fn prompt_bytes(&self) -> u64 {
-        let attention = &self.shape.attention;
-        let after = self.bytes_after(0);
-        let compresses = self.seal.is_some() || self.drops_prompt_tokens();
-        if !compresses {
-            return after;
-        }
         let rows = self.prompt_tokens.next_multiple_of(GROUP);
-        let dense = attention.kv_heads
-            * (chunk_bytes(&self.dense_keys, rows) + chunk_bytes(&self.dense_values, rows));
-        let window = if self.observes() {
-            self.window * attention.query_heads * attention.head_dim * size_of::<f32>()
-        } else {
-            0
-        };
-        after + (dense + window) as u64
+        let dense = chunk_bytes(&self.dense_keys, rows) + chunk_bytes(&self.dense_values, rows);
+        let compresses = self.seal.is_some() || self.drops_prompt_tokens();
+        let dense_layer = if compresses { self.shape.attention.kv_heads * dense } else { 0 };
+        self.bytes_after(0) + (dense_layer + Observed::bytes_for(self)) as u64
     }
 
     /// How dense rows are held once the prompt is compressed.
     pub(crate) fn dense_growth(&self) -> (Growth, Limit) {
-        match (self.seal, self.survivors) {
+        match (self.seal, &self.survivors) {
             (Some(_), _) => (Growth::Group, Limit::NONE),
             (None, Survivors::Recent(rows)) => {
-                (Growth::Share, Limit { rows, pinned: self.sinks.min(rows - 1) })
+                (Growth::Share, Limit { rows: *rows, pinned: self.sinks.min(rows - 1) })
             }
             (None, _) => (Growth::Share, Limit::NONE),
         }
@@ -174,9 +157,24 @@ impl CachePlan {
 
     /// Bytes the caches of all layers hold once `new_tokens` followed the prompt; what admission counts.
     pub(crate) fn bytes_after(&self, new_tokens: usize) -> u64 {
-        let kept = self.survivors.count(self.prompt_tokens);
+        let kept = |layer| self.survivors.count(layer, self.prompt_tokens);
+        let (mut bytes, mut last) = (0, None);
+        for layer in 0..self.shape.layers {
+            // Most plans keep as many tokens in every layer.
+            let of_layer = match last {
+                Some((tokens, of_head)) if tokens == kept(layer) => of_head,
+                _ => self.head_bytes(kept(layer), new_tokens),
+            };
+            last = Some((kept(layer), of_layer));
+            bytes += of_layer;
+        }
+        bytes as u64 * self.shape.attention.kv_heads as u64
+    }
+
+    /// Bytes of one KV head of a layer that keeps `kept` tokens of the prompt, once `new_tokens` followed.
+    fn head_bytes(&self, kept: usize, new_tokens: usize) -> usize {
         let dense = |rows: usize| chunk_bytes(&self.dense_keys, rows) + chunk_bytes(&self.dense_values, rows);
-        let head_bytes = match &self.seal {
+        match &self.seal {
             Some(seal) => {
                 let sealed = seal.sealed(kept - kept.min(self.sinks), self.window);
                 let rows = kept - sealed + new_tokens;
@@ -196,8 +194,25 @@ impl CachePlan {
                 let (growth, limit) = self.dense_growth();
                 chunks((kept, new_tokens), GROUP, growth, limit.rows).into_iter().map(dense).sum()
             }
-        };
-        (self.shape.layers * self.shape.attention.kv_heads) as u64 * head_bytes as u64
+        }
+    }
+}
+
+/// Which tokens of a prompt of `prompt_tokens` stay in each of `layers` layers.
+fn survivors(layers: usize, settings: &KvSettings, prompt_tokens: usize) -> Survivors {
+    let least = settings.min_tokens();
+    let count = |keep: Keep| keep.tokens(prompt_tokens, least);
+    let alike = |keep| vec![count(keep); layers].into_boxed_slice();
+    match settings.eviction {
+        Eviction::None => Survivors::All,
+        Eviction::Streaming(keep) => Survivors::Recent(count(keep)),
+        Eviction::SnapKv(keep) => Survivors::Scored(Score::WindowAttention, alike(keep)),
+        Eviction::ExpectedAttention(keep) => Survivors::Scored(Score::ExpectedAttention, alike(keep)),
+        Eviction::PyramidKv(keep) => {
+            let always = settings.sinks + settings.window;
+            let counts = pyramid(layers, count(keep), always, (least, prompt_tokens));
+            Survivors::Scored(Score::WindowAttention, counts)
+        }
     }
 }
 
@@ -226,7 +241,7 @@ fn layout(shape: &KvShape, param: &str, side: Side, format: Format) -> Result<La
 fn seal_plan(
     shape: &KvShape,
     settings: &KvSettings,
-    survivors: Survivors,
+    survivors: &Survivors,
 ) -> Result<SealPlan, SettingsError> {
     let head_dim = shape.attention.head_dim;
     let format = |ratio: f64, fill| {
@@ -248,7 +263,7 @@ fn seal_plan(
             let sealed = count.saturating_sub(settings.min_tokens()) / BLOCK * BLOCK;
             (sealed, count.saturating_sub(sinks + sealed))
         }
-        Survivors::All | Survivors::HeavyHitters(_) => (usize::MAX / BLOCK * BLOCK, settings.window + BLOCK),
+        Survivors::All | Survivors::Scored(..) => (usize::MAX / BLOCK * BLOCK, settings.window + BLOCK),
     };
     Ok(SealPlan {
         keys: layout(shape, "pruning.key_ratio", Side::Keys, key_format)?,

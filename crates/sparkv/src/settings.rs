@@ -6,11 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 use sparkv_kernels::{BLOCK, Levels};
 
 use crate::budget::Budget;
+use crate::options::merge;
+pub use crate::options::{
+    EvictionOptions, EvictionPolicy, KvOptions, Precision, PruningOptions, QueryStatistic,
+};
 
 /// Length of the observation window and of the dense recent tail, if nothing else is asked.
 pub const DEFAULT_WINDOW: usize = 32;
@@ -47,114 +49,6 @@ impl SettingsError {
     }
 }
 
-/// Storage of the values that are kept: of the pruned rows' kept channels, or of all rows where none is pruned. Sinks,
-/// window and the block that fills up behind it are f16 even where this is less.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 4 bytes a value; for exactness tests.
-    F32,
-    /// 2 bytes a value.
-    F16,
-    /// 1 byte a value and one f16 scale a row.
-    Int8,
-    /// Half a byte a value and one f16 scale for every 32 of a row; without pruning.
-    Int4,
-}
-
-/// Which tokens stay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum EvictionPolicy {
-    /// Every token stays.
-    None,
-    /// Attention sinks and the most recent tokens stay (StreamingLLM); holds while generating, too.
-    Streaming,
-    /// Tokens that the prompt's last queries attend to stay (SnapKV); applies to the prompt.
-    #[serde(rename = "snapkv")]
-    SnapKv,
-}
-
-/// How the query energy of a channel is combined over the query heads of one KV head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum QueryStatistic {
-    /// Root of the sum of squares over group and window: heads cannot cancel.
-    #[default]
-    Rms,
-    /// L2 norm over the window of the group's mean query, as in the authors' code.
-    Mean,
-}
-
-/// Wire form of `kv_cache.eviction`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object like {\"policy\": \"snapkv\", \"max_tokens\": 1024}")]
-pub struct EvictionOptions {
-    /// Which tokens stay.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub policy: Option<EvictionPolicy>,
-    /// Tokens kept, of the prompt (snapkv) or at any time (streaming), sinks and window included. Where
-    /// tokens are pruned or quantized, streaming drops a block at a time, so it holds up to 31 fewer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_tokens: Option<usize>,
-    /// Tokens kept as a share of the prompt, in (0, 1].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub keep_ratio: Option<f64>,
-}
-
-/// Wire form of `kv_cache.pruning`: the share of channels pruned from every token's row, in [0, 1).
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object like {\"key_ratio\": 0.5, \"value_ratio\": 0.5}")]
-pub struct PruningOptions {
-    /// Share of key channels pruned.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key_ratio: Option<f64>,
-    /// Share of value channels pruned.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub value_ratio: Option<f64>,
-    /// How query energy is combined over a group of query heads.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub query_statistic: Option<QueryStatistic>,
-    /// Magnitudes that pruned channels are recovered with: 1, as in the paper, or 2, which costs one more bit
-    /// for each channel and a second magnitude.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub levels: Option<u8>,
-    /// Whether the mean key of the prompt is subtracted from keys before they are pruned; not in the paper.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub center_keys: Option<bool>,
-}
-
-/// Wire form of the `kv_cache` object. Fields that are set override those of the named preset.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object like {\"preset\": \"balanced\"}")]
-pub struct KvOptions {
-    /// A preset to start from; `exact` if nothing is set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub preset: Option<String>,
-    /// What the cache may cost: a share of the dense f16 bytes (`"25%"`) or bytes (`67108864`, `"64MiB"`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub budget: Option<Budget>,
-    /// Which tokens stay.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub eviction: Option<EvictionOptions>,
-    /// Which channels stay.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pruning: Option<PruningOptions>,
-    /// How kept values are stored.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub precision: Option<Precision>,
-    /// Tokens of the observation window, and of the recent tail that stays dense.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub window: Option<usize>,
-    /// First tokens that are never evicted or pruned.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sinks: Option<usize>,
-    /// Whether the next turn of the conversation goes on from this compressed cache, which is kept for it, rather
-    /// than compress the whole conversation anew: sooner, but what was lost for this turn's question stays lost.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub continues: Option<bool>,
-}
-
 /// How many tokens an eviction policy keeps.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Keep {
@@ -183,6 +77,23 @@ pub enum Eviction {
     Streaming(Keep),
     /// The prompt's tokens with the largest attention from the observation window.
     SnapKv(Keep),
+    /// The same; this many on average over the layers, fewer from each layer to the next.
+    PyramidKv(Keep),
+    /// The prompt's tokens with the largest attention expected from queries like all of the prompt's.
+    ExpectedAttention(Keep),
+}
+
+impl Eviction {
+    /// How many tokens stay; all if `None`.
+    pub fn keep(self) -> Option<Keep> {
+        match self {
+            Eviction::None => None,
+            Eviction::Streaming(keep)
+            | Eviction::SnapKv(keep)
+            | Eviction::PyramidKv(keep)
+            | Eviction::ExpectedAttention(keep) => Some(keep),
+        }
+    }
 }
 
 /// Checked settings of one sequence's cache. Made by [`Presets::resolve`] alone, so never invalid.
@@ -364,47 +275,8 @@ impl Presets {
     }
 }
 
-/// `over` where it is set, `base` elsewhere, field by field. Merging is by leaf, so a request can change one
-/// ratio of a preset.
-fn merge(base: &KvOptions, over: KvOptions) -> KvOptions {
-    let eviction = match (base.eviction.clone(), over.eviction) {
-        // Another policy, or another bound, replaces the bound of the preset.
-        (Some(base), Some(over)) => {
-            let same_policy = over.policy.is_none() || over.policy == base.policy;
-            let bounded = over.max_tokens.is_some() || over.keep_ratio.is_some();
-            let inherited = if same_policy && !bounded { base.clone() } else { EvictionOptions::default() };
-            Some(EvictionOptions {
-                policy: over.policy.or(base.policy),
-                max_tokens: over.max_tokens.or(inherited.max_tokens),
-                keep_ratio: over.keep_ratio.or(inherited.keep_ratio),
-            })
-        }
-        (base, over) => over.or(base),
-    };
-    let pruning = match (base.pruning.clone(), over.pruning) {
-        (Some(base), Some(over)) => Some(PruningOptions {
-            key_ratio: over.key_ratio.or(base.key_ratio),
-            value_ratio: over.value_ratio.or(base.value_ratio),
-            query_statistic: over.query_statistic.or(base.query_statistic),
-            levels: over.levels.or(base.levels),
-            center_keys: over.center_keys.or(base.center_keys),
-        }),
-        (base, over) => over.or(base),
-    };
-    KvOptions {
-        preset: None,
-        budget: over.budget.or(base.budget),
-        eviction,
-        pruning,
-        precision: over.precision.or(base.precision),
-        window: over.window.or(base.window),
-        sinks: over.sinks.or(base.sinks),
-        continues: over.continues.or(base.continues),
-    }
-}
-
 /// The one place where settings are validated.
-fn check(preset: String, options: &KvOptions) -> Result<KvChoice, SettingsError> {
+pub(crate) fn check(preset: String, options: &KvOptions) -> Result<KvChoice, SettingsError> {
     if let Some(budget) = options.budget {
         if *options != (KvOptions { budget: Some(budget), ..KvOptions::default() }) {
             return Err(SettingsError::new("budget", "a budget picks all other settings; set it alone"));
@@ -443,18 +315,14 @@ fn check(preset: String, options: &KvOptions) -> Result<KvChoice, SettingsError>
     }
     settings.eviction = check_eviction(options.eviction.as_ref())?;
     let min_tokens = settings.min_tokens();
-    match settings.eviction {
-        Eviction::Streaming(Keep::Tokens(tokens)) | Eviction::SnapKv(Keep::Tokens(tokens))
-            if tokens < min_tokens =>
-        {
-            Err(SettingsError::new(
-                "eviction.max_tokens",
-                format!(
-                    "{tokens} is below {min_tokens}, the tokens that always stay: sinks, window and the \
-                     block that is packed next"
-                ),
-            ))
-        }
+    match settings.eviction.keep() {
+        Some(Keep::Tokens(tokens)) if tokens < min_tokens => Err(SettingsError::new(
+            "eviction.max_tokens",
+            format!(
+                "{tokens} is below {min_tokens}, the tokens that always stay: sinks, window and the block that is \
+                 packed next"
+            ),
+        )),
         _ => Ok(KvChoice::Fixed(settings)),
     }
 }
@@ -489,11 +357,14 @@ fn check_eviction(options: Option<&EvictionOptions>) -> Result<Eviction, Setting
     match (options.policy.unwrap_or(EvictionPolicy::None), bound) {
         (EvictionPolicy::None, None) => Ok(Eviction::None),
         (EvictionPolicy::None, Some(_)) => {
-            Err(SettingsError::new("eviction.policy", "a bound needs a policy: streaming or snapkv"))
+            let policies = "streaming, snapkv, pyramidkv or expected_attention";
+            Err(SettingsError::new("eviction.policy", format!("a bound needs a policy: {policies}")))
         }
         (_, None) => Err(SettingsError::new("eviction", "this policy needs max_tokens or keep_ratio")),
         (EvictionPolicy::Streaming, Some(keep)) => Ok(Eviction::Streaming(keep)),
         (EvictionPolicy::SnapKv, Some(keep)) => Ok(Eviction::SnapKv(keep)),
+        (EvictionPolicy::PyramidKv, Some(keep)) => Ok(Eviction::PyramidKv(keep)),
+        (EvictionPolicy::ExpectedAttention, Some(keep)) => Ok(Eviction::ExpectedAttention(keep)),
     }
 }
 
@@ -540,6 +411,19 @@ mod tests {
     }
 
     #[test]
+    fn policies_have_the_names_they_are_known_by() {
+        for (name, eviction) in [
+            ("streaming", Eviction::Streaming as fn(Keep) -> Eviction),
+            ("snapkv", Eviction::SnapKv),
+            ("pyramidkv", Eviction::PyramidKv),
+            ("expected_attention", Eviction::ExpectedAttention),
+        ] {
+            let settings = fixed(&format!(r#"{{"eviction": {{"policy": "{name}", "keep_ratio": 0.5}}}}"#));
+            assert_eq!(settings.eviction(), eviction(Keep::Ratio(0.5)));
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_by_name() {
         let cases = [
             (r#"{"preset": "best"}"#, "preset"),
@@ -558,6 +442,9 @@ mod tests {
                 r#"{"eviction": {"policy": "snapkv", "max_tokens": 67}, "precision": "int8"}"#,
                 "eviction.max_tokens",
             ),
+            (r#"{"eviction": {"policy": "pyramidkv", "max_tokens": 35}}"#, "eviction.max_tokens"),
+            (r#"{"eviction": {"policy": "expected_attention", "max_tokens": 35}}"#, "eviction.max_tokens"),
+            (r#"{"eviction": {"policy": "expected_attention"}}"#, "eviction"),
             (r#"{"eviction": {"policy": "snapkv", "keep_ratio": 0.0}}"#, "eviction.keep_ratio"),
             (r#"{"eviction": {"policy": "snapkv", "keep_ratio": 1.5}}"#, "eviction.keep_ratio"),
             (r#"{"eviction": {"policy": "snapkv", "keep_ratio": 0.5, "max_tokens": 900}}"#, "eviction"),

@@ -105,23 +105,28 @@ impl ObservationWindow {
             positions.push(position);
             queries.extend_from_slice(query);
         }
-        // Two passes over the keys, so that scores are not held for all of them.
-        let mut max = vec![f32::NEG_INFINITY; positions.len()];
-        let mut sum = vec![0f32; positions.len()];
-        for_each_score(&queries, &positions, keys, |query, _, scores| {
-            let block_max = scores.iter().copied().fold(max[query], f32::max);
-            let rescaled = sum[query] * softmax_weight(max[query], block_max);
-            sum[query] = rescaled + scores.iter().map(|score| softmax_weight(*score, block_max)).sum::<f32>();
-            max[query] = block_max;
-        });
-        let mut mass = vec![0f32; keys.len()];
-        for_each_score(&queries, &positions, keys, |query, first, scores| {
-            for (mass, score) in mass[first..].iter_mut().zip(scores) {
-                *mass += softmax_weight(*score, max[query]) / sum[query];
-            }
-        });
-        mass
+        attention_mass(&queries, &positions, keys)
     }
+}
+
+/// The softmax of each of `queries` (positions.len(), head_dim) over the keys up to its position, summed over the
+/// queries: (keys). Two passes over the keys, so that scores are not held for all of them.
+pub(crate) fn attention_mass(queries: &[f32], positions: &[usize], keys: &RowStore) -> Vec<f32> {
+    let mut max = vec![f32::NEG_INFINITY; positions.len()];
+    let mut sum = vec![0f32; positions.len()];
+    for_each_score(queries, positions, keys, |query, _, scores| {
+        let block_max = scores.iter().copied().fold(max[query], f32::max);
+        let rescaled = sum[query] * softmax_weight(max[query], block_max);
+        sum[query] = rescaled + scores.iter().map(|score| softmax_weight(*score, block_max)).sum::<f32>();
+        max[query] = block_max;
+    });
+    let mut mass = vec![0f32; keys.len()];
+    for_each_score(queries, positions, keys, |query, first, scores| {
+        for (mass, score) in mass[first..].iter_mut().zip(scores) {
+            *mass += softmax_weight(*score, max[query]) / sum[query];
+        }
+    });
+    mass
 }
 
 /// Calls `visit` with a query's number, the index of a first key, and the scores of the keys from there on that

@@ -3,11 +3,15 @@
 
 use crate::common::{Layer, Tokens, config, settings};
 use proptest::prelude::*;
-use sparkv::KvShape;
 use sparkv::settings::{KvOptions, Presets};
+use sparkv::{KvPool, KvShape, SequenceCache, Span, attend};
 
 fn shape(head_dim: usize) -> KvShape {
-    KvShape { layers: 1, attention: config(head_dim) }
+    shape_of(1, head_dim)
+}
+
+fn shape_of(layers: usize, head_dim: usize) -> KvShape {
+    KvShape { layers, attention: config(head_dim) }
 }
 
 /// Bytes per packed token of keys and values together, by the arithmetic.
@@ -100,6 +104,8 @@ fn ratio_0_and_a_budget_of_everything_equal_no_settings() {
         r#"{"pruning": {"key_ratio": 0.0, "value_ratio": 0.0}}"#,
         r#"{"eviction": {"policy": "snapkv", "max_tokens": 200}}"#,
         r#"{"eviction": {"policy": "snapkv", "keep_ratio": 1.0}}"#,
+        r#"{"eviction": {"policy": "pyramidkv", "max_tokens": 200}}"#,
+        r#"{"eviction": {"policy": "expected_attention", "max_tokens": 200}}"#,
         r#"{"eviction": {"policy": "streaming", "max_tokens": 291}}"#,
         r#"{"eviction": {"policy": "streaming", "keep_ratio": 1.0}}"#,
     ] {
@@ -116,7 +122,9 @@ fn ratio_0_and_a_budget_of_everything_equal_no_settings() {
 fn chunks_do_not_matter() {
     let config = config(64);
     let tokens = Tokens::random(&config, 400);
-    for json in ["{}", r#"{"preset": "balanced"}"#, r#"{"preset": "aggressive"}"#] {
+    let expected_attention =
+        r#"{"preset": "balanced", "eviction": {"policy": "expected_attention", "keep_ratio": 0.5}}"#;
+    for json in ["{}", r#"{"preset": "balanced"}"#, r#"{"preset": "aggressive"}"#, expected_attention] {
         let settings = settings(json);
         let (whole, expected) = Layer::run(config, &settings, &tokens, 250);
         let mut layer = Layer::new(config, &settings, 250);
@@ -133,10 +141,47 @@ fn chunks_do_not_matter() {
     }
 }
 
+/// Lower layers keep more, upper ones fewer, all together as many as the same bound under SnapKV.
+#[test]
+fn pyramidkv_keeps_its_bound_on_average() {
+    let config = config(64);
+    let tokens = Tokens::random(&config, 700);
+    let kept = |policy: &str| {
+        let json = format!(r#"{{"eviction": {{"policy": "{policy}", "max_tokens": 150}}}}"#);
+        let mut layers = Layer::of_many(4, config, &settings(&json), 600);
+        layers.prompt(&tokens.slice(0, 600));
+        layers.attend(&tokens.slice(600, 100));
+        (layers.cache.usage().kept_tokens, layers.cache.layers_mut().iter().map(|l| l.bytes()).collect())
+    };
+    let (snapkv, alike): (usize, Vec<usize>) = kept("snapkv");
+    let (pyramidkv, falling): (usize, Vec<usize>) = kept("pyramidkv");
+    assert_eq!((snapkv, pyramidkv), (250, 250));
+    assert!(alike.windows(2).all(|layers| layers[0] == layers[1]), "{alike:?}");
+    assert!(falling.windows(2).all(|layers| layers[0] > layers[1]), "{falling:?}");
+}
+
+/// While the prompt is computed, the sample of its queries is counted, too; afterwards it is gone.
+#[test]
+fn a_sample_of_queries_is_counted_where_it_is_held() {
+    let config = config(64);
+    let tokens = Tokens::random(&config, 300);
+    let bytes = |policy: &str| {
+        let json = format!(r#"{{"eviction": {{"policy": "{policy}", "keep_ratio": 0.5}}}}"#);
+        let mut layer = Layer::new(config, &settings(&json), 300);
+        layer.attend(&tokens.slice(0, 300));
+        let during = layer.cache.bytes();
+        layer.cache.layers_mut()[0].finish_prompt().unwrap();
+        (during, layer.cache.bytes())
+    };
+    let (streaming, expected_attention) = (bytes("streaming"), bytes("expected_attention"));
+    assert_eq!(expected_attention.0 - streaming.0, 300 * 4 * 64 * 4);
+    assert!(expected_attention.1 < streaming.0);
+}
+
 fn any_settings() -> impl Strategy<Value = String> {
     let ratio = || prop::sample::select(vec![0.0, 0.01, 0.5, 0.8, 0.9]);
     let precision = prop::sample::select(vec!["f32", "f16", "int8", "int4"]);
-    let policy = prop::sample::select(vec!["none", "streaming", "snapkv"]);
+    let policy = prop::sample::select(vec!["none", "streaming", "snapkv", "pyramidkv", "expected_attention"]);
     (ratio(), ratio(), precision, policy, 1usize..50, 0usize..40, 0usize..300).prop_map(
         |(keys, values, precision, policy, window, sinks, extra)| {
             let bound = window + sinks + 32 + extra;
@@ -153,18 +198,53 @@ fn any_settings() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
-    /// What admission computes is what the caches hold, for any settings, prompt and completion.
+    /// What admission computes is what the caches hold, for any settings, layers, prompt and completion.
     #[test]
-    fn computed_bytes_are_held_bytes(json in any_settings(), prompt in 1usize..300, new in 0usize..200) {
+    fn computed_bytes_are_held_bytes(
+        json in any_settings(), layers in 1usize..6, prompt in 1usize..300, new in 0usize..200,
+    ) {
         let config = config(8);
         let settings = settings(&json);
         let tokens = Tokens::random(&config, prompt + new);
-        let mut layer = Layer::new(config, &settings, prompt);
+        let mut layer = Layer::of_many(layers, config, &settings, prompt);
         layer.prompt(&tokens.slice(0, prompt));
         if new > 0 {
             layer.attend(&tokens.slice(prompt, new));
         }
-        let computed = settings.cache_bytes(&shape(8), prompt, new).unwrap();
+        let computed = settings.cache_bytes(&shape_of(layers, 8), prompt, new).unwrap();
         prop_assert_eq!(layer.cache.bytes(), computed, "{}", json);
+    }
+
+    /// What admission promises is not exceeded: while a prompt is computed layer by layer, and with any token.
+    #[test]
+    fn promised_bytes_are_enough(
+        json in any_settings(), layers in 1usize..4, prompt in 1usize..300, new in 0usize..150,
+    ) {
+        let (config, shape) = (config(8), shape_of(layers, 8));
+        let settings = settings(&json);
+        let tokens = Tokens::random(&config, prompt + new);
+        let pool = KvPool::default();
+        let mut cache = SequenceCache::counted(shape, &settings, prompt, &pool).unwrap();
+        let promised = settings.prompt_bytes(&shape, prompt).unwrap();
+        let Tokens { q, k, v } = tokens.slice(0, prompt);
+        for layer in 0..layers {
+            let cache = &mut cache.layers_mut()[layer];
+            attend(&config, &q, &k, &v, &mut [Span { tokens: prompt, cache }]).unwrap();
+            prop_assert!(pool.held() <= promised, "{} of {promised}: {json}", pool.held());
+            cache.finish_prompt().unwrap();
+            prop_assert!(pool.held() <= promised, "{} of {promised}: {json}", pool.held());
+        }
+        prop_assert_eq!(pool.held(), cache.bytes());
+        let most = settings.most_bytes(&shape, prompt, new).unwrap();
+        for position in prompt..prompt + new {
+            let promised = pool.held() + cache.next_bytes();
+            let Tokens { q, k, v } = tokens.slice(position, 1);
+            for cache in cache.layers_mut() {
+                attend(&config, &q, &k, &v, &mut [Span { tokens: 1, cache }]).unwrap();
+            }
+            prop_assert!(pool.held() <= promised.min(most), "{} of {promised}, {most}: {json}", pool.held());
+        }
+        drop(cache);
+        prop_assert_eq!(pool.held(), 0);
     }
 }

@@ -55,7 +55,7 @@ impl Tokens {
     }
 }
 
-/// The cache of a one-layer model.
+/// The cache of a model, of one layer unless [`Layer::of_many`] made it. All layers see the same tokens.
 pub(crate) struct Layer {
     pub(crate) config: AttentionConfig,
     pub(crate) cache: SequenceCache,
@@ -63,20 +63,34 @@ pub(crate) struct Layer {
 
 impl Layer {
     pub(crate) fn new(config: AttentionConfig, settings: &KvSettings, prompt_tokens: usize) -> Self {
-        let shape = KvShape { layers: 1, attention: config };
+        Self::of_many(1, config, settings, prompt_tokens)
+    }
+
+    pub(crate) fn of_many(
+        layers: usize,
+        config: AttentionConfig,
+        settings: &KvSettings,
+        prompt_tokens: usize,
+    ) -> Self {
+        let shape = KvShape { layers, attention: config };
         Self { config, cache: SequenceCache::new(shape, settings, prompt_tokens).unwrap() }
     }
 
-    /// Attention of further tokens: (tokens, query_heads * head_dim).
+    /// Attention of further tokens in the last layer: (tokens, query_heads * head_dim).
     pub(crate) fn attend(&mut self, tokens: &Tokens) -> Vec<Vec<f32>> {
-        let span = Span { tokens: tokens.len(), cache: &mut self.cache.layers_mut()[0] };
-        attend(&self.config, &tokens.q, &tokens.k, &tokens.v, &mut [span]).unwrap().to_vec2().unwrap()
+        let mut out = Vec::new();
+        for cache in self.cache.layers_mut() {
+            let span = Span { tokens: tokens.len(), cache };
+            let attended = attend(&self.config, &tokens.q, &tokens.k, &tokens.v, &mut [span]).unwrap();
+            out = attended.to_vec2().unwrap();
+        }
+        out
     }
 
     /// The whole prompt at once, then its compression.
     pub(crate) fn prompt(&mut self, tokens: &Tokens) -> Vec<Vec<f32>> {
         let out = self.attend(tokens);
-        self.cache.layers_mut()[0].finish_prompt().unwrap();
+        self.cache.layers_mut().iter_mut().for_each(|layer| layer.finish_prompt().unwrap());
         out
     }
 

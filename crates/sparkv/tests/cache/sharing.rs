@@ -37,6 +37,7 @@ proptest! {
             r#"{"preset": "balanced"}"#,
             r#"{"preset": "aggressive", "eviction": {"max_tokens": 80}}"#,
             r#"{"eviction": {"policy": "streaming", "max_tokens": 90}}"#,
+            r#"{"eviction": {"policy": "expected_attention", "max_tokens": 90}}"#,
         ]),
     ) {
         let config = config(8);

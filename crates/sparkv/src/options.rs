@@ -1,0 +1,159 @@
+//! The wire form of settings: what a request body, the configuration file and `--kv` may say.
+
+use serde::{Deserialize, Serialize};
+
+use crate::budget::Budget;
+
+/// Storage of the values that are kept: of the pruned rows' kept channels, or of all rows where none is pruned. Sinks,
+/// window and the block that fills up behind it are f16 even where this is less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 4 bytes a value; for exactness tests.
+    F32,
+    /// 2 bytes a value.
+    F16,
+    /// 1 byte a value and one f16 scale a row.
+    Int8,
+    /// Half a byte a value and one f16 scale for every 32 of a row; without pruning.
+    Int4,
+}
+
+/// Which tokens stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvictionPolicy {
+    /// Every token stays.
+    None,
+    /// Attention sinks and the most recent tokens stay (StreamingLLM); holds while generating, too.
+    Streaming,
+    /// Tokens that the prompt's last queries attend to stay (SnapKV); applies to the prompt.
+    #[serde(rename = "snapkv")]
+    SnapKv,
+    /// As SnapKV, with more tokens in lower layers and fewer in upper ones (PyramidKV).
+    #[serde(rename = "pyramidkv")]
+    PyramidKv,
+    /// Tokens that queries like those of the whole prompt are expected to attend to stay (Expected Attention);
+    /// applies to the prompt, and does not depend on what it asks last.
+    ExpectedAttention,
+}
+
+/// How the query energy of a channel is combined over the query heads of one KV head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QueryStatistic {
+    /// Root of the sum of squares over group and window: heads cannot cancel.
+    #[default]
+    Rms,
+    /// L2 norm over the window of the group's mean query, as in the authors' code.
+    Mean,
+}
+
+/// Wire form of `kv_cache.eviction`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object like {\"policy\": \"snapkv\", \"max_tokens\": 1024}")]
+pub struct EvictionOptions {
+    /// Which tokens stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<EvictionPolicy>,
+    /// Tokens kept, of the prompt or (streaming) at any time, sinks and window included; on average over the
+    /// layers (pyramidkv) or in each. Where tokens are pruned or quantized, streaming drops a block at a time, so
+    /// it holds up to 31 fewer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<usize>,
+    /// Tokens kept as a share of the prompt, in (0, 1].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_ratio: Option<f64>,
+}
+
+/// Wire form of `kv_cache.pruning`: the share of channels pruned from every token's row, in [0, 1).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object like {\"key_ratio\": 0.5, \"value_ratio\": 0.5}")]
+pub struct PruningOptions {
+    /// Share of key channels pruned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_ratio: Option<f64>,
+    /// Share of value channels pruned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_ratio: Option<f64>,
+    /// How query energy is combined over a group of query heads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_statistic: Option<QueryStatistic>,
+    /// Magnitudes that pruned channels are recovered with: 1, as in the paper, or 2, which costs one more bit
+    /// for each channel and a second magnitude.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub levels: Option<u8>,
+    /// Whether the mean key of the prompt is subtracted from keys before they are pruned; not in the paper.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub center_keys: Option<bool>,
+}
+
+/// Wire form of the `kv_cache` object. Fields that are set override those of the named preset.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object like {\"preset\": \"balanced\"}")]
+pub struct KvOptions {
+    /// A preset to start from; `exact` if nothing is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
+    /// What the cache may cost: a share of the dense f16 bytes (`"25%"`) or bytes (`67108864`, `"64MiB"`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
+    /// Which tokens stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eviction: Option<EvictionOptions>,
+    /// Which channels stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pruning: Option<PruningOptions>,
+    /// How kept values are stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<Precision>,
+    /// Tokens of the observation window, and of the recent tail that stays dense.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
+    /// First tokens that are never evicted or pruned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sinks: Option<usize>,
+    /// Whether the next turn of the conversation goes on from this compressed cache, which is kept for it, rather
+    /// than compress the whole conversation anew: sooner, but what was lost for this turn's question stays lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continues: Option<bool>,
+}
+
+/// `over` where it is set, `base` elsewhere, field by field. Merging is by leaf, so a request can change one
+/// ratio of a preset.
+pub(crate) fn merge(base: &KvOptions, over: KvOptions) -> KvOptions {
+    let eviction = match (base.eviction.clone(), over.eviction) {
+        // Another policy, or another bound, replaces the bound of the preset.
+        (Some(base), Some(over)) => {
+            let same_policy = over.policy.is_none() || over.policy == base.policy;
+            let bounded = over.max_tokens.is_some() || over.keep_ratio.is_some();
+            let inherited = if same_policy && !bounded { base.clone() } else { EvictionOptions::default() };
+            Some(EvictionOptions {
+                policy: over.policy.or(base.policy),
+                max_tokens: over.max_tokens.or(inherited.max_tokens),
+                keep_ratio: over.keep_ratio.or(inherited.keep_ratio),
+            })
+        }
+        (base, over) => over.or(base),
+    };
+    let pruning = match (base.pruning.clone(), over.pruning) {
+        (Some(base), Some(over)) => Some(PruningOptions {
+            key_ratio: over.key_ratio.or(base.key_ratio),
+            value_ratio: over.value_ratio.or(base.value_ratio),
+            query_statistic: over.query_statistic.or(base.query_statistic),
+            levels: over.levels.or(base.levels),
+            center_keys: over.center_keys.or(base.center_keys),
+        }),
+        (base, over) => over.or(base),
+    };
+    KvOptions {
+        preset: None,
+        budget: over.budget.or(base.budget),
+        eviction,
+        pruning,
+        precision: over.precision.or(base.precision),
+        window: over.window.or(base.window),
+        sinks: over.sinks.or(base.sinks),
+        continues: over.continues.or(base.continues),
+    }
+}
