@@ -4,18 +4,13 @@
 //! the codes of keys, and the weights of values.
 
 use super::avx512::{Avx512, Quad};
+use crate::arch::weights::{GROUPS, Integers, TOKEN_QUADS, Weights};
 use crate::block::INT4_BIAS;
 use crate::lanes::QUAD;
-use crate::layout::{BLOCK, F16_BYTES, GROUP, INT4_CHANNELS};
+use crate::layout::{BLOCK, F16_BYTES, INT4_CHANNELS};
 use crate::rows::Upcoming;
-use crate::score::{BlockScores, Codes, KEY_BLOCK, PANEL};
+use crate::score::{BlockScores, Codes, PANEL};
 use crate::simd::{LANES, Simd};
-
-/// Groups of a block.
-const GROUPS: usize = BLOCK / GROUP;
-
-/// Quads of a block's tokens.
-pub(super) const TOKEN_QUADS: usize = BLOCK / QUAD;
 
 /// Scores of a block of keys, `codes` (2 groups, head_dim / 4), for all queries. The codes of `fold` channels
 /// share a scale: `scales` (head_dim / fold, BLOCK) f16; `bias` was added to codes.
@@ -86,61 +81,6 @@ pub(super) struct Codes8<'a> {
     pub(super) codes: &'a [Quad],
     /// (BLOCK) f16; of int4, (head_dim / 32, BLOCK), of any sign.
     pub(super) scales: &'a [u8],
-}
-
-/// Weights of tokens in whole numbers, for the queries of a panel.
-pub(super) struct Weights {
-    /// (blocks, BLOCK / 4, PANEL): four bytes each.
-    pub(super) quads: [[[i32; PANEL]; TOKEN_QUADS]; KEY_BLOCK / BLOCK],
-    pub(super) scales: [f32; PANEL],
-    /// Sums of the numbers.
-    sums: [i32; PANEL],
-}
-
-impl Weights {
-    /// Weights times the scales of group `scale_group` of each block, as 8-bit integers up to `limit`: 255 for
-    /// unsigned ones, 127 for signed ones. `blocks`: the scales of each.
-    #[inline(always)]
-    pub(super) fn new<'a>(
-        simd: Avx512,
-        blocks: impl ExactSizeIterator<Item = &'a [u8]>,
-        scale_group: usize,
-        (weights, group): (&[BlockScores], usize),
-        limit: f32,
-    ) -> Self {
-        let mut all = Self {
-            quads: [[[0; PANEL]; TOKEN_QUADS]; KEY_BLOCK / BLOCK],
-            scales: [0.0; PANEL],
-            sums: [0; PANEL],
-        };
-        let mut factors = [simd.splat(0.0); KEY_BLOCK / GROUP];
-        let groups = blocks.len() * GROUPS;
-        for (scales, factors) in blocks.zip(factors.as_chunks_mut::<GROUPS>().0) {
-            let scales = &scales.as_chunks::<{ F16_BYTES * LANES }>().0[scale_group * GROUPS..];
-            *factors = [simd.load_f16(&scales[0]), simd.load_f16(&scales[1])];
-        }
-        for (slot, weights) in weights.iter().enumerate() {
-            let mut products = factors;
-            let mut largest = simd.splat(0.0);
-            for (product, weights) in products[..groups].iter_mut().zip(&weights[group..]) {
-                *product = simd.mul(*product, simd.load(weights));
-                largest = simd.max(largest, simd.abs(*product));
-            }
-            let largest = simd.max_lanes(largest);
-            let inverse = simd.splat(if largest > 0.0 { limit / largest } else { 0.0 });
-            all.scales[slot] = largest / limit;
-            let mut sum = simd.splat_i32(0);
-            for (index, product) in products[..groups].iter().enumerate() {
-                let numbers = simd.to_i32(simd.mul(*product, inverse));
-                sum = simd.add_i32(sum, numbers);
-                let quads = simd.low_bytes(numbers);
-                let to = &mut all.quads[index / GROUPS][index % GROUPS * GROUP / QUAD..];
-                to.iter_mut().zip(quads).for_each(|(to, quad)| to[slot] = quad);
-            }
-            all.sums[slot] = simd.sum_i32(sum);
-        }
-        all
-    }
 }
 
 /// Adds to `sums` (queries, head_dim / 16) the values of `blocks` by their weights.

@@ -3,8 +3,8 @@
 use std::arch::x86_64::__m512i;
 
 use super::avx512::Avx512;
-use super::codes::{TOKEN_QUADS, Weights};
 use super::expand::{Kept, MaskWords, Masks};
+use crate::arch::weights::{GROUPS, Integers, TOKEN_QUADS, Weights};
 use crate::block::KEY_BIAS;
 use crate::lanes::QUAD;
 use crate::layout::{BLOCK, F16_BYTES, GROUP, INT4_CHANNELS, Sections};
@@ -12,9 +12,6 @@ use crate::rows::{Rows, Upcoming};
 use crate::score::{BlockScores, Codes, KEY_BLOCK, PANEL};
 use crate::select::{Levels, Packing};
 use crate::simd::{LANES, Simd};
-
-/// Groups of a block.
-const GROUPS: usize = BLOCK / GROUP;
 
 /// Scores of a packed block of keys with int8 values for all queries.
 #[target_feature(
