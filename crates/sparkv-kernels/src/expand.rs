@@ -46,6 +46,28 @@ pub(crate) fn values<S: Simd>(simd: S, layout: &Layout, bytes: &[u8], values: &m
     Expansion { simd, shape, out: values }.read(layout.format(), bytes);
 }
 
+/// Reads the block `bytes` of int8 values into `codes` of whole units, in two's complement.
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+pub(crate) fn packed_codes<S: Simd>(
+    simd: S,
+    layout: &Layout,
+    packing: &Packing,
+    bytes: &[u8],
+    codes: &mut [Unit],
+) {
+    let shape = Shape { side: layout.side(), head_dim: layout.head_dim() };
+    let mut packed = PackedCodes::new(shape, &packing.sections(shape.head_dim), bytes);
+    for outer in 0..outers(shape) {
+        for quad in 0..quads(shape) {
+            let unit = outer * quads(shape) + quad;
+            if let Some(codes) = codes.get_mut(unit) {
+                packed.next(simd, Place { unit, outer, quad }, codes);
+            }
+        }
+    }
+}
+
 /// Where a unit lies: the group of tokens of keys and the quad of its channels, or the 16 channels of values and
 /// the quad of their tokens.
 #[derive(Clone, Copy)]

@@ -78,7 +78,7 @@ impl Queries {
                     ) {
                         simd.expand_keys(layout, block, expanded.floats.as_mut_slice());
                         let (a, b) = expanded.floats.as_slice()[..2 * self.head_dim].split_at(self.head_dim);
-                        self.score_groups(simd, [a, b], &mut upcoming, scores, group);
+                        self.score_pair(simd, [a, b], &mut upcoming, scores, group);
                     }
                 }
             }
@@ -100,10 +100,28 @@ impl Queries {
         let mut group = group;
         while let Some(first) = units.next() {
             match units.next() {
-                Some(second) => self.score_groups(simd, [first, second], &mut upcoming, scores, group),
+                Some(second) => self.score_pair(simd, [first, second], &mut upcoming, scores, group),
                 None => self.score_groups(simd, [first], &mut upcoming, scores, group),
             }
             group += 2;
+        }
+    }
+
+    /// Scores for two groups of keys, (head_dim) each.
+    #[inline(always)]
+    fn score_pair<S: Simd, E: Lanes>(
+        &self,
+        simd: S,
+        [first, second]: [&[E]; 2],
+        upcoming: &mut Upcoming,
+        scores: &mut [BlockScores],
+        group: usize,
+    ) {
+        if S::SUMS_OF_ONE_GROUP {
+            self.score_groups(simd, [first], upcoming, scores, group);
+            self.score_groups(simd, [second], upcoming, scores, group + 1);
+        } else {
+            self.score_groups(simd, [first, second], upcoming, scores, group);
         }
     }
 
