@@ -212,7 +212,7 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         unsafe {
             asm!(
                 "prfm pldl2keep, [{address}]",
-                address = in(reg) address,
+                address = in(reg) address.addr(),
                 options(nomem, nostack, preserves_flags),
             );
         }
