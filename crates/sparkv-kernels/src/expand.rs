@@ -1,5 +1,5 @@
 //! Sealed blocks read back into f32, laid out as dense groups are: the way of machines without an integer
-//! dot product, and of f32 values. (AVX-512 has one of its own for f16 values.)
+//! dot product, and of f16 and f32 values. (AVX-512 has one of its own for f16 values.)
 //!
 //! [`crate::block`] looks at every element in turn. Here 64 of them, a unit of [`Shape`], are read at once, which
 //! become four vectors: 16 tokens in each of four channels of keys, 16 channels in each of four tokens of values.
