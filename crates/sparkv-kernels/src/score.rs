@@ -292,7 +292,7 @@ mod tests {
     use super::*;
     use crate::layout::Side;
     use crate::select::{Fill, KeptFormat, Levels, Packing};
-    use crate::weigh::weigh;
+    use crate::weigh::Weighing;
 
     const HEAD_DIMS: [usize; 8] = [8, 16, 24, 48, 64, 80, 128, 512];
 
@@ -376,7 +376,8 @@ mod tests {
         fn run<S: Simd>(self, simd: S) {
             let mut expanded = Expanded::default();
             expanded.reserve(self.1.layout());
-            weigh(simd, &self.1, Upcoming::NONE, &mut expanded, (self.0, 0), self.2);
+            let (values, expanded, weights) = (&self.1, &mut expanded, (self.0, 0));
+            Weighing { values, upcoming: Upcoming::NONE, expanded, weights, sums: self.2 }.add(simd);
         }
     }
 
