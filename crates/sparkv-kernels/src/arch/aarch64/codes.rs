@@ -8,7 +8,7 @@ use std::arch::asm;
 
 use super::expand::load_unit;
 use super::neon::Neon;
-use crate::arch::weights::{GROUPS, Integers, TOKEN_QUADS, Weights};
+use crate::arch::integers::{GROUPS, Integers, TOKEN_QUADS, Weights, store_scores};
 use crate::expand::Unit;
 use crate::lanes::QUAD;
 use crate::layout::{BLOCK, F16_BYTES, INT4_CHANNELS};
@@ -44,7 +44,7 @@ pub(super) fn score(
     let panels = queries.quads.chunks_exact(quads).zip(&queries.scales);
     for ((panel, query_scales), scores) in panels.zip(scores.chunks_exact_mut(PANEL)) {
         for (index, codes) in keys.codes.chunks_exact(quads).enumerate() {
-            let mut total = [simd.splat(0.0); PANEL];
+            let mut totals = [[simd.splat(0.0)]; PANEL];
             let folds = panel.chunks(fold / QUAD).zip(codes.chunks(fold / QUAD));
             for ((panel, codes), scales) in folds.zip(scales.chunks_exact(GROUPS)) {
                 let mut acc = [simd.splat_i32(0); PANEL];
@@ -53,13 +53,11 @@ pub(super) fn score(
                     multiply::<true>(&mut acc, codes, flip, query);
                 }
                 let scale = simd.load_f16(&scales[index]);
-                for (acc, total) in acc.into_iter().zip(&mut total) {
+                for (acc, [total]) in acc.into_iter().zip(&mut totals) {
                     *total = simd.mul_add(simd.to_f32(acc), scale, *total);
                 }
             }
-            for ((total, scores), scale) in total.into_iter().zip(&mut *scores).zip(query_scales) {
-                simd.store(simd.mul(total, simd.splat(*scale)), &mut scores[group + index]);
-            }
+            store_scores(simd, totals, query_scales, (&mut *scores, group + index));
         }
         // Once is enough.
         upcoming.pause();
@@ -90,11 +88,7 @@ pub(super) fn weigh(
                 } else {
                     products::<false>(simd, (blocks, vector), upcoming, &weights)
                 };
-                for (slot, acc) in acc.into_iter().enumerate() {
-                    let scale = simd.splat(weights.scales[slot]);
-                    let sums = &mut sums[slot * vectors + vector];
-                    simd.store(simd.mul_add(simd.to_f32(acc), scale, simd.load(sums)), sums);
-                }
+                weights.add_to(simd, acc.as_chunks::<1>().0, (&mut *sums, vectors), vector);
             }
         }
         upcoming.pause();

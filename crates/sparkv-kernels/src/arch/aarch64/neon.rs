@@ -4,7 +4,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::{expand, sealed};
-use crate::arch::weights::Integers;
+use crate::arch::integers::Integers;
 use crate::expand::{Masks, Unit};
 use crate::isa::Task;
 use crate::lanes::QUAD;

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::sealed;
-use crate::arch::weights::Integers;
+use crate::arch::integers::Integers;
 use crate::isa::Task;
 use crate::lanes::QUAD;
 use crate::layout::{F16_BYTES, GROUP, Layout};

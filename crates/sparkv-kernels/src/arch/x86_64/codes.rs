@@ -4,7 +4,7 @@
 //! the codes of keys, and the weights of values.
 
 use super::avx512::{Avx512, Quad};
-use crate::arch::weights::{GROUPS, Integers, TOKEN_QUADS, Weights};
+use crate::arch::integers::{GROUPS, Integers, TOKEN_QUADS, Weights, store_scores};
 use crate::block::INT4_BIAS;
 use crate::lanes::QUAD;
 use crate::layout::{BLOCK, F16_BYTES, INT4_CHANNELS};
@@ -63,12 +63,7 @@ pub(super) fn score(
                 }
             }
         }
-        for ((total, scores), query_scale) in total.into_iter().zip(scores).zip(query_scales) {
-            let query_scale = simd.splat(*query_scale);
-            for (total, scores) in total.into_iter().zip(&mut scores[group..]) {
-                simd.store(simd.mul(total, query_scale), scores);
-            }
-        }
+        store_scores(simd, total, query_scales, (scores, group));
         // Once is enough.
         upcoming.pause();
     }
@@ -131,19 +126,19 @@ pub(super) fn weigh(
 fn add<const VECTORS: usize, const INT4: bool>(
     simd: Avx512,
     (blocks, upcoming): (&[Codes8<'_>], &mut Upcoming),
-    weights: &Weights,
-    (sums, vectors): (&mut [[f32; LANES]], usize),
+    all_weights: &Weights,
+    sums: (&mut [[f32; LANES]], usize),
     first: usize,
 ) {
     let mut acc = [[simd.splat_i32(0); VECTORS]; PANEL];
     if INT4 {
-        for (acc, sum) in acc.iter_mut().zip(weights.sums) {
+        for (acc, sum) in acc.iter_mut().zip(all_weights.sums) {
             // Weights that are not numbers have any sum; what comes out is not a number anyway.
             let bias = sum.wrapping_mul(-i32::from(INT4_BIAS));
             *acc = [simd.splat_i32(bias); VECTORS];
         }
     }
-    for (block, weights) in blocks.iter().zip(&weights.quads) {
+    for (block, weights) in blocks.iter().zip(&all_weights.quads) {
         let codes = &block.codes.as_chunks::<TOKEN_QUADS>().0[first..first + VECTORS];
         for (quad, weights) in weights.iter().enumerate() {
             upcoming.ask(simd);
@@ -163,11 +158,5 @@ fn add<const VECTORS: usize, const INT4: bool>(
             }
         }
     }
-    for (slot, acc) in acc.into_iter().enumerate() {
-        let scale = simd.splat(weights.scales[slot]);
-        let sums = &mut sums[slot * vectors + first..][..VECTORS];
-        for (acc, sums) in acc.into_iter().zip(sums) {
-            simd.store(simd.mul_add(simd.to_f32(acc), scale, simd.load(sums)), sums);
-        }
-    }
+    all_weights.add_to(simd, &acc, sums, first);
 }

@@ -1,4 +1,4 @@
-//! Weights of values in whole numbers.
+//! What integer products need before and after, whatever the instructions.
 
 use crate::lanes::QUAD;
 use crate::layout::{BLOCK, F16_BYTES, GROUP};
@@ -42,6 +42,24 @@ pub(super) struct Weights {
 }
 
 impl Weights {
+    /// Adds `products` with the weights, of `N` times 16 channels from vector `first` on, to `sums` (PANEL, vectors).
+    #[inline(always)]
+    pub(super) fn add_to<S: Integers, const N: usize>(
+        &self,
+        simd: S,
+        products: &[[S::I; N]],
+        (sums, vectors): (&mut [[f32; LANES]], usize),
+        first: usize,
+    ) {
+        for (slot, products) in products.iter().enumerate() {
+            let scale = simd.splat(self.scales[slot]);
+            let sums = &mut sums[slot * vectors + first..][..N];
+            for (products, sums) in products.iter().zip(sums) {
+                simd.store(simd.mul_add(simd.to_f32(*products), scale, simd.load(sums)), sums);
+            }
+        }
+    }
+
     /// Weights times the scales of group `scale_group` of each block, as 8-bit integers up to `limit`: 255 for
     /// unsigned ones, 127 for signed ones. `blocks`: the scales of each.
     #[inline(always)]
@@ -84,5 +102,21 @@ impl Weights {
             all.sums[slot] = simd.sum_i32(sum);
         }
         all
+    }
+}
+
+/// Writes a panel's scores for `N` groups of keys from group `first` on: `totals` times the scales of the queries.
+#[inline(always)]
+pub(super) fn store_scores<S: Simd, const N: usize>(
+    simd: S,
+    totals: [[S::F; N]; PANEL],
+    query_scales: &[f32; PANEL],
+    (scores, first): (&mut [BlockScores], usize),
+) {
+    for ((totals, scores), scale) in totals.into_iter().zip(scores).zip(query_scales) {
+        let scale = simd.splat(*scale);
+        for (total, scores) in totals.into_iter().zip(&mut scores[first..]) {
+            simd.store(simd.mul(total, scale), scores);
+        }
     }
 }
