@@ -3,7 +3,7 @@
 //!
 //! All formats take turns, round by round, so that ratios hold on a noisy machine; medians are printed, as JSON.
 //! `cargo bench -p sparkv-kernels --bench decode -- [--tokens 32768] [--head-dim 128] [--group 4] [--threads 1,2]
-//! [--rounds 9] [--only part-of-a-name] [--isa scalar|avx2|avx512]`
+//! [--rounds 9] [--only part-of-a-name] [--isa scalar|avx2|avx512|neon|dotprod]`
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -8,7 +8,7 @@ use crate::layout::GROUP;
 use crate::rows::{KvRun, Rows, Sequence, Upcoming};
 use crate::score::{BlockScores, Expanded, KEY_BLOCK, PANEL, Queries};
 use crate::simd::{LANES, Simd, exp, load_all};
-use crate::weigh::weigh;
+use crate::weigh::Weighing;
 
 /// Queries that share a KV head: the heads of its group, at one or more positions.
 #[derive(Debug, Clone, Copy)]
@@ -281,15 +281,14 @@ impl AttendTile<'_, '_> {
     fn weigh<S: Simd>(&mut self, simd: S, block: &Range<usize>) {
         let TileScratch { scores, sums, expanded, .. } = &mut *self.scratch;
         for (run, rows, group) in self.runs.parts(block) {
-            let upcoming = Upcoming::new(&run.keys, rows.start + KEY_BLOCK);
-            weigh(
-                simd,
-                &run.values.slice(rows.clone()),
-                upcoming,
+            let weighing = Weighing {
+                values: &run.values.slice(rows.clone()),
+                upcoming: Upcoming::new(&run.keys, rows.start + KEY_BLOCK),
                 expanded,
-                (scores.as_slice(), group),
-                sums.as_mut_slice(),
-            );
+                weights: (scores.as_slice(), group),
+                sums: sums.as_mut_slice(),
+            };
+            weighing.add(simd);
         }
     }
 }

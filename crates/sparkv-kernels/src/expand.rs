@@ -1,12 +1,15 @@
 //! Sealed blocks read back into f32, laid out as dense groups are: the way of machines without an integer
-//! dot product, and of f32 values. (AVX-512 has one of its own for f16 values.)
+//! dot product, and of f16 and f32 values. (AVX-512 has one of its own for f16 values.)
 //!
 //! [`crate::block`] looks at every element in turn. Here 64 of them, a unit of [`Shape`], are read at once, which
 //! become four vectors: 16 tokens in each of four channels of keys, 16 channels in each of four tokens of values.
 
+mod packed;
+
+use self::packed::{Kept, MaskWords, PackedCodes};
 use crate::block::KEY_BIAS;
 use crate::lanes::{QUAD, Shape};
-use crate::layout::{BLOCK, F16_BYTES, Format, GROUP, INT4_CHANNELS, Layout, MAX_HEAD_DIM, Sections, Side};
+use crate::layout::{BLOCK, F16_BYTES, Format, GROUP, INT4_CHANNELS, Layout, MAX_HEAD_DIM, Side};
 use crate::select::{KeptFormat, Packing};
 use crate::simd::{LANES, Simd};
 
@@ -43,6 +46,28 @@ pub(crate) fn values<S: Simd>(simd: S, layout: &Layout, bytes: &[u8], values: &m
     Expansion { simd, shape, out: values }.read(layout.format(), bytes);
 }
 
+/// Reads the block `bytes` of int8 values into `codes` of whole units, in two's complement.
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+pub(crate) fn packed_codes<S: Simd>(
+    simd: S,
+    layout: &Layout,
+    packing: &Packing,
+    bytes: &[u8],
+    codes: &mut [Unit],
+) {
+    let shape = Shape { side: layout.side(), head_dim: layout.head_dim() };
+    let mut packed = PackedCodes::new(shape, &packing.sections(shape.head_dim), bytes);
+    for outer in 0..outers(shape) {
+        for quad in 0..quads(shape) {
+            let unit = outer * quads(shape) + quad;
+            if let Some(codes) = codes.get_mut(unit) {
+                packed.next(simd, Place { unit, outer, quad }, codes);
+            }
+        }
+    }
+}
+
 /// Where a unit lies: the group of tokens of keys and the quad of its channels, or the 16 channels of values and
 /// the quad of their tokens.
 #[derive(Clone, Copy)]
@@ -73,29 +98,21 @@ impl<S: Simd> Expansion<'_, S> {
         }
     }
 
-    /// Quads that lie one after the other.
     #[inline(always)]
     fn quads(&self) -> usize {
-        match self.shape.side {
-            Side::Keys => self.shape.head_dim / QUAD,
-            Side::Values => TOKEN_QUADS,
-        }
+        quads(self.shape)
     }
 
-    /// Groups of tokens of keys, or vectors of a row of values.
     #[inline(always)]
     fn outers(&self) -> usize {
-        match self.shape.side {
-            Side::Keys => BLOCK / GROUP,
-            Side::Values => self.shape.head_dim.div_ceil(LANES),
-        }
+        outers(self.shape)
     }
 
     #[inline(always)]
     fn int8(&mut self, bytes: &[u8]) {
         let (codes, scales) = bytes.split_at(BLOCK * self.shape.head_dim);
         let scales = per_token(self.simd, scales);
-        let flip = self.flip();
+        let flip = flip(self.shape.side);
         for outer in 0..self.outers() {
             for quad in 0..self.quads() {
                 let unit = outer * self.quads() + quad;
@@ -105,15 +122,6 @@ impl<S: Simd> Expansion<'_, S> {
                 }
                 self.put_codes(Place { unit, outer, quad }, &unit_codes, &scales);
             }
-        }
-    }
-
-    /// What takes the bias from codes.
-    #[inline(always)]
-    fn flip(&self) -> u8 {
-        match self.shape.side {
-            Side::Keys => KEY_BIAS,
-            Side::Values => 0,
         }
     }
 
@@ -151,48 +159,15 @@ impl<S: Simd> Expansion<'_, S> {
     fn packed_codes(&mut self, packing: &Packing, bytes: &[u8]) {
         let sections = packing.sections(self.shape.head_dim);
         let scales = per_token(self.simd, &bytes[sections.scalars..sections.steps]);
-        let magnitudes = self.magnitudes(&bytes[sections.steps..sections.end]);
-        let masks = MaskWords::new(self.shape, &sections, bytes);
-        let flip = self.flip();
-        let mut kept = Kept::new(bytes, sections.bitmap, flip);
+        let mut packed = PackedCodes::new(self.shape, &sections, bytes);
         let mut codes = [0; QUAD * LANES];
         for outer in 0..self.outers() {
             for quad in 0..self.quads() {
-                let unit = outer * self.quads() + quad;
-                let masks = masks.get(unit);
-                let magnitudes = match self.shape.side {
-                    Side::Keys => &magnitudes[outer],
-                    Side::Values => &magnitudes[quad],
-                };
-                let values = kept.next(masks.kept.count_ones() as usize);
-                self.simd.spread_codes(masks, magnitudes, (values, flip), &mut codes);
-                self.put_codes(Place { unit, outer, quad }, &codes, &scales);
+                let place = Place { unit: outer * self.quads() + quad, outer, quad };
+                packed.next(self.simd, place, &mut codes);
+                self.put_codes(place, &codes, &scales);
             }
         }
-    }
-
-    /// The magnitudes of pruned elements, the lower and the higher one, as codes of units: of each group of keys,
-    /// or of each quad of tokens of values.
-    #[inline(always)]
-    fn magnitudes(&self, steps: &[u8]) -> [[Unit; 2]; TOKEN_QUADS] {
-        let mut units = [[[0; QUAD * LANES]; 2]; TOKEN_QUADS];
-        for (level, steps) in steps.chunks_exact(BLOCK).enumerate() {
-            match self.shape.side {
-                Side::Keys => {
-                    for (unit, steps) in units.iter_mut().zip(steps.as_chunks::<GROUP>().0) {
-                        for (lane, steps) in unit[level].as_chunks_mut::<QUAD>().0.iter_mut().zip(steps) {
-                            *lane = [*steps; QUAD];
-                        }
-                    }
-                }
-                Side::Values => {
-                    for (unit, steps) in units.iter_mut().zip(steps.as_chunks::<QUAD>().0) {
-                        unit[level].as_chunks_mut::<QUAD>().0.fill(*steps);
-                    }
-                }
-            }
-        }
-        units
     }
 
     #[inline(always)]
@@ -269,6 +244,33 @@ impl<S: Simd> Expansion<'_, S> {
     }
 }
 
+/// Quads that lie one after the other.
+#[inline(always)]
+fn quads(shape: Shape) -> usize {
+    match shape.side {
+        Side::Keys => shape.head_dim / QUAD,
+        Side::Values => TOKEN_QUADS,
+    }
+}
+
+/// Groups of tokens of keys, or vectors of a row of values.
+#[inline(always)]
+fn outers(shape: Shape) -> usize {
+    match shape.side {
+        Side::Keys => BLOCK / GROUP,
+        Side::Values => shape.head_dim.div_ceil(LANES),
+    }
+}
+
+/// What takes the bias from codes.
+#[inline(always)]
+fn flip(side: Side) -> u8 {
+    match side {
+        Side::Keys => KEY_BIAS,
+        Side::Values => 0,
+    }
+}
+
 /// The f16 of each token.
 #[inline(always)]
 fn per_token<S: Simd>(simd: S, scales: &[u8]) -> PerToken {
@@ -313,87 +315,6 @@ fn part(codes: &[u8], unit: usize, whole: usize) -> Unit {
         all[..QUAD * LANES / 2].copy_from_slice(&codes[start..][..QUAD * LANES / 2]);
     }
     all
-}
-
-/// The masks of a packed block.
-struct MaskWords<'a> {
-    whole_units: usize,
-    /// Kept, negative, high (empty with one level).
-    sections: [&'a [u8]; 3],
-}
-
-impl<'a> MaskWords<'a> {
-    #[inline(always)]
-    fn new(shape: Shape, sections: &Sections, bytes: &'a [u8]) -> Self {
-        let kept = &bytes[sections.bitmap..sections.signs];
-        let negative = &bytes[sections.signs..sections.levels];
-        // Empty with one level.
-        let high = &bytes[sections.levels..sections.scalars];
-        Self { whole_units: shape.whole_units(), sections: [kept, negative, high] }
-    }
-
-    #[inline(always)]
-    fn get(&self, unit: usize) -> Masks {
-        let [kept, negative, high] = self.sections;
-        Masks {
-            kept: word(kept, unit, self.whole_units),
-            negative: word(negative, unit, self.whole_units),
-            high: word(high, unit, self.whole_units),
-        }
-    }
-}
-
-/// The word of `unit`; 0 where there is none.
-#[inline(always)]
-fn word(bytes: &[u8], unit: usize, whole: usize) -> u64 {
-    if unit < whole {
-        return bytes.as_chunks().0.get(unit).map_or(0, |word| u64::from_le_bytes(*word));
-    }
-    let half = bytes.as_chunks().0.get(whole + unit).map_or(0, |word| u32::from_le_bytes(*word));
-    u64::from(half)
-}
-
-/// The kept values of a packed block, read one after the other.
-struct Kept<'a> {
-    block: &'a [u8],
-    /// Bytes of kept values, with which the block begins.
-    len: usize,
-    /// Bytes read so far.
-    read: usize,
-    /// The last values, filled up with `zero`.
-    rest: Unit,
-    /// The byte that stands for a zero.
-    zero: u8,
-}
-
-impl<'a> Kept<'a> {
-    #[inline(always)]
-    fn new(block: &'a [u8], len: usize, zero: u8) -> Self {
-        Self { block, len, read: 0, rest: [zero; QUAD * LANES], zero }
-    }
-
-    /// The next values, of which `bytes` are done with. More than there are, which only a broken bitmap asks for,
-    /// are zeros.
-    #[inline(always)]
-    fn next(&mut self, bytes: usize) -> &Unit {
-        let start = self.read;
-        self.read += bytes;
-        // Behind the values there are masks of no less than 64 bytes, which will not be looked at.
-        if self.read <= self.len
-            && let Some(values) = self.block[start..].first_chunk()
-        {
-            return values;
-        }
-        self.pad(start)
-    }
-
-    #[cold]
-    fn pad(&mut self, start: usize) -> &Unit {
-        self.rest.fill(self.zero);
-        let left = self.block[..self.len].get(start..).unwrap_or(&[]);
-        self.rest.iter_mut().zip(left).for_each(|(to, byte)| *to = *byte);
-        &self.rest
-    }
 }
 
 /// Eight bytes that are all ones where a bit is set.

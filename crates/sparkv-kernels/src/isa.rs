@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::arch;
 use crate::simd::{Scalar, Simd};
 
@@ -21,6 +21,12 @@ pub(crate) enum Kind {
     /// AVX-512 F, BW, DQ, VL, VBMI, VBMI2 and VNNI; AVX2, FMA, F16C, BMI2 and POPCNT.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// NEON, with conversions of f16.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// NEON with the dot products of bytes of Armv8.4 (and of many an Armv8.2).
+    #[cfg(target_arch = "aarch64")]
+    Dot,
 }
 
 impl Isa {
@@ -58,13 +64,22 @@ impl Isa {
         sets.into_iter().filter(|(has, _)| *has).map(|(_, kind)| Self(kind))
     }
 
+    /// All of them but the scalar one. (Registers of big-endian processors have their lanes in another order.)
+    #[cfg(target_arch = "aarch64")]
+    fn vectors() -> impl Iterator<Item = Self> {
+        let neon = cfg!(target_endian = "little") && std::arch::is_aarch64_feature_detected!("neon");
+        let dot = neon && std::arch::is_aarch64_feature_detected!("dotprod");
+        let sets = [(neon, Kind::Neon), (dot, Kind::Dot)];
+        sets.into_iter().filter(|(has, _)| *has).map(|(_, kind)| Self(kind))
+    }
+
     /// There are none.
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     fn vectors() -> impl Iterator<Item = Self> {
         std::iter::empty()
     }
 
-    /// Its name: `scalar`, `avx2` or `avx512`.
+    /// Its name: `scalar`, `avx2`, `avx512`, `neon` or `dotprod`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Kind::Scalar => "scalar",
@@ -72,6 +87,10 @@ impl Isa {
             Kind::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Kind::Dot => "dotprod",
         }
     }
 }
@@ -93,5 +112,9 @@ pub(crate) fn dispatch<T: Task>(isa: Isa, task: T) -> T::Output {
         Kind::Avx2 => arch::x86_64::with_avx2(isa, task),
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 => arch::x86_64::with_avx512(isa, task),
+        #[cfg(target_arch = "aarch64")]
+        Kind::Neon => arch::aarch64::with_neon(isa, task),
+        #[cfg(target_arch = "aarch64")]
+        Kind::Dot => arch::aarch64::with_dot(isa, task),
     }
 }

@@ -6,80 +6,74 @@ use crate::rows::{Rows, Upcoming};
 use crate::score::{BlockScores, Expanded, PANEL};
 use crate::simd::{LANES, Lanes, Simd, load_all};
 
-/// Adds the rows of `values`, weighted by `weights` (queries filled up to panels) from group `group` on, to
-/// `sums` (queries filled up to panels, ceil(head_dim / 16)).
-///
-/// While rows are read, as many of `upcoming` are asked for.
-#[inline(always)]
-pub(crate) fn weigh<S: Simd>(
-    simd: S,
-    values: &Rows<'_>,
-    mut upcoming: Upcoming,
-    expanded: &mut Expanded,
-    (weights, group): (&[BlockScores], usize),
-    sums: &mut [[f32; LANES]],
-) {
-    let layout = values.layout();
-    let vectors = layout.head_dim().div_ceil(LANES);
-    match layout.format() {
-        Format::F32 => {
-            weigh_dense::<S, { 4 * LANES }>(simd, values, upcoming, expanded, (weights, group), sums)
-        }
-        Format::F16 => {
-            weigh_dense::<S, { F16_BYTES * LANES }>(simd, values, upcoming, expanded, (weights, group), sums);
-        }
-        _ => {
-            if simd.weigh_codes(values, (weights, group), (expanded, &mut upcoming), sums) {
-                return;
-            }
-            for (index, block) in values.units().enumerate() {
-                simd.expand_values(layout, block, expanded.floats.as_mut_slice());
-                let rows = &expanded.floats.as_slice()[..BLOCK * vectors];
-                weigh_rows(
-                    simd,
-                    (rows, vectors),
-                    &mut upcoming,
-                    (weights, group + index * BLOCK / GROUP),
-                    sums,
-                );
-            }
-        }
-    }
+/// Rows of values to be added up by their weights.
+pub(crate) struct Weighing<'a, 'v> {
+    pub(crate) values: &'a Rows<'v>,
+    /// Asked for while rows are read, as many as those.
+    pub(crate) upcoming: Upcoming,
+    pub(crate) expanded: &'a mut Expanded,
+    /// (queries filled up to panels), and the group from which on they are those of the rows.
+    pub(crate) weights: (&'a [BlockScores], usize),
+    /// (queries filled up to panels, ceil(head_dim / 16)): what is added to.
+    pub(crate) sums: &'a mut [[f32; LANES]],
 }
 
-#[inline(always)]
-fn weigh_dense<S: Simd, const BYTES: usize>(
-    simd: S,
-    values: &Rows<'_>,
-    mut upcoming: Upcoming,
-    expanded: &mut Expanded,
-    (weights, group): (&[BlockScores], usize),
-    sums: &mut [[f32; LANES]],
-) where
-    [u8; BYTES]: Lanes,
-{
-    let head_dim = values.layout().head_dim();
-    let vectors = head_dim.div_ceil(LANES);
-    for (index, unit) in values.units().enumerate() {
-        // Rows behind the last one may hold anything.
-        let rows = GROUP.min(values.len() - index * GROUP);
-        let weights = (weights, group + index);
-        if head_dim.is_multiple_of(LANES) {
-            let rows = &unit.as_chunks::<BYTES>().0[..rows * vectors];
-            weigh_rows(simd, (rows, vectors), &mut upcoming, weights, sums);
-            continue;
+impl Weighing<'_, '_> {
+    /// Adds the rows.
+    #[inline(always)]
+    pub(crate) fn add<S: Simd>(mut self, simd: S) {
+        match self.values.layout().format() {
+            Format::F32 => self.add_dense::<S, { 4 * LANES }>(simd),
+            Format::F16 => self.add_dense::<S, { F16_BYTES * LANES }>(simd),
+            _ => self.add_sealed(simd),
         }
-        // Rows that are not whole vectors are filled up.
-        let row_bytes = BYTES / LANES * head_dim;
-        let filled = &mut expanded.floats.as_mut_slice()[..rows * vectors];
-        for (row, filled) in unit.chunks_exact(row_bytes).zip(filled.chunks_exact_mut(vectors)) {
-            for (bytes, filled) in row.chunks(BYTES).zip(filled) {
-                let mut padded = [0; BYTES];
-                padded[..bytes.len()].copy_from_slice(bytes);
-                simd.store(padded.lanes(simd), filled);
+    }
+
+    #[inline(always)]
+    fn add_sealed<S: Simd>(&mut self, simd: S) {
+        let Self { values, upcoming, expanded, weights: (weights, group), sums } = self;
+        if simd.weigh_codes(values, (weights, *group), (expanded, upcoming), sums) {
+            return;
+        }
+        let layout = values.layout();
+        let vectors = layout.head_dim().div_ceil(LANES);
+        for (index, block) in values.units().enumerate() {
+            simd.expand_values(layout, block, expanded.floats.as_mut_slice());
+            let rows = &expanded.floats.as_slice()[..BLOCK * vectors];
+            let weights = (*weights, *group + index * BLOCK / GROUP);
+            weigh_rows(simd, (rows, vectors), upcoming, weights, sums);
+        }
+    }
+
+    #[inline(always)]
+    fn add_dense<S: Simd, const BYTES: usize>(&mut self, simd: S)
+    where
+        [u8; BYTES]: Lanes,
+    {
+        let Self { values, upcoming, expanded, weights: (weights, group), sums } = self;
+        let head_dim = values.layout().head_dim();
+        let vectors = head_dim.div_ceil(LANES);
+        for (index, unit) in values.units().enumerate() {
+            // Rows behind the last one may hold anything.
+            let rows = GROUP.min(values.len() - index * GROUP);
+            let weights = (*weights, *group + index);
+            if head_dim.is_multiple_of(LANES) {
+                let rows = &unit.as_chunks::<BYTES>().0[..rows * vectors];
+                weigh_rows(simd, (rows, vectors), upcoming, weights, sums);
+                continue;
             }
+            // Rows that are not whole vectors are filled up.
+            let row_bytes = BYTES / LANES * head_dim;
+            let filled = &mut expanded.floats.as_mut_slice()[..rows * vectors];
+            for (row, filled) in unit.chunks_exact(row_bytes).zip(filled.chunks_exact_mut(vectors)) {
+                for (bytes, filled) in row.chunks(BYTES).zip(filled) {
+                    let mut padded = [0; BYTES];
+                    padded[..bytes.len()].copy_from_slice(bytes);
+                    simd.store(padded.lanes(simd), filled);
+                }
+            }
+            weigh_rows(simd, (&*filled, vectors), upcoming, weights, sums);
         }
-        weigh_rows(simd, (&*filled, vectors), &mut upcoming, weights, sums);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::sealed;
+use crate::arch::integers::Integers;
 use crate::isa::Task;
 use crate::lanes::QUAD;
 use crate::layout::{F16_BYTES, GROUP, Layout};
@@ -34,13 +35,6 @@ impl Avx512 {
     pub(super) fn store_bytes(self, register: __m512i, bytes: &mut Quad) {
         // SAFETY: `self` is proof of the instructions; the array is as long as a register.
         unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), register) }
-    }
-
-    /// `value` in every lane.
-    #[inline(always)]
-    pub(super) fn splat_i32(self, value: i32) -> __m512i {
-        // SAFETY: `self` is proof of the instructions.
-        unsafe { _mm512_set1_epi32(value) }
     }
 
     /// Every byte four times.
@@ -96,35 +90,31 @@ impl Avx512 {
         // SAFETY: `self` is proof of the instructions.
         unsafe { _mm512_dpbusd_epi32(sums, unsigned, signed) }
     }
+}
+
+impl Integers for Avx512 {
+    type I = __m512i;
 
     #[inline(always)]
-    pub(super) fn abs(self, a: __m512) -> __m512 {
+    fn splat_i32(self, value: i32) -> __m512i {
         // SAFETY: `self` is proof of the instructions.
-        unsafe { _mm512_abs_ps(a) }
-    }
-
-    /// The nearest integers.
-    #[inline(always)]
-    pub(super) fn to_i32(self, a: __m512) -> __m512i {
-        // SAFETY: `self` is proof of the instructions.
-        unsafe { _mm512_cvtps_epi32(a) }
+        unsafe { _mm512_set1_epi32(value) }
     }
 
     #[inline(always)]
-    pub(super) fn add_i32(self, a: __m512i, b: __m512i) -> __m512i {
+    fn add_i32(self, a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: `self` is proof of the instructions.
         unsafe { _mm512_add_epi32(a, b) }
     }
 
     #[inline(always)]
-    pub(super) fn sum_i32(self, a: __m512i) -> i32 {
+    fn sum_i32(self, a: __m512i) -> i32 {
         // SAFETY: `self` is proof of the instructions.
         unsafe { _mm512_reduce_add_epi32(a) }
     }
 
-    /// The lowest byte of each lane, four to a number.
     #[inline(always)]
-    pub(super) fn low_bytes(self, a: __m512i) -> [i32; GROUP / QUAD] {
+    fn low_bytes(self, a: __m512i) -> [i32; GROUP / QUAD] {
         let mut quads = [0; GROUP / QUAD];
         // SAFETY: `self` is proof of the instructions; the array is as long as what is stored.
         unsafe { _mm_storeu_si128(quads.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(a)) };
@@ -132,9 +122,21 @@ impl Avx512 {
     }
 
     #[inline(always)]
-    pub(super) fn to_f32(self, integers: __m512i) -> __m512 {
+    fn to_i32(self, a: __m512) -> __m512i {
+        // SAFETY: `self` is proof of the instructions.
+        unsafe { _mm512_cvtps_epi32(a) }
+    }
+
+    #[inline(always)]
+    fn to_f32(self, integers: __m512i) -> __m512 {
         // SAFETY: `self` is proof of the instructions.
         unsafe { _mm512_cvtepi32_ps(integers) }
+    }
+
+    #[inline(always)]
+    fn abs(self, a: __m512) -> __m512 {
+        // SAFETY: `self` is proof of the instructions.
+        unsafe { _mm512_abs_ps(a) }
     }
 }
 

@@ -4,18 +4,13 @@
 //! the codes of keys, and the weights of values.
 
 use super::avx512::{Avx512, Quad};
+use crate::arch::integers::{GROUPS, Integers, TOKEN_QUADS, Weights, store_scores};
 use crate::block::INT4_BIAS;
 use crate::lanes::QUAD;
-use crate::layout::{BLOCK, F16_BYTES, GROUP, INT4_CHANNELS};
+use crate::layout::{BLOCK, F16_BYTES, INT4_CHANNELS};
 use crate::rows::Upcoming;
-use crate::score::{BlockScores, Codes, KEY_BLOCK, PANEL};
+use crate::score::{BlockScores, Codes, PANEL};
 use crate::simd::{LANES, Simd};
-
-/// Groups of a block.
-const GROUPS: usize = BLOCK / GROUP;
-
-/// Quads of a block's tokens.
-pub(super) const TOKEN_QUADS: usize = BLOCK / QUAD;
 
 /// Scores of a block of keys, `codes` (2 groups, head_dim / 4), for all queries. The codes of `fold` channels
 /// share a scale: `scales` (head_dim / fold, BLOCK) f16; `bias` was added to codes.
@@ -68,12 +63,7 @@ pub(super) fn score(
                 }
             }
         }
-        for ((total, scores), query_scale) in total.into_iter().zip(scores).zip(query_scales) {
-            let query_scale = simd.splat(*query_scale);
-            for (total, scores) in total.into_iter().zip(&mut scores[group..]) {
-                simd.store(simd.mul(total, query_scale), scores);
-            }
-        }
+        store_scores(simd, total, query_scales, (scores, group));
         // Once is enough.
         upcoming.pause();
     }
@@ -86,61 +76,6 @@ pub(super) struct Codes8<'a> {
     pub(super) codes: &'a [Quad],
     /// (BLOCK) f16; of int4, (head_dim / 32, BLOCK), of any sign.
     pub(super) scales: &'a [u8],
-}
-
-/// Weights of tokens in whole numbers, for the queries of a panel.
-pub(super) struct Weights {
-    /// (blocks, BLOCK / 4, PANEL): four bytes each.
-    pub(super) quads: [[[i32; PANEL]; TOKEN_QUADS]; KEY_BLOCK / BLOCK],
-    pub(super) scales: [f32; PANEL],
-    /// Sums of the numbers.
-    sums: [i32; PANEL],
-}
-
-impl Weights {
-    /// Weights times the scales of group `scale_group` of each block, as 8-bit integers up to `limit`: 255 for
-    /// unsigned ones, 127 for signed ones. `blocks`: the scales of each.
-    #[inline(always)]
-    pub(super) fn new<'a>(
-        simd: Avx512,
-        blocks: impl ExactSizeIterator<Item = &'a [u8]>,
-        scale_group: usize,
-        (weights, group): (&[BlockScores], usize),
-        limit: f32,
-    ) -> Self {
-        let mut all = Self {
-            quads: [[[0; PANEL]; TOKEN_QUADS]; KEY_BLOCK / BLOCK],
-            scales: [0.0; PANEL],
-            sums: [0; PANEL],
-        };
-        let mut factors = [simd.splat(0.0); KEY_BLOCK / GROUP];
-        let groups = blocks.len() * GROUPS;
-        for (scales, factors) in blocks.zip(factors.as_chunks_mut::<GROUPS>().0) {
-            let scales = &scales.as_chunks::<{ F16_BYTES * LANES }>().0[scale_group * GROUPS..];
-            *factors = [simd.load_f16(&scales[0]), simd.load_f16(&scales[1])];
-        }
-        for (slot, weights) in weights.iter().enumerate() {
-            let mut products = factors;
-            let mut largest = simd.splat(0.0);
-            for (product, weights) in products[..groups].iter_mut().zip(&weights[group..]) {
-                *product = simd.mul(*product, simd.load(weights));
-                largest = simd.max(largest, simd.abs(*product));
-            }
-            let largest = simd.max_lanes(largest);
-            let inverse = simd.splat(if largest > 0.0 { limit / largest } else { 0.0 });
-            all.scales[slot] = largest / limit;
-            let mut sum = simd.splat_i32(0);
-            for (index, product) in products[..groups].iter().enumerate() {
-                let numbers = simd.to_i32(simd.mul(*product, inverse));
-                sum = simd.add_i32(sum, numbers);
-                let quads = simd.low_bytes(numbers);
-                let to = &mut all.quads[index / GROUPS][index % GROUPS * GROUP / QUAD..];
-                to.iter_mut().zip(quads).for_each(|(to, quad)| to[slot] = quad);
-            }
-            all.sums[slot] = simd.sum_i32(sum);
-        }
-        all
-    }
 }
 
 /// Adds to `sums` (queries, head_dim / 16) the values of `blocks` by their weights.
@@ -191,19 +126,19 @@ pub(super) fn weigh(
 fn add<const VECTORS: usize, const INT4: bool>(
     simd: Avx512,
     (blocks, upcoming): (&[Codes8<'_>], &mut Upcoming),
-    weights: &Weights,
-    (sums, vectors): (&mut [[f32; LANES]], usize),
+    all_weights: &Weights,
+    sums: (&mut [[f32; LANES]], usize),
     first: usize,
 ) {
     let mut acc = [[simd.splat_i32(0); VECTORS]; PANEL];
     if INT4 {
-        for (acc, sum) in acc.iter_mut().zip(weights.sums) {
+        for (acc, sum) in acc.iter_mut().zip(all_weights.sums) {
             // Weights that are not numbers have any sum; what comes out is not a number anyway.
             let bias = sum.wrapping_mul(-i32::from(INT4_BIAS));
             *acc = [simd.splat_i32(bias); VECTORS];
         }
     }
-    for (block, weights) in blocks.iter().zip(&weights.quads) {
+    for (block, weights) in blocks.iter().zip(&all_weights.quads) {
         let codes = &block.codes.as_chunks::<TOKEN_QUADS>().0[first..first + VECTORS];
         for (quad, weights) in weights.iter().enumerate() {
             upcoming.ask(simd);
@@ -223,11 +158,5 @@ fn add<const VECTORS: usize, const INT4: bool>(
             }
         }
     }
-    for (slot, acc) in acc.into_iter().enumerate() {
-        let scale = simd.splat(weights.scales[slot]);
-        let sums = &mut sums[slot * vectors + first..][..VECTORS];
-        for (acc, sums) in acc.into_iter().zip(sums) {
-            simd.store(simd.mul_add(simd.to_f32(acc), scale, simd.load(sums)), sums);
-        }
-    }
+    all_weights.add_to(simd, &acc, sums, first);
 }

@@ -1,32 +1,14 @@
 //! Sealed blocks read back into f32 with AVX2.
 //!
-//! There are no instructions that spread values out by a mask, but a shuffle for each of the 256 masks of eight
-//! elements takes but 2 KiB.
+//! There are no instructions that spread values out by a mask, but there are shuffles.
 
 use std::arch::x86_64::*;
 
 use super::avx2::Avx2;
+use crate::arch::shuffles::SHUFFLES;
 use crate::expand::{self, Masks, Unit};
 use crate::layout::{F16_BYTES, Layout};
 use crate::simd::LANES;
-
-/// For each mask, where its elements come from among as many values as it has bits; others become zeros.
-static SHUFFLES: [[u8; 8]; 256] = {
-    let mut shuffles = [[0x80; 8]; 256];
-    let mut mask = 0;
-    while mask < 256 {
-        let (mut element, mut value) = (0, 0);
-        while element < 8 {
-            if mask >> element & 1 == 1 {
-                shuffles[mask][element] = value;
-                value += 1;
-            }
-            element += 1;
-        }
-        mask += 1;
-    }
-    shuffles
-};
 
 /// As [`expand::keys`], compiled for AVX2.
 #[target_feature(enable = "avx2,fma,f16c")]

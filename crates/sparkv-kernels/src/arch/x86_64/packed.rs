@@ -3,8 +3,8 @@
 use std::arch::x86_64::__m512i;
 
 use super::avx512::Avx512;
-use super::codes::{TOKEN_QUADS, Weights};
 use super::expand::{Kept, MaskWords, Masks};
+use crate::arch::integers::{GROUPS, Integers, TOKEN_QUADS, Weights, store_scores};
 use crate::block::KEY_BIAS;
 use crate::lanes::QUAD;
 use crate::layout::{BLOCK, F16_BYTES, GROUP, INT4_CHANNELS, Sections};
@@ -12,9 +12,6 @@ use crate::rows::{Rows, Upcoming};
 use crate::score::{BlockScores, Codes, KEY_BLOCK, PANEL};
 use crate::select::{Levels, Packing};
 use crate::simd::{LANES, Simd};
-
-/// Groups of a block.
-const GROUPS: usize = BLOCK / GROUP;
 
 /// Scores of a packed block of keys with int8 values for all queries.
 #[target_feature(
@@ -42,12 +39,13 @@ pub(super) fn score(
             Levels::One => keys.multiply::<false>(simd, panel, sums, upcoming),
             Levels::Two => keys.multiply::<true>(simd, panel, sums, upcoming),
         };
-        for ((sums, scores), query_scale) in sums.into_iter().zip(scores).zip(query_scales) {
-            let query_scale = simd.splat(*query_scale);
-            for ((sums, scale), scores) in sums.into_iter().zip(scales).zip(&mut scores[group..]) {
-                simd.store(simd.mul(simd.mul(simd.to_f32(sums), scale), query_scale), scores);
+        let mut totals = [[simd.splat(0.0); GROUPS]; PANEL];
+        for (totals, sums) in totals.iter_mut().zip(sums) {
+            for ((total, sums), scale) in totals.iter_mut().zip(sums).zip(scales) {
+                *total = simd.mul(simd.to_f32(sums), scale);
             }
         }
+        store_scores(simd, totals, query_scales, (scores, group));
         // Once is enough.
         upcoming.pause();
     }
@@ -136,11 +134,7 @@ pub(super) fn weigh(
                     Levels::Two => block.multiply::<true>(simd, weights, (&mut acc, read), upcoming),
                 }
             }
-            for (slot, acc) in acc.into_iter().enumerate() {
-                let sums = &mut sums[slot * vectors + vector];
-                let scale = simd.splat(weights.scales[slot]);
-                simd.store(simd.mul_add(simd.to_f32(acc), scale, simd.load(sums)), sums);
-            }
+            weights.add_to(simd, acc.as_chunks::<1>().0, (&mut *sums, vectors), vector);
         }
         // Once is enough.
         upcoming.pause();
