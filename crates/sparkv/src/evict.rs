@@ -135,7 +135,8 @@ mod tests {
     proptest! {
         #[test]
         fn pyramids_keep_their_mean_and_bounds(
-            layers in 1usize..90, always in 0usize..100, block in 0usize..33, mean in 0usize..3000, prompt in 1usize..5000,
+            layers in 1usize..90, always in 0usize..100, block in 0usize..33, mean in 0usize..3000,
+            prompt in 1usize..5000,
         ) {
             let (least, mean) = (always + block, (always + block + mean));
             let counts = pyramid(layers, mean, always, (least, prompt));
