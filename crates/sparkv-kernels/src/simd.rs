@@ -323,9 +323,10 @@ mod tests {
         let ordinary = [0.5, 1.5, 2.5, -0.5, -1.5, 1e6, -3.3, 7.7];
         let odd = [0.0, -0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MIN_POSITIVE, 1e-45, -88.25];
         let values = [ordinary, odd].concat();
-        for turn in 0..LANES {
-            let a: [f32; LANES] = std::array::from_fn(|lane| values[lane]);
-            let b: [f32; LANES] = std::array::from_fn(|lane| values[(lane + turn) % LANES]);
+        let turned = |turn: usize| std::array::from_fn(|lane| values[(lane + turn) % LANES]);
+        // Every value in every lane, beside every other.
+        for (turn, other) in (0..LANES).flat_map(|turn| (0..LANES).map(move |other| (turn, other))) {
+            let (a, b): ([f32; LANES], [f32; LANES]) = (turned(turn), turned(other));
             let expected = dispatch(Isa::SCALAR, Operations { a: &a, b: &b });
             for isa in Isa::available() {
                 let got = dispatch(isa, Operations { a: &a, b: &b });
