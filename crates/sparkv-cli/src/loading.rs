@@ -75,7 +75,7 @@ pub(crate) fn load(settings: &Settings, source: &ModelSource) -> anyhow::Result<
         prefix_cache: server.prefix_cache,
         prompt_balance: server.prompt_balance,
     };
-    tracing::info!(kv_memory = config.kv_memory, "bytes for KV caches");
+    tracing::debug!(kv_memory = config.kv_memory, "bytes for KV caches");
     let engine = TextEngine::start(loaded.decoder, text, config, settings.presets.clone())
         .context("cannot start the engine's thread")?;
     Ok(Loaded { engine, name: loaded.name, alias: source.to_string(), has_chat_template })

@@ -63,10 +63,38 @@ fn the_default_file_explains_every_option() {
 type Case =
     (&'static str, &'static str, &'static str, &'static str, &'static str, &'static str, [&'static str; 4]);
 
-const CASES: [Case; 13] = [
+const CASES: [Case; 17] = [
     ("server", "port", "1001", "SPARKV_PORT", "1002", "--port=1003", ["8080", "1001", "1002", "1003"]),
     ("server", "host", "\"a\"", "SPARKV_HOST", "b", "--host=c", ["\"127.0.0.1\"", "\"a\"", "\"b\"", "\"c\""]),
     ("server", "max_queue", "1", "SPARKV_MAX_QUEUE", "2", "--max-queue=3", ["64", "1", "2", "3"]),
+    ("server", "max_running", "1", "SPARKV_MAX_RUNNING", "2", "--max-running=3", ["64", "1", "2", "3"]),
+    (
+        "server",
+        "kv_memory",
+        "\"1GiB\"",
+        "SPARKV_KV_MEMORY",
+        "50%",
+        "--kv-memory=2048",
+        ["\"75%\"", "\"1GiB\"", "\"50%\"", "2048"],
+    ),
+    (
+        "server",
+        "prefix_cache",
+        "false",
+        "SPARKV_PREFIX_CACHE",
+        "true",
+        "--prefix-cache=false",
+        ["true", "false", "true", "false"],
+    ),
+    (
+        "server",
+        "prompt_balance",
+        "1.0",
+        "SPARKV_PROMPT_BALANCE",
+        "2.0",
+        "--prompt-balance=3.0",
+        ["2.5", "1.0", "2.0", "3.0"],
+    ),
     ("server", "body_limit", "1", "SPARKV_BODY_LIMIT", "2", "--body-limit=3", ["4194304", "1", "2", "3"]),
     ("server", "drain_seconds", "1", "SPARKV_DRAIN_SECONDS", "2", "--drain-seconds=3", ["30", "1", "2", "3"]),
     ("model", "source", "\"a\"", "SPARKV_MODEL", "b", "--model=c", ["\"demo\"", "\"a\"", "\"b\"", "\"c\""]),
@@ -254,7 +282,10 @@ fn broken_flags_and_variables_are_refused() {
         ["--kv", "{\"colour\": 1}"],
         ["--kv", ""],
         ["--max-queue", "0"],
-        ["--kv-memory", "4GiB"],
+        ["--kv-memory", "lots"],
+        ["--max-running", "0"],
+        ["--prompt-balance", "much"],
+        ["--request-seconds", "0"],
     ] {
         let message = fail(sparkv().arg("serve").args(arguments));
         assert!(message.contains(arguments[0]), "{arguments:?}: {message}");
@@ -263,6 +294,10 @@ fn broken_flags_and_variables_are_refused() {
     assert!(message.contains("eighty"), "{message}");
     let message = fail(sparkv().args(["serve", "--kv", "best"]));
     assert!(message.contains("kv.preset") && message.contains("balanced"), "{message}");
+    for balance in ["-1", "NaN"] {
+        let message = fail(sparkv().arg("serve").arg(format!("--prompt-balance={balance}")));
+        assert!(message.contains("server.prompt_balance"), "{message}");
+    }
     let message = fail(sparkv().args(["serve", "--api-key", ""]));
     assert!(message.contains("server.api_key"), "{message}");
 }
