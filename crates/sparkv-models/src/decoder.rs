@@ -17,6 +17,9 @@ use crate::spent::{self, Part};
 use crate::step::Prefill;
 use crate::weights::{MatrixFormat, Stored, TensorSource, WeightFormat};
 
+/// Rows that go through the wide part of a layer at a time: enough to keep matrix products busy.
+const MLP_ROWS: usize = 256;
+
 /// A Llama or Mistral with its weights.
 #[derive(Debug)]
 pub struct Decoder {
@@ -128,7 +131,8 @@ impl Decoder {
         })
     }
 
-    /// Replaces `hidden`, (rows, hidden), the rows of all `spans` one after the other, by the output of a layer.
+    /// Replaces `hidden`, (rows, hidden), the rows of all `spans` one after the other, all of which are wanted, by
+    /// the output of a layer.
     pub(crate) fn run_layer(
         &self,
         layer: usize,
@@ -136,20 +140,74 @@ impl Decoder {
         rotation: &Rotation,
         spans: &mut [Span<'_>],
     ) -> candle_core::Result<()> {
-        let Some(layer) = self.layers.get(layer) else {
-            candle_core::bail!("layer {layer} of {}", self.layers.len());
+        let layer = self.layer(layer)?;
+        let attended = self.attend(layer, hidden, rotation, spans)?;
+        self.finish_layer(layer, hidden, &attended)
+    }
+
+    /// The output of a layer for the rows that are wanted, (wanted rows, hidden); `None` if there are none. The
+    /// others leave their keys and values.
+    pub(crate) fn run_layer_for_wanted(
+        &self,
+        layer: usize,
+        hidden: &Tensor,
+        rotation: &Rotation,
+        spans: &mut [Span<'_>],
+    ) -> candle_core::Result<Option<Tensor>> {
+        let layer = self.layer(layer)?;
+        let attended = self.attend(layer, hidden, rotation, spans)?;
+        let (mut wanted, mut end) = (Vec::with_capacity(spans.len()), 0);
+        for span in spans.iter() {
+            end += span.tokens;
+            if span.wanted > 0 {
+                wanted.push(hidden.narrow(0, end - span.wanted, span.wanted)?);
+            }
+        }
+        let wanted = match &wanted[..] {
+            [] => return Ok(None),
+            // A copy: of one tensor, `cat` would make none.
+            [wanted] => wanted.force_contiguous()?,
+            several => Tensor::cat(several, 0)?,
         };
+        self.finish_layer(layer, &wanted, &attended)?;
+        Ok(Some(wanted))
+    }
+
+    fn layer(&self, index: usize) -> candle_core::Result<&Layer> {
+        match self.layers.get(index) {
+            Some(layer) => Ok(layer),
+            None => candle_core::bail!("layer {index} of {}", self.layers.len()),
+        }
+    }
+
+    /// Attention of the wanted rows, (wanted rows, query_heads * head_dim).
+    fn attend(
+        &self,
+        layer: &Layer,
+        hidden: &Tensor,
+        rotation: &Rotation,
+        spans: &mut [Span<'_>],
+    ) -> candle_core::Result<Tensor> {
         let x = rows::rms_norm(hidden, &layer.attention_norm, self.rms_norm_eps)?;
         let [q, k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], &x)?;
         rotation.apply(&q)?;
         rotation.apply(&k)?;
-        let attended =
-            spent::on(Part::Attention, || attend(&self.info.kv_shape.attention, &q, &k, &v, spans))?;
-        rows::add(hidden, &layer.o.forward(&attended)?)?;
-        let x = rows::rms_norm(hidden, &layer.mlp_norm, self.rms_norm_eps)?;
-        let [gate, up] = Linear::forward_all([&layer.gate, &layer.up], &x)?;
-        rows::silu_times(&gate, &up)?;
-        rows::add(hidden, &layer.down.forward(&gate)?)
+        spent::on(Part::Attention, || attend(&self.info.kv_shape.attention, &q, &k, &v, spans))
+    }
+
+    /// Replaces `hidden`, (rows, hidden), by what a layer makes of it after attention. A piece of it at a time, so
+    /// that the wide rows in between take little memory.
+    fn finish_layer(&self, layer: &Layer, hidden: &Tensor, attended: &Tensor) -> candle_core::Result<()> {
+        rows::add(hidden, &layer.o.forward(attended)?)?;
+        let rows = hidden.dim(0)?;
+        for start in (0..rows).step_by(MLP_ROWS) {
+            let hidden = hidden.narrow(0, start, MLP_ROWS.min(rows - start))?;
+            let x = rows::rms_norm(&hidden, &layer.mlp_norm, self.rms_norm_eps)?;
+            let [gate, up] = Linear::forward_all([&layer.gate, &layer.up], &x)?;
+            rows::silu_times(&gate, &up)?;
+            rows::add(&hidden, &layer.down.forward(&gate)?)?;
+        }
+        Ok(())
     }
 
     /// (rows, vocab) of hidden states (rows, hidden).

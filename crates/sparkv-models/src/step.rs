@@ -49,6 +49,8 @@ struct Piece {
     /// Which prefill.
     index: usize,
     rows: usize,
+    /// How many of them, the last ones, are needed further on: the others only leave their keys and values.
+    wanted: usize,
 }
 
 impl Decoder {
@@ -100,8 +102,11 @@ impl Step<'_, '_, '_> {
             let left = step.prefill.tokens - step.prefill.row;
             let left = step.cache.prompt_left(layer).map_or(left, |prompt| left.min(prompt));
             let rows = left.min(room).min(step.row_layers);
+            // Behind the last layer nothing is needed but the last row.
+            let ends = step.prefill.row + rows == step.prefill.tokens;
+            let wanted = if layer + 1 == self.decoder.layers() { usize::from(ends) } else { rows };
             if rows > 0 {
-                pieces.push(Piece { index, rows });
+                pieces.push(Piece { index, rows, wanted });
             }
             room -= rows;
         }
@@ -113,44 +118,58 @@ impl Step<'_, '_, '_> {
     fn run(&mut self, layer: usize, decoded: Option<&Tensor>, pieces: &[Piece]) -> Result<()> {
         let mut rows: Vec<Tensor> = decoded.into_iter().cloned().collect();
         let mut positions = if decoded.is_some() { self.positions.clone() } else { Vec::new() };
-        for &Piece { index, rows: count } in pieces {
+        for &Piece { index, rows: count, .. } in pieces {
             let prefill = &self.prefills[index].prefill;
             rows.push(prefill.hidden.narrow(0, prefill.row, count)?);
             let start = prefill.start + prefill.row;
             positions.extend(start..start + count);
         }
-        let mut spans = Vec::with_capacity(positions.len());
-        if decoded.is_some() {
-            spans.extend(self.decode.iter_mut().map(|step| (1, &mut *step.cache)));
-        }
-        let mut counts = pieces.iter().peekable();
-        for (index, step) in self.prefills.iter_mut().enumerate() {
-            if let Some(piece) = counts.next_if(|piece| piece.index == index) {
-                spans.push((piece.rows, &mut *step.cache));
-            }
-        }
-        let mut spans: Vec<Span<'_>> = spans
-            .into_iter()
-            .filter_map(|(tokens, cache)| Some(Span { tokens, cache: cache.layers_mut().get_mut(layer)? }))
-            .collect();
         let rotation = self.decoder.rotation(positions.into_iter());
-        if let [rows] = &rows[..] {
-            self.decoder.run_layer(layer, rows, &rotation, &mut spans)?;
-        } else {
-            let all = Tensor::cat(&rows, 0)?;
-            self.decoder.run_layer(layer, &all, &rotation, &mut spans)?;
-            let mut start = 0;
-            if let Some(decoded) = decoded {
-                start = decoded.dim(0)?;
-                decoded.slice_set(&all.narrow(0, 0, start)?, 0, 0)?;
-            }
-            for &Piece { index, rows } in pieces {
-                let prefill = &self.prefills[index].prefill;
-                prefill.hidden.slice_set(&all.narrow(0, start, rows)?, 0, prefill.row)?;
-                start += rows;
+        let decoder = self.decoder;
+        let mut spans = self.spans(layer, decoded.is_some(), pieces);
+        let all_wanted = spans.iter().all(|span| span.wanted == span.tokens);
+        match &rows[..] {
+            [rows] if all_wanted => decoder.run_layer(layer, rows, &rotation, &mut spans)?,
+            rows => {
+                let all = Tensor::cat(rows, 0)?;
+                let out = decoder.run_layer_for_wanted(layer, &all, &rotation, &mut spans)?;
+                drop(spans);
+                if let Some(out) = out {
+                    self.scatter(&out, decoded, pieces)?;
+                }
             }
         }
         pieces.iter().try_for_each(|piece| self.advance(layer, piece))
+    }
+
+    /// The sequences' parts of the rows in a layer: what is decoded, if `decoded`, then `pieces`.
+    fn spans(&mut self, layer: usize, decoded: bool, pieces: &[Piece]) -> Vec<Span<'_>> {
+        let decode = self.decode.iter_mut().filter(|_| decoded).map(|step| (1, 1, &mut *step.cache));
+        let mut pieces = pieces.iter().peekable();
+        let prefills = self.prefills.iter_mut().enumerate().filter_map(|(index, step)| {
+            let piece = pieces.next_if(|piece| piece.index == index)?;
+            Some((piece.rows, piece.wanted, &mut *step.cache))
+        });
+        let spans = decode.chain(prefills).filter_map(|(tokens, wanted, cache)| {
+            Some(Span { tokens, wanted, cache: cache.layers_mut().get_mut(layer)? })
+        });
+        spans.collect()
+    }
+
+    /// Puts a layer's output, the wanted rows of all, where its input was.
+    fn scatter(&self, out: &Tensor, decoded: Option<&Tensor>, pieces: &[Piece]) -> Result<()> {
+        let mut start = 0;
+        if let Some(decoded) = decoded {
+            start = decoded.dim(0)?;
+            decoded.slice_set(&out.narrow(0, 0, start)?, 0, 0)?;
+        }
+        for piece in pieces.iter().filter(|piece| piece.wanted > 0) {
+            let prefill = &self.prefills[piece.index].prefill;
+            let first = prefill.row + piece.rows - piece.wanted;
+            prefill.hidden.slice_set(&out.narrow(0, start, piece.wanted)?, 0, first)?;
+            start += piece.wanted;
+        }
+        Ok(())
     }
 
     /// After a piece went through a layer.

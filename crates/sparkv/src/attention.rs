@@ -61,6 +61,8 @@ impl AttentionConfig {
 pub struct Span<'a> {
     /// Rows of the batch that belong to this sequence.
     pub tokens: usize,
+    /// How many of them, the last ones, attention is wanted of; at most `tokens`. The others are only stored.
+    pub wanted: usize,
     /// This layer's cache of the sequence.
     pub cache: &'a mut LayerCache,
 }
@@ -69,10 +71,11 @@ pub struct Span<'a> {
 /// tokens up to itself. Tokens that have left the window are packed when room is needed.
 ///
 /// `q`: (rows, query_heads * head_dim), `k`, `v`: (rows, kv_heads * head_dim), f32, after RoPE; rows of all
-/// spans one after the other. Returns (rows, query_heads * head_dim), f32.
+/// spans one after the other. Returns (wanted rows, query_heads * head_dim), f32.
 ///
 /// # Errors
-/// If shapes, types or the spans do not fit one another, or the tensors are not on the CPU.
+/// If shapes, types or the spans do not fit one another, more rows are wanted than a span has, or the tensors are
+/// not on the CPU.
 pub fn attend(
     config: &AttentionConfig,
     q: &Tensor,
@@ -80,9 +83,10 @@ pub fn attend(
     v: &Tensor,
     spans: &mut [Span<'_>],
 ) -> Result<Tensor> {
-    let rows = check(config, [q, k, v], spans)?;
+    check(config, [q, k, v], spans)?;
     let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
-    let mut out = vec![0f32; rows * config.query_row()];
+    let wanted = spans.iter().map(|span| span.wanted).sum::<usize>();
+    let mut out = vec![0f32; wanted * config.query_row()];
     with_rows(&q, |q| {
         with_rows(&k, |k| {
             with_rows(&v, |v| {
@@ -91,11 +95,11 @@ pub fn attend(
             })
         })
     })?;
-    Tensor::from_vec(out, (rows, config.query_row()), &Device::Cpu)
+    Tensor::from_vec(out, (wanted, config.query_row()), &Device::Cpu)
 }
 
-/// The number of rows, if everything fits.
-fn check(config: &AttentionConfig, qkv: [&Tensor; 3], spans: &[Span<'_>]) -> Result<usize> {
+/// Whether everything fits.
+fn check(config: &AttentionConfig, qkv: [&Tensor; 3], spans: &[Span<'_>]) -> Result<()> {
     if config.kv_heads == 0 || !config.query_heads.is_multiple_of(config.kv_heads) {
         candle_core::bail!("{} query heads do not share {} KV heads", config.query_heads, config.kv_heads);
     }
@@ -114,8 +118,11 @@ fn check(config: &AttentionConfig, qkv: [&Tensor; 3], spans: &[Span<'_>]) -> Res
         if made_for != *config {
             candle_core::bail!("a cache for {made_for:?} does not fit attention {config:?}");
         }
+        if span.wanted > span.tokens {
+            candle_core::bail!("{} rows of {} are wanted", span.wanted, span.tokens);
+        }
     }
-    Ok(rows)
+    Ok(())
 }
 
 /// Calls `compute` with the values of a contiguous f32 tensor on the CPU.
@@ -153,6 +160,9 @@ impl<'a> Qkv<'a> {
 struct Rest<'a> {
     qkv: Qkv<'a>,
     cache: &'a mut LayerCache,
+    /// Tokens before the first that attention is wanted of.
+    unwanted: usize,
+    /// (tokens - unwanted, query_heads * head_dim)
     out: &'a mut [f32],
 }
 
@@ -161,32 +171,37 @@ struct Piece<'a> {
     /// (tokens, query_heads * head_dim)
     q: &'a [f32],
     cache: &'a LayerCache,
-    /// (tokens, query_heads * head_dim)
+    /// The first token that attention is wanted of.
+    first: usize,
+    /// (tokens - first, query_heads * head_dim)
     out: &'a mut [f32],
 }
 
-/// All spans; `out`: (rows, query_heads * head_dim). A piece of each at a time, between which blocks of tails are
+/// All spans; `out`: (wanted rows, query_heads * head_dim). A piece of each at a time, between which blocks of tails are
 /// packed. The pieces of a sequence end at the same tokens however it is cut into spans.
 fn attend_spans(config: &AttentionConfig, qkv: Qkv<'_>, spans: &mut [Span<'_>], mut out: &mut [f32]) {
     let mut rests = Vec::with_capacity(spans.len());
     let mut start = 0;
     for span in spans.iter_mut().filter(|span| span.tokens > 0) {
-        let (rows, others) = std::mem::take(&mut out).split_at_mut(span.tokens * config.query_row());
+        let (rows, others) = std::mem::take(&mut out).split_at_mut(span.wanted * config.query_row());
         out = others;
         let qkv = qkv.slice(config, start..start + span.tokens);
-        rests.push(Rest { qkv, cache: &mut *span.cache, out: rows });
+        let unwanted = span.tokens - span.wanted;
+        rests.push(Rest { qkv, cache: &mut *span.cache, unwanted, out: rows });
         start += span.tokens;
     }
     while !rests.is_empty() {
         let ends: Vec<usize> = rests.iter_mut().map(|rest| rest.store(config)).collect();
         let mut pieces = Vec::with_capacity(rests.len());
-        for (rest, tokens) in rests.iter_mut().zip(&ends) {
-            let values = tokens * config.query_row();
-            pieces.push(Piece { q: &rest.qkv.q[..values], cache: rest.cache, out: &mut rest.out[..values] });
+        for (rest, &tokens) in rests.iter_mut().zip(&ends) {
+            let first = rest.unwanted.min(tokens);
+            let q = &rest.qkv.q[..tokens * config.query_row()];
+            let out = &mut rest.out[..(tokens - first) * config.query_row()];
+            pieces.push(Piece { q, cache: rest.cache, first, out });
         }
         attend_pieces(config, pieces);
         let rest = rests.into_iter().zip(ends).map(|(rest, tokens)| rest.after(config, tokens));
-        rests = rest.filter(|rest| !rest.out.is_empty()).collect();
+        rests = rest.filter(|rest| !rest.qkv.k.is_empty()).collect();
     }
 }
 
@@ -203,8 +218,10 @@ impl<'a> Rest<'a> {
     /// What is left after `tokens`.
     fn after(self, config: &AttentionConfig, tokens: usize) -> Rest<'a> {
         let all = self.qkv.k.len() / config.kv_row();
-        let (_, out) = self.out.split_at_mut(tokens * config.query_row());
-        Rest { qkv: self.qkv.slice(config, tokens..all), cache: self.cache, out }
+        let first = self.unwanted.min(tokens);
+        let (_, out) = self.out.split_at_mut((tokens - first) * config.query_row());
+        let qkv = self.qkv.slice(config, tokens..all);
+        Rest { qkv, cache: self.cache, unwanted: self.unwanted - first, out }
     }
 }
 
@@ -299,7 +316,7 @@ fn attend_pieces(config: &AttentionConfig, mut pieces: Vec<Piece<'_>>) {
     let mut tiles: Vec<(usize, usize, Range<usize>)> = Vec::new();
     for (index, piece) in pieces.iter().enumerate() {
         let tokens = piece.q.len() / config.query_row();
-        for start in (0..tokens).step_by(tile_tokens) {
+        for start in (piece.first..tokens).step_by(tile_tokens) {
             let end = tokens.min(start + tile_tokens);
             tiles.extend((0..config.kv_heads).map(|kv_head| (index, kv_head, start..end)));
         }
@@ -330,9 +347,10 @@ fn attend_pieces(config: &AttentionConfig, mut pieces: Vec<Piece<'_>>) {
     let group_row = config.group() * config.head_dim;
     for ((piece, kv_head, tokens), result) in tiles.into_iter().zip(results) {
         let Some(result) = result else { continue };
+        let Piece { first, out, .. } = &mut pieces[piece];
         for (token, heads) in tokens.zip(result.finish().chunks_exact(group_row)) {
-            let start = token * config.query_row() + kv_head * group_row;
-            pieces[piece].out[start..start + group_row].copy_from_slice(heads);
+            let start = (token - *first) * config.query_row() + kv_head * group_row;
+            out[start..start + group_row].copy_from_slice(heads);
         }
     }
 }

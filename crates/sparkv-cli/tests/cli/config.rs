@@ -93,7 +93,7 @@ const CASES: [Case; 17] = [
         "SPARKV_PROMPT_BALANCE",
         "2.0",
         "--prompt-balance=3.0",
-        ["2.5", "1.0", "2.0", "3.0"],
+        ["2.2", "1.0", "2.0", "3.0"],
     ),
     ("server", "body_limit", "1", "SPARKV_BODY_LIMIT", "2", "--body-limit=3", ["4194304", "1", "2", "3"]),
     ("server", "drain_seconds", "1", "SPARKV_DRAIN_SECONDS", "2", "--drain-seconds=3", ["30", "1", "2", "3"]),

@@ -69,9 +69,9 @@ impl Default for EngineConfig {
     }
 }
 
-/// A gap between tokens is then three and a half times what it is without prompts, and a prompt takes 40 % longer
-/// than alone.
-pub const PROMPT_BALANCE: f64 = 2.5;
+/// A gap between tokens is then a little over three times what it is without prompts, and a prompt takes up to 45 %
+/// longer than alone.
+pub const PROMPT_BALANCE: f64 = 2.2;
 
 /// How busy an engine is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use serde_json::{Value, json};
 use sparkv::Presets;
 use sparkv_engine::EngineConfig;
@@ -40,27 +41,27 @@ impl Scenarios {
 
     /// Tokens per second of `many` answers at once, and of one alone, in turns.
     pub(crate) fn batch(&self, many: usize) -> anyhow::Result<Value> {
-        const TOKENS: usize = 48;
+        const TOKENS: usize = 96;
         let engine = self.engine(u64::MAX, false)?;
         let speed = |count: usize| -> anyhow::Result<f64> {
             let clients = (0..count)
                 .map(|seed| Client::start(&engine, request(&engine, seed, 32, TOKENS)))
                 .collect::<anyhow::Result<Vec<_>>>()?;
-            // From when all are being answered.
-            let begun = clients.iter().map(Client::next).collect::<anyhow::Result<Vec<_>>>()?;
-            let begun = begun.into_iter().max().unwrap_or_else(Instant::now);
-            let mut heard = 0;
-            let mut last = begun;
-            for client in &clients {
+            let mut times = vec![Vec::new(); count];
+            for (client, times) in clients.iter().zip(&mut times) {
                 while let Ok(time) = client.next() {
-                    heard += usize::from(time > begun);
-                    last = last.max(time);
+                    times.push(time);
                 }
             }
-            Ok(heard as f64 / (last - begun).as_secs_f64())
+            // While all are being answered.
+            let begun = times.iter().filter_map(|times| times.first().copied()).max();
+            let ended = times.iter().filter_map(|times| times.last().copied()).min();
+            let (begun, ended) = begun.zip(ended).context("nothing was answered")?;
+            let heard = times.iter().flatten().filter(|time| **time > begun && **time <= ended).count();
+            Ok(heard as f64 / (ended - begun).as_secs_f64())
         };
         let mut speeds = [Vec::new(), Vec::new()];
-        for _ in 0..5 {
+        for _ in 0..3 {
             speeds[0].push(speed(1)?);
             speeds[1].push(speed(many)?);
         }

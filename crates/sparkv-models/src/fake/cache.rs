@@ -65,7 +65,7 @@ impl FakeCache {
         }
         let zeros = Tensor::zeros((tokens, SHAPE.attention.head_dim), DType::F32, &Device::Cpu)?;
         for cache in self.kv.layers_mut() {
-            attend(&SHAPE.attention, &zeros, &zeros, &zeros, &mut [Span { tokens, cache }])?;
+            attend(&SHAPE.attention, &zeros, &zeros, &zeros, &mut [Span { tokens, wanted: 0, cache }])?;
         }
         Ok(())
     }

@@ -178,6 +178,34 @@ fn a_sample_of_queries_is_counted_where_it_is_held() {
     assert!(expected_attention.1 < streaming.0);
 }
 
+/// Bit for bit; and what is only stored is stored all the same.
+#[test]
+fn rows_that_are_not_wanted_change_nothing_for_those_that_are() {
+    let config = config(64);
+    let tokens = Tokens::random(&config, 300);
+    for json in ["{}", r#"{"preset": "balanced"}"#, r#"{"preset": "aggressive"}"#] {
+        let settings = settings(json);
+        let (whole, expected) = Layer::run(config, &settings, &tokens, 200);
+        let mut layer = Layer::new(config, &settings, 200);
+        let mut start = 0;
+        for (tokens_of, wanted) in [(150, 0), (50, 1), (3, 2), (97, 60)] {
+            let Tokens { q, k, v } = tokens.slice(start, tokens_of);
+            let span = Span { tokens: tokens_of, wanted, cache: &mut layer.cache.layers_mut()[0] };
+            let out: Vec<Vec<f32>> = attend(&config, &q, &k, &v, &mut [span]).unwrap().to_vec2().unwrap();
+            start += tokens_of;
+            assert_eq!(out, expected[start - wanted..start], "{json} at {start}");
+            if start == 200 {
+                layer.cache.layers_mut()[0].finish_prompt().unwrap();
+            }
+        }
+        assert_eq!(layer.cache.usage(), whole.cache.usage());
+    }
+    let mut layer = Layer::new(config, &settings("{}"), 200);
+    let Tokens { q, k, v } = tokens.slice(0, 2);
+    let span = Span { tokens: 2, wanted: 3, cache: &mut layer.cache.layers_mut()[0] };
+    assert!(attend(&config, &q, &k, &v, &mut [span]).is_err());
+}
+
 fn any_settings() -> impl Strategy<Value = String> {
     let ratio = || prop::sample::select(vec![0.0, 0.01, 0.5, 0.8, 0.9]);
     let precision = prop::sample::select(vec!["f32", "f16", "int8", "int4"]);
@@ -229,7 +257,7 @@ proptest! {
         let Tokens { q, k, v } = tokens.slice(0, prompt);
         for layer in 0..layers {
             let cache = &mut cache.layers_mut()[layer];
-            attend(&config, &q, &k, &v, &mut [Span { tokens: prompt, cache }]).unwrap();
+            attend(&config, &q, &k, &v, &mut [Span { tokens: prompt, wanted: 0, cache }]).unwrap();
             prop_assert!(pool.held() <= promised, "{} of {promised}: {json}", pool.held());
             cache.finish_prompt().unwrap();
             prop_assert!(pool.held() <= promised, "{} of {promised}: {json}", pool.held());
@@ -240,7 +268,7 @@ proptest! {
             let promised = pool.held() + cache.next_bytes();
             let Tokens { q, k, v } = tokens.slice(position, 1);
             for cache in cache.layers_mut() {
-                attend(&config, &q, &k, &v, &mut [Span { tokens: 1, cache }]).unwrap();
+                attend(&config, &q, &k, &v, &mut [Span { tokens: 1, wanted: 1, cache }]).unwrap();
             }
             prop_assert!(pool.held() <= promised.min(most), "{} of {promised}, {most}: {json}", pool.held());
         }

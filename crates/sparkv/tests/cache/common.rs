@@ -80,7 +80,7 @@ impl Layer {
     pub(crate) fn attend(&mut self, tokens: &Tokens) -> Vec<Vec<f32>> {
         let mut out = Vec::new();
         for cache in self.cache.layers_mut() {
-            let span = Span { tokens: tokens.len(), cache };
+            let span = Span { tokens: tokens.len(), wanted: tokens.len(), cache };
             let attended = attend(&self.config, &tokens.q, &tokens.k, &tokens.v, &mut [span]).unwrap();
             out = attended.to_vec2().unwrap();
         }
