@@ -61,7 +61,7 @@ fn any_mix_gives_the_tokens_of_the_request_alone() {
     let expected: Vec<Vec<u32>> =
         requests.iter().map(|request| ids(alone.submit(request.clone()).unwrap())).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(8);
-    let mut preempted = 0;
+    let (mut preempted, mut found) = (0, 0);
     for (max_running, prefix_cache, prompt_balance, kv_memory) in [
         (18, false, 2.5, u64::MAX),
         (5, true, 0.1, u64::MAX),
@@ -92,7 +92,9 @@ fn any_mix_gives_the_tokens_of_the_request_alone() {
         }
         let stats = engine.stats();
         preempted += stats.preemptions;
-        assert_eq!(prefix_cache, stats.prefix_hits > 0, "{config:?}");
+        found += stats.prefix_hits;
+        assert!(prefix_cache || stats.prefix_hits == 0, "{config:?}");
     }
     assert!(preempted > 0, "nobody gave way");
+    assert!(found > 0, "nothing was shared");
 }

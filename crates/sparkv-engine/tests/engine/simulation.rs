@@ -230,7 +230,7 @@ fn requests_come_and_go() {
         all.shared += totals.shared;
     }
     // Everything that is to be tried was.
-    assert!(all.finished > 1000 && all.cancelled > 300 && all.refused > 100, "{all:?}");
+    assert!(all.finished > 300 && all.cancelled > 300 && all.refused > 100, "{all:?}");
     assert!(all.too_large > 10 && all.failed > 20 && all.late > 20, "{all:?}");
     assert!(all.preempted > 10 && all.shared > 1000, "{all:?}");
 }
