@@ -74,6 +74,7 @@ pub(crate) fn load(settings: &Settings, source: &ModelSource) -> anyhow::Result<
         kv_memory: kv_memory(server.kv_memory),
         prefix_cache: server.prefix_cache,
         prompt_balance: server.prompt_balance,
+        ..EngineConfig::default()
     };
     tracing::debug!(kv_memory = config.kv_memory, "bytes for KV caches");
     let engine = TextEngine::start(loaded.decoder, text, config, settings.presets.clone())

@@ -50,6 +50,9 @@ pub struct EngineConfig {
     pub max_running: NonZeroUsize,
     /// Bytes that caches, and tokens on their way through the layers, may hold together.
     pub kv_memory: u64,
+    /// Tokens that whoever runs is to find memory for before another is taken up: with too few, those who came last
+    /// soon have to give way.
+    pub headroom_tokens: usize,
     /// Whether what was computed is kept, as far as memory allows, for requests that begin with the same tokens.
     pub prefix_cache: bool,
     /// How long a step may work on prompts, in units of the time that a token takes those who are being answered.
@@ -63,6 +66,7 @@ impl Default for EngineConfig {
             max_queue: NonZeroUsize::MIN.saturating_add(63),
             max_running: NonZeroUsize::MIN.saturating_add(63),
             kv_memory: u64::MAX,
+            headroom_tokens: 64,
             prefix_cache: true,
             prompt_balance: PROMPT_BALANCE,
         }

@@ -124,10 +124,15 @@ impl<M: LanguageModel> Scheduler<M> {
     }
 
     fn try_to_begin(&mut self, job: Job) -> Result<Begun<M>, GenerateError> {
-        let reserved = self.reserved();
+        let (info, tokens) = (self.model.info(), self.config.headroom_tokens);
+        let headroom: u64 = self.running.iter().map(|sequence| sequence.job.headroom(info, tokens)).sum();
+        let reserved = self.reserved() + headroom;
         let (model, kept) = (&self.model, &mut self.kept);
         let candidate = guarded(|| Candidate::new(model, job, kept))?;
-        let wanted = candidate.outstanding(&self.model);
+        let mut wanted = candidate.outstanding(&self.model);
+        if !self.running.is_empty() {
+            wanted += candidate.headroom(self.model.info(), tokens);
+        }
         if self.fits(wanted, reserved) {
             return guarded(|| candidate.start(&self.model)).map(Begun::Running);
         }

@@ -79,6 +79,14 @@ impl Job {
         self.work.deadline.is_some_and(|deadline| deadline <= now)
     }
 
+    /// Bytes that its next `tokens` tokens, as far as it may generate them, will take.
+    pub(super) fn headroom(&self, info: &ModelInfo, tokens: usize) -> u64 {
+        let Work { prompt, max_tokens, kv, .. } = &self.work;
+        let now = self.generated.len();
+        let bytes = |generated| kv.cache_bytes(&info.kv_shape, prompt.len(), generated).unwrap_or(0);
+        bytes(now.saturating_add(tokens).min(*max_tokens)).saturating_sub(bytes(now))
+    }
+
     /// All tokens so far.
     fn tokens(&self) -> Vec<u32> {
         [&self.work.prompt[..], &self.generated].concat()
@@ -165,6 +173,11 @@ impl<M: LanguageModel> Candidate<M> {
     /// Whether the job lost its cache before, and shares nothing.
     pub(super) fn begins_again(&self) -> bool {
         self.job.again
+    }
+
+    /// See [`Job::headroom`].
+    pub(super) fn headroom(&self, info: &ModelInfo, tokens: usize) -> u64 {
+        self.job.headroom(info, tokens)
     }
 
     /// Gives up the cache.

@@ -121,6 +121,22 @@ fn who_came_last_gives_way_and_loses_no_token() {
 }
 
 #[test]
+fn with_headroom_nobody_is_taken_up_only_to_give_way() {
+    let fake = FakeConfig::default();
+    for (headroom_tokens, gives_way) in [(0, true), (100, false)] {
+        // All of one and the prompt of another fit, but not all of both.
+        let config = EngineConfig { kv_memory: needed(140) + 200, headroom_tokens, ..many(8) };
+        let (engine, probe) = start_with(&fake, config);
+        let requests: Vec<_> = (0..3).map(|i| endless(i, 40, 100)).collect();
+        let streams = submit_all(&engine, &probe, &requests);
+        for (request, stream) in requests.iter().zip(streams) {
+            assert_eq!(ids(stream), answer(&fake, request));
+        }
+        assert_eq!(engine.stats().preemptions > 0, gives_way, "{headroom_tokens}");
+    }
+}
+
+#[test]
 fn a_full_line_waits_for_memory_and_turns_away() {
     let fake = FakeConfig::default();
     let memory = needed(64);

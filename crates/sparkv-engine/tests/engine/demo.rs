@@ -74,6 +74,7 @@ fn any_mix_gives_the_tokens_of_the_request_alone() {
             prefix_cache,
             prompt_balance,
             kv_memory,
+            headroom_tokens: 0,
             ..config(64)
         };
         let engine = start(config);

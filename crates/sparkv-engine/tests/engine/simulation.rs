@@ -124,6 +124,7 @@ impl Simulation {
             max_running: NonZeroUsize::new(rng.random_range(1..9)).unwrap(),
             // A request takes some 1 to 9 KiB.
             kv_memory: rng.random_range(6 << 10..40 << 10),
+            headroom_tokens: rng.random_range(0..20),
             prefix_cache: rng.random_bool(0.7),
             prompt_balance: rng.random_range(0.0..4.0),
         };

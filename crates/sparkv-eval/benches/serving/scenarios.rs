@@ -25,11 +25,15 @@ pub(crate) struct Scenarios {
 
 impl Scenarios {
     fn engine(&self, kv_memory: u64, prefix_cache: bool) -> anyhow::Result<TokenEngine> {
+        self.engine_of(kv_memory, prefix_cache, self.balance)
+    }
+
+    fn engine_of(&self, kv_memory: u64, prefix_cache: bool, balance: f64) -> anyhow::Result<TokenEngine> {
         let model = load_dummy(&self.config, self.weights, 1, &())?;
         let config = EngineConfig {
             kv_memory,
             prefix_cache,
-            prompt_balance: self.balance,
+            prompt_balance: balance,
             max_queue: NonZeroUsize::MIN.saturating_add(1023),
             ..EngineConfig::default()
         };
@@ -100,11 +104,12 @@ impl Scenarios {
         let shape = self.config.kv_shape();
         let memory = shape.dense_bytes(length) * 9 / 2;
         let count = |settings: &str| -> anyhow::Result<(usize, u64)> {
-            let engine = self.engine(memory, false)?;
+            // Answers hardly move on while the others' prompts are computed: what is counted is what is held.
+            let engine = self.engine_of(memory, false, 200.0)?;
             let kv = kv(settings)?;
             let clients = (0..40)
                 .map(|seed| {
-                    let request = TokenRequest { kv: kv.clone(), ..request(&engine, seed, length, 4096) };
+                    let request = TokenRequest { kv: kv.clone(), ..request(&engine, seed, length, 512) };
                     Client::start(&engine, request)
                 })
                 .collect::<anyhow::Result<Vec<_>>>()?;
