@@ -175,7 +175,7 @@ fn memory_message(error: &RequestError) -> String {
         fitting => format!("max_tokens of {fitting} would fit"),
     };
     let other = match proposal {
-        Some((name, bytes)) => format!("; so would kv_cache.preset `{name}`, with {}", Bytes(*bytes)),
+        Some((name, bytes)) => format!("; kv_cache.preset `{name}` would fit, with {}", Bytes(*bytes)),
         None => "; no preset would fit".to_owned(),
     };
     format!(
