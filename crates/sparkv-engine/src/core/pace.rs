@@ -14,6 +14,9 @@ const LEAST: usize = 16;
 /// for.
 const UNATTENDED: Duration = Duration::from_millis(250);
 
+/// Steps with prompts after which one without is made, to see what a token takes now.
+const MEASURE_AFTER: u32 = 64;
+
 /// How much a new measurement counts.
 const WEIGHT: f64 = 0.3;
 
@@ -26,28 +29,31 @@ pub(super) struct Pace {
     decode: Option<f64>,
     /// Seconds that one row of a prompt takes in one layer.
     row: Option<f64>,
+    /// Steps since one without prompts.
+    mixed: u32,
 }
 
 impl Pace {
     pub(super) fn new(balance: f64) -> Self {
-        Self { balance, decode: None, row: None }
+        Self { balance, decode: None, row: None, mixed: 0 }
     }
 
     /// Rows of prompts, summed over layers, that the next step may take on, beside the tokens of those who are
-    /// being answered, if `answering`.
+    /// being answered, if `answering`. None now and then, so that it is known what a token takes by itself.
     pub(super) fn rows(&self, answering: bool) -> usize {
-        let Some(row) = self.row else { return FIRST };
         let seconds = match (answering, self.decode) {
             (false, _) => UNATTENDED.as_secs_f64(),
+            (true, None) => return 0,
+            (true, Some(_)) if self.mixed >= MEASURE_AFTER => return 0,
             (true, Some(decode)) => self.balance * decode,
-            (true, None) => return FIRST,
         };
-        ((seconds / row) as usize).max(LEAST)
+        self.row.map_or(FIRST, |row| ((seconds / row) as usize).max(LEAST))
     }
 
     /// Takes note of a step that took `elapsed` for that many rows of prompts, summed over layers.
     pub(super) fn note(&mut self, elapsed: Duration, rows: usize, answering: bool) {
         let seconds = elapsed.as_secs_f64();
+        self.mixed = if rows > 0 && answering { self.mixed.saturating_add(1) } else { 0 };
         if rows == 0 {
             self.decode = Some(blend(self.decode, seconds));
         } else if !answering {
@@ -55,9 +61,6 @@ impl Pace {
         } else if let Some(decode) = self.decode {
             // No less than a tenth of the step: that it went faster this time does not make rows free.
             self.row = Some(blend(self.row, (seconds - decode).max(seconds / 10.0) / rows as f64));
-        } else {
-            // The whole of it, until it is known what the rest takes.
-            self.row = Some(blend(self.row, seconds / rows as f64));
         }
     }
 }
@@ -83,20 +86,32 @@ mod tests {
 
     #[test]
     fn prompts_get_their_share_of_a_step() {
+        // Nothing has to be measured before: a step without prompts is made where it is needed.
         let mut pace = Pace::new(2.5);
-        pace.note(Duration::from_millis(50), 0, true);
+        assert_eq!(pace.rows(true), 0);
         let step = steps(&mut pace, true, 20);
         assert!((step - 0.175).abs() < 0.01, "{step}");
         assert!((steps(&mut pace, false, 20) - 0.25).abs() < 0.01);
     }
 
     #[test]
+    fn what_a_token_takes_is_looked_at_again() {
+        let mut pace = Pace::new(2.5);
+        let without = (0..200).filter(|_| {
+            let rows = pace.rows(true);
+            pace.note(Duration::from_millis(50 + rows as u64), rows, true);
+            rows == 0
+        });
+        assert_eq!(without.count(), 4);
+    }
+
+    #[test]
     fn nothing_is_divided_by_nothing() {
         let mut pace = Pace::new(2.5);
+        pace.note(Duration::ZERO, 0, true);
         assert_eq!(pace.rows(true), FIRST);
         pace.note(Duration::ZERO, 64, true);
         assert!(pace.rows(true) >= LEAST);
-        pace.note(Duration::ZERO, 0, true);
         pace.note(Duration::ZERO, 64, false);
         assert!(pace.rows(true) >= LEAST && pace.rows(false) >= LEAST);
         let mut slow = Pace::new(0.0);
