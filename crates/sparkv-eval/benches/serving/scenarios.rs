@@ -131,6 +131,8 @@ impl Scenarios {
             }
             let held = engine.stats().kv_active_bytes;
             let running = answered.iter().filter(|answered| **answered).count();
+            // Those that wait would be answered beside what is measured next.
+            engine.abort();
             clients.into_iter().for_each(Client::leave);
             Ok((running, held))
         };
