@@ -2,8 +2,6 @@
 //!
 //! In place where the result takes the place of its input: a temporary of some megabytes per operation and
 //! layer costs more than most of the operations. The loops are written for the compiler to vectorize.
-use std::sync::{Mutex, PoisonError};
-
 use candle_core::{CpuStorage, Device, InplaceOp1, InplaceOp2, Layout, Result, Storage, Tensor, bail};
 
 /// Values that a thread takes at a time, about; fewer than two such pieces are not worth a second thread.
@@ -69,21 +67,14 @@ fn exp(x: f32) -> f32 {
     polynomial * f32::from_bits(rounded.to_bits().wrapping_add(127) << 23)
 }
 
-/// Calls `compute` with pieces of `values`, some rows each, and the index of their first row. The threads are
-/// those of Candle's matrix products: they spin for the next product, and those of another pool would have
-/// to fight them for the cores.
+/// Calls `compute` with pieces of `values`, some rows each, and the index of their first row.
 fn share_out(values: &mut [f32], row: usize, compute: impl Fn(usize, &mut [f32]) + Sync) {
     let rows = (PIECE / row.max(1)).max(1);
     if values.len() < 2 * rows * row {
         return compute(0, values);
     }
-    // Never contended: each piece is taken once.
-    let pieces: Vec<_> = values.chunks_mut(rows * row).map(Mutex::new).collect();
-    candle_core::utils::barrier_pool().execute_chunked(pieces.len(), |range| {
-        for index in range {
-            compute(index * rows, &mut pieces[index].lock().unwrap_or_else(PoisonError::into_inner));
-        }
-    });
+    let mut pieces: Vec<_> = values.chunks_mut(rows * row).collect();
+    sparkv::parallel::for_each(&mut pieces, |index, piece| compute(index * rows, piece));
 }
 
 /// Replaces each value of a tensor by a function of it and the same value of another.

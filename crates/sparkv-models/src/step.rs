@@ -79,8 +79,7 @@ impl Step<'_, '_, '_> {
     /// Everything that is due in a layer: what is decoded, together with the first pieces of prefills.
     fn run_layer(&mut self, layer: usize) -> Result<()> {
         let mut pieces = self.pieces(layer);
-        let mut decoded = self.hidden.take();
-        if let Some(hidden) = decoded.take() {
+        if let Some(hidden) = self.hidden.take() {
             self.run(layer, Some(&hidden), &pieces)?;
             self.hidden = Some(hidden);
             pieces = self.pieces(layer);

@@ -28,7 +28,7 @@ mod fill;
 mod head;
 mod observe;
 mod options;
-mod parallel;
+pub mod parallel;
 pub mod plan;
 pub mod pool;
 mod rows;

@@ -20,7 +20,7 @@ pub(crate) fn map<T: Send + Sync>(
 }
 
 /// Calls `change` with each of `items` and its index.
-pub(crate) fn for_each<T: Send>(items: &mut [T], change: impl Fn(usize, &mut T) + Sync) {
+pub fn for_each<T: Send>(items: &mut [T], change: impl Fn(usize, &mut T) + Sync) {
     // Never contended: each item is taken once.
     let items: Vec<_> = items.iter_mut().map(Mutex::new).collect();
     barrier_pool().execute_chunked(items.len(), |range| {
