@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sparkv_engine::{GenerateError, PromptLength, RequestError};
 use tracing::Level;
 
-/// Seconds after which a client turned away by a full queue may try again.
+/// Seconds after which a client turned away by a full queue, or while the model is loaded, may try again.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
 /// Characters of a message; parsers quote what they were given, which may be megabytes.
@@ -64,7 +64,7 @@ pub enum ApiError {
         reason: String,
     },
     /// No API key, or a wrong one.
-    #[error("missing or wrong API key; send it as `Authorization: Bearer KEY`")]
+    #[error("missing or wrong API key; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`")]
     Unauthorized,
     /// Another model is served here.
     #[error("the model `{asked}` does not exist; this server has `{served}`")]
@@ -105,6 +105,9 @@ pub enum ApiError {
     /// As many requests are waiting as the server lets wait.
     #[error("{0}")]
     QueueFull(String),
+    /// The model is not there yet.
+    #[error("loading: the model is not ready yet")]
+    Loading,
     /// The server cannot answer at the moment.
     #[error("{0}")]
     Unavailable(&'static str),
@@ -183,6 +186,7 @@ impl ApiError {
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Some("request_too_large")),
             Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Some("unsupported_media_type")),
             Self::QueueFull(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("queue_full")),
+            Self::Loading => (StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("loading")),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("unavailable")),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", None),
         }
@@ -256,7 +260,7 @@ impl IntoResponse for ApiError {
         let mut response = (status, Json(self.body())).into_response();
         let headers = response.headers_mut();
         match self {
-            Self::QueueFull(_) => {
+            Self::QueueFull(_) | Self::Loading => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
             }
             Self::Unauthorized => {

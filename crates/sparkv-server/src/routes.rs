@@ -17,6 +17,7 @@ use tower_http::trace::TraceLayer;
 use tracing::Span;
 
 use crate::app::App;
+use crate::cors::CorsOrigins;
 use crate::error::ApiError;
 use crate::{auth, chat, completions, metrics, models};
 
@@ -40,6 +41,15 @@ pub(crate) fn router(app: App) -> Router {
         .route("/ready", get(ready))
         .method_not_allowed_fallback(method_not_allowed);
     around(protected.merge(open).with_state(app))
+}
+
+/// What there is while the model is loaded: the process lives, and is not ready.
+pub(crate) fn loading(cors: &CorsOrigins) -> Router {
+    let routes = Router::new()
+        .route("/health", get(health))
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(|| async { ApiError::Loading });
+    cors.around(around(routes))
 }
 
 /// What every request passes through, inside out: a panic becomes an answer; the answer gets the request's

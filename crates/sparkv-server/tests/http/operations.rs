@@ -59,7 +59,7 @@ async fn metrics_tell_what_is_held_and_what_was_found() {
 
 #[tokio::test]
 async fn metrics_want_the_key() {
-    let routes = Setup { api_key: Some("secret"), ..Setup::default() }.routes();
+    let routes = Setup { api_keys: &["secret"], ..Setup::default() }.routes();
     assert_eq!(get(&routes, "/metrics").await.status, StatusCode::UNAUTHORIZED);
 }
 
