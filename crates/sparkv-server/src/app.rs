@@ -5,15 +5,17 @@ use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::available_parallelism;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sparkv::{KvChoice, Presets};
-use sparkv_engine::{EventStream, GenerateRequest, Load, Stats, TextEngine};
+use sparkv_engine::{GenerateRequest, TextEngine};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use crate::common::convert::unix_time;
 use crate::error::{ApiError, Fault};
+use crate::metrics::Metrics;
+use crate::observed::Observed;
 use crate::server::{Policy, ServerConfig};
 
 /// The most prompts encoded at a time, however many cores there are: a long one takes hundreds of megabytes.
@@ -34,6 +36,7 @@ struct Shared {
     /// Seconds since 1970 at which the model was first served.
     started: u64,
     draining: AtomicBool,
+    metrics: Metrics,
     /// One permit for each prompt that may be encoded at a time, which takes a core and much memory.
     encoding: Arc<Semaphore>,
 }
@@ -44,7 +47,8 @@ impl App {
         let encoding =
             Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get).min(MAX_ENCODING)));
         let policy = RwLock::new(Arc::new(config.policy.clone()));
-        Self(Arc::new(Shared { engine, config, policy, started: unix_time(), draining, encoding }))
+        let metrics = Metrics::new(&engine, &config.model_name);
+        Self(Arc::new(Shared { engine, config, policy, started: unix_time(), draining, metrics, encoding }))
     }
 
     pub(crate) fn config(&self) -> &ServerConfig {
@@ -132,7 +136,8 @@ impl App {
         &self,
         mut request: GenerateRequest,
         fault: &Fault,
-    ) -> Result<EventStream, ApiError> {
+    ) -> Result<Observed, ApiError> {
+        let arrived = Instant::now();
         self.check_ready()?;
         request.timeout = self.config().request_timeout;
         let engine = self.0.engine.clone();
@@ -149,7 +154,8 @@ impl App {
             engine.check_room()?;
             engine.generate(request)
         });
-        encoding.await.map_err(|error| failed(&error))?.map_err(refused)
+        let events = encoding.await.map_err(|error| failed(&error))?.map_err(refused)?;
+        Ok(Observed::new(events, self.0.metrics.clone(), arrived.elapsed().as_secs_f64()))
     }
 
     /// Turns new requests away from now on.
@@ -170,9 +176,9 @@ impl App {
         }
     }
 
-    /// How busy the engine is, and what it has done and holds.
-    pub(crate) fn figures(&self) -> (Load, Stats) {
-        (self.0.engine.load(), self.0.engine.stats())
+    /// What `/metrics` shows.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     /// Whether no request runs or waits.
@@ -213,6 +219,7 @@ mod tests {
                 body_limit: 1 << 20,
                 drain_deadline: Duration::ZERO,
                 request_timeout: None,
+                adopt_trace: None,
             },
         );
         let all = u32::try_from(app.0.encoding.available_permits()).unwrap();

@@ -13,6 +13,13 @@ const RETRY_AFTER_SECONDS: u64 = 1;
 /// Characters of a message; parsers quote what they were given, which may be megabytes.
 const MAX_MESSAGE_CHARS: usize = 400;
 
+/// The code of errors that tell clients none.
+const INTERNAL: &str = "internal_error";
+
+/// Goes along with an answer that is an error.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ErrorCode(pub(crate) &'static str);
+
 /// Why a request failed. Becomes `{"error": {"message", "type", "param", "code"}}`, over HTTP and inside SSE.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ApiError {
@@ -214,12 +221,31 @@ impl ApiError {
         }
     }
 
-    /// Writes the error to the log.
+    /// A short name for it: `code` as clients see it, and one for what has none.
+    fn code(&self) -> &'static str {
+        self.http().2.unwrap_or(INTERNAL)
+    }
+
+    /// The code of the error that becomes of the engine's.
+    pub(crate) fn code_of(error: &GenerateError) -> &'static str {
+        match error {
+            GenerateError::Settings(_) => "invalid_value",
+            GenerateError::Deadline => "deadline_exceeded",
+            GenerateError::Memory | GenerateError::Stopped => "unavailable",
+            _ => INTERNAL,
+        }
+    }
+
+    /// Writes the error to the log. What is wrong with a request is said without its message: that quotes what
+    /// was sent, which may be a prompt.
     pub(crate) fn log(&self) {
         match self.level() {
             Level::ERROR => tracing::error!(error = %self, "request failed"),
             Level::INFO => tracing::info!(error = %self, "request turned away"),
-            _ => tracing::debug!(error = %self, "request refused"),
+            _ if matches!(self, Self::UnknownField { .. }) => {
+                tracing::debug!(code = self.code(), "request refused");
+            }
+            _ => tracing::debug!(code = self.code(), param = self.param(), "request refused"),
         }
     }
 
@@ -258,6 +284,7 @@ impl IntoResponse for ApiError {
         let (status, _, _) = self.http();
         self.log();
         let mut response = (status, Json(self.body())).into_response();
+        response.extensions_mut().insert(ErrorCode(self.code()));
         let headers = response.headers_mut();
         match self {
             Self::QueueFull(_) | Self::Loading => {
@@ -283,6 +310,23 @@ mod tests {
         let error = ApiError::from(GenerateError::Panicked("index 7 of src/secret.rs".to_owned()));
         assert_eq!(error.http().0, StatusCode::INTERNAL_SERVER_ERROR);
         assert!(!error.body().to_string().contains("secret"), "{}", error.body());
+    }
+
+    #[test]
+    fn the_engine_s_errors_have_one_code() {
+        let settings = SettingsError { param: "window".to_owned(), message: "too long".to_owned() };
+        for error in [
+            GenerateError::Settings(settings),
+            GenerateError::Logits,
+            GenerateError::Panicked(String::new()),
+            GenerateError::Decode(String::new()),
+            GenerateError::Deadline,
+            GenerateError::Memory,
+            GenerateError::Stopped,
+        ] {
+            let code = ApiError::code_of(&error);
+            assert_eq!(ApiError::from(error).code(), code);
+        }
     }
 
     #[test]

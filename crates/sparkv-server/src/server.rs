@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::app::App;
 use crate::auth::ApiKeys;
 use crate::listening::{Connections, Listening};
-use crate::routes;
+use crate::routes::{self, AdoptTrace};
 
 /// How often a draining server looks whether the last request has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -37,6 +37,8 @@ pub struct ServerConfig {
     pub drain_deadline: Duration,
     /// A request that takes longer ends with an error; none does if `None`.
     pub request_timeout: Option<Duration>,
+    /// Makes the span of a request part of its client's trace, where spans are collected.
+    pub adopt_trace: Option<AdoptTrace>,
 }
 
 /// What the operator may change while the server runs.

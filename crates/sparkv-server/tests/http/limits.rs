@@ -130,7 +130,8 @@ async fn the_engine_does_not_wait_for_a_slow_reader() {
         .unwrap();
     // Nobody reads its body.
     let unread = routes.clone().oneshot(request).await.unwrap();
-    until("the engine is through", || engine.stats().generated_tokens == 200 && probe.live_caches() == 0).await;
+    until("the engine is through", || engine.stats().generated_tokens == 200 && probe.live_caches() == 0)
+        .await;
     assert_eq!(complete(&routes, &completion_body(json!({}))).await.status, 200);
     let text = axum::body::to_bytes(unread.into_body(), usize::MAX).await.unwrap();
     assert!(text.ends_with(b"data: [DONE]\n\n"), "all of it was kept");

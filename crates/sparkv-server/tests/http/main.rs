@@ -10,9 +10,13 @@ mod fields;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod observing;
+#[cfg(test)]
 mod operations;
 #[cfg(test)]
 mod origins;
+#[cfg(test)]
+mod policy;
 #[cfg(test)]
 mod socket;
 #[cfg(test)]

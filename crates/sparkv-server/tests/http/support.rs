@@ -67,6 +67,7 @@ impl Setup {
             body_limit: 1 << 20,
             drain_deadline: self.drain_deadline,
             request_timeout: self.request_timeout,
+            adopt_trace: None,
         };
         (Server::new(engine.clone(), config), engine, probe)
     }
