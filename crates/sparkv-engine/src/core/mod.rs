@@ -21,7 +21,7 @@ mod stream;
 
 use std::{
     num::NonZeroUsize,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -118,7 +118,7 @@ pub struct TokenEngine {
     info: ModelInfo,
     config: EngineConfig,
     /// What to propose where memory does not suffice.
-    presets: Presets,
+    presets: RwLock<Presets>,
     counters: Arc<Counters>,
 }
 
@@ -137,7 +137,7 @@ impl TokenEngine {
         let counters = Arc::new(Counters::default());
         let scheduler = Scheduler::new(model, config, Arc::clone(&line), Arc::clone(&counters));
         std::thread::Builder::new().name("sparkv-engine".to_owned()).spawn(move || scheduler.run())?;
-        Ok(Self { line, info, config, presets, counters })
+        Ok(Self { line, info, config, presets: RwLock::new(presets), counters })
     }
 
     /// Checks a request and puts it in line. Does not wait.
@@ -206,6 +206,7 @@ impl TokenEngine {
             return Ok(fitting);
         }
         let new_tokens = if exactly { wanted } else { 1 };
+        let presets = self.presets.read().unwrap_or_else(PoisonError::into_inner);
         Err(RequestError::TooMuchMemory {
             preset: settings.preset().to_owned(),
             prompt,
@@ -213,7 +214,7 @@ impl TokenEngine {
             needed: need.in_all(new_tokens)?,
             budget,
             fitting,
-            proposal: need.preset_within(&self.presets, budget, new_tokens),
+            proposal: need.preset_within(&presets, budget, new_tokens),
         })
     }
 
@@ -235,6 +236,11 @@ impl TokenEngine {
             (left, Some(max)) if left >= max => Ok(max),
             _ => Err(RequestError::ContextExceeded { limit, prompt, max_tokens }),
         }
+    }
+
+    /// What to propose, from now on, where memory does not suffice.
+    pub fn set_presets(&self, presets: Presets) {
+        *self.presets.write().unwrap_or_else(PoisonError::into_inner) = presets;
     }
 
     /// Facts of the model.

@@ -275,9 +275,9 @@ impl<M: LanguageModel> Sequence<M> {
         self.job.again
     }
 
-    /// Bytes of its cache, what it shares included.
-    pub(super) fn bytes(&self, model: &M) -> u64 {
-        model.kv_usage(&self.cache).bytes
+    /// What its cache holds, what it shares included.
+    pub(super) fn usage(&self, model: &M) -> KvUsage {
+        model.kv_usage(&self.cache)
     }
 
     /// What there is to do.

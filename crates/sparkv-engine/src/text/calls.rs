@@ -18,7 +18,7 @@ pub enum Piece {
 }
 
 /// Finds calls in an answer. What is not a call, or not one of a tool there is, is text.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct CallParser {
     format: ToolFormat,
     /// Names of the tools.
@@ -31,7 +31,7 @@ pub struct CallParser {
     called: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum State {
     Text,
     Call(JsonCall),
@@ -192,7 +192,7 @@ struct End {
 }
 
 /// Reads one `{"name": .., "arguments": ..}`, whose arguments may be said before they are complete.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct JsonCall {
     raw: String,
     depth: usize,

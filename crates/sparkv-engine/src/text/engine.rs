@@ -133,6 +133,11 @@ impl TextEngine {
         self.tokens.check_room()
     }
 
+    /// What to propose, from now on, where memory does not suffice.
+    pub fn set_presets(&self, presets: Presets) {
+        self.tokens.set_presets(presets);
+    }
+
     /// Facts of the model.
     pub fn info(&self) -> &ModelInfo {
         self.tokens.info()

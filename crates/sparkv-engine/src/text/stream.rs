@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     core::{Token, TokenStream},
-    event::{Event, FinishReason, GenerateError, TextLogprob, Usage},
+    event::{Event, FinishReason, GenerateError, TextLogprob, Timings, Usage},
 };
 
 /// The events of one request. Ends after [`Event::Done`] or an error. Dropping it cancels the request.
@@ -24,6 +24,8 @@ pub struct EventStream {
     source: Option<Source>,
     /// Events that are due.
     ready: VecDeque<Event>,
+    prompt_tokens: usize,
+    timings: Timings,
 }
 
 /// Where the tokens come from, and what becomes of them.
@@ -56,7 +58,19 @@ impl EventStream {
             untold: Vec::new(),
             untold_logprobs: Vec::new(),
         };
-        Self { source: Some(source), ready: VecDeque::new() }
+        let timings = Timings::default();
+        Self { source: Some(source), ready: VecDeque::new(), prompt_tokens, timings }
+    }
+
+    /// Tokens of the prompt.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
+    }
+
+    /// Where the request's time went until the last token that was taken for an event: the engine's own times,
+    /// however late the event is read.
+    pub fn timings(&self) -> Timings {
+        self.timings
     }
 
     /// The next event; `None` after the last.
@@ -82,6 +96,7 @@ impl EventStream {
         // Put back below unless this was the last token, so that every other way out ends the stream.
         let Some(mut source) = self.source.take() else { return Ok(()) };
         let token = token?;
+        self.timings = token.timings;
         let Released { text, stopped } =
             source.release(&token).map_err(|e| GenerateError::Decode(e.to_string()))?;
         match if stopped.is_some() { Some(FinishReason::Stop) } else { token.finish } {
