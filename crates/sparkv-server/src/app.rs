@@ -11,12 +11,14 @@ use sparkv::{KvChoice, Presets};
 use sparkv_engine::{RequestError, TextEngine, ToolFormat};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
+use utoipa::openapi::OpenApi as Document;
 
 use crate::common::convert::unix_time;
 use crate::common::validate::Work;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::observed::Observed;
+use crate::routes;
 use crate::server::{Policy, ServerConfig};
 
 /// The most prompts encoded at a time, however many cores there are: a long one takes hundreds of megabytes.
@@ -38,6 +40,8 @@ struct Shared {
     started: u64,
     draining: AtomicBool,
     metrics: Metrics,
+    /// The description of the routes.
+    document: Document,
     /// One permit for each prompt that may be encoded at a time, which takes a core and much memory.
     encoding: Arc<Semaphore>,
 }
@@ -49,7 +53,16 @@ impl App {
             Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get).min(MAX_ENCODING)));
         let policy = RwLock::new(Arc::new(config.policy.clone()));
         let metrics = Metrics::new(&engine, &config.model_name);
-        Self(Arc::new(Shared { engine, config, policy, started: unix_time(), draining, metrics, encoding }))
+        Self(Arc::new(Shared {
+            engine,
+            config,
+            policy,
+            started: unix_time(),
+            draining,
+            metrics,
+            document: routes::document(),
+            encoding,
+        }))
     }
 
     pub(crate) fn config(&self) -> &ServerConfig {
@@ -90,6 +103,11 @@ impl App {
     /// What the cache of a request without `kv_cache` may cost.
     pub(crate) fn default_kv(&self) -> KvChoice {
         self.policy().default_kv.clone()
+    }
+
+    /// The description of the routes.
+    pub(crate) fn document(&self) -> &Document {
+        &self.0.document
     }
 
     /// The largest request body taken, in bytes.

@@ -175,14 +175,14 @@ mod tests {
     fn a_type_error_names_the_innermost_field() {
         let mut fields = Fields::parse(br#"{"kv_cache": {"pruning": {"key_ratio": "much"}}}"#).unwrap();
         let error = fields.take::<sparkv::KvOptions>("kv_cache").unwrap_err();
-        assert_eq!(error.body()["error"]["param"], "kv_cache.pruning.key_ratio");
+        assert_eq!(error.body().error.param.unwrap(), "kv_cache.pruning.key_ratio");
     }
 
     #[test]
     fn an_unknown_nested_field_is_named() {
         let mut fields = Fields::parse(br#"{"kv_cache": {"pruning": {"keys": 1}}}"#).unwrap();
         let error = fields.take::<sparkv::KvOptions>("kv_cache").unwrap_err();
-        assert_eq!(error.body()["error"]["param"], "kv_cache.pruning.keys");
+        assert_eq!(error.body().error.param.unwrap(), "kv_cache.pruning.keys");
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde::Serialize;
 use sparkv_engine::{GenerateError, PromptLength, RequestError};
 use tracing::Level;
+use utoipa::ToSchema;
 
 /// Seconds after which a client turned away by a full queue, or while the model is loaded, may try again.
 const RETRY_AFTER_SECONDS: u64 = 1;
@@ -127,6 +128,27 @@ pub enum ApiError {
     /// The request was fine, the server was not.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+/// An error, as clients read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ErrorBody {
+    /// Its parts.
+    pub error: ErrorFields,
+}
+
+/// The parts of an error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ErrorFields {
+    /// What is wrong, for people.
+    pub message: String,
+    /// Whose fault it is: `invalid_request_error`, `rate_limit_error` or `server_error`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// Path of the field at fault, if it was one.
+    pub param: Option<String>,
+    /// What is wrong, for programs.
+    pub code: Option<&'static str>,
 }
 
 /// Which fields to blame for what the engine refuses.
@@ -261,14 +283,15 @@ impl ApiError {
     }
 
     /// The error as clients read it, the same over HTTP and inside SSE.
-    pub fn body(&self) -> Value {
+    pub fn body(&self) -> ErrorBody {
         let (_, kind, code) = self.http();
         let mut message = self.to_string();
         if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE_CHARS) {
             message.truncate(end);
             message.push_str("...");
         }
-        json!({ "error": { "message": message, "type": kind, "param": self.param(), "code": code } })
+        let param = self.param().map(str::to_owned);
+        ErrorBody { error: ErrorFields { message, kind, param, code } }
     }
 }
 
@@ -321,7 +344,7 @@ mod tests {
     fn a_panic_s_text_stays_here() {
         let error = ApiError::from(GenerateError::Panicked("index 7 of src/secret.rs".to_owned()));
         assert_eq!(error.http().0, StatusCode::INTERNAL_SERVER_ERROR);
-        assert!(!error.body().to_string().contains("secret"), "{}", error.body());
+        assert!(!error.body().error.message.contains("secret"), "{:?}", error.body());
     }
 
     #[test]

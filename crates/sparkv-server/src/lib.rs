@@ -26,6 +26,7 @@ mod listening;
 mod metrics;
 mod models;
 mod observed;
+mod openapi;
 mod reply;
 mod routes;
 mod server;
@@ -36,7 +37,7 @@ mod unsupported;
 
 pub use auth::{ApiKey, ApiKeys, InvalidApiKey};
 pub use cors::{CorsOrigins, InvalidOrigin};
-pub use error::ApiError;
+pub use error::{ApiError, ErrorBody, ErrorFields};
 pub use listening::{Connections, Listening};
 pub use routes::AdoptTrace;
 pub use server::{BindError, Drained, NoKeyLeft, Policy, PolicyHandle, Server, ServerConfig};

@@ -5,6 +5,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::Uri;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::error::ApiError;
@@ -13,7 +14,7 @@ use crate::error::ApiError;
 const ROUTE: &str = "/v1/models/";
 
 /// A model, as the API lists it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ModelBody {
     id: String,
     object: &'static str,
@@ -24,18 +25,29 @@ pub(crate) struct ModelBody {
 }
 
 /// A list of models.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ModelList {
     object: &'static str,
     data: [ModelBody; 1],
 }
 
 /// Lists the model.
+#[utoipa::path(
+    get,
+    path = "/v1/models",
+    responses((status = 200, description = "The models that are served", body = ModelList))
+)]
 pub(crate) async fn list(State(app): State<App>) -> Json<ModelList> {
     Json(ModelList { object: "list", data: [describe(&app)] })
 }
 
 /// Describes the model, under its name or another name of it.
+#[utoipa::path(
+    get,
+    path = "/v1/models/{name}",
+    params(("name" = String, Path, description = "Name of a model, slashes and all")),
+    responses((status = 200, description = "The model", body = ModelBody))
+)]
 pub(crate) async fn get(
     State(app): State<App>,
     name: Result<Path<String>, PathRejection>,

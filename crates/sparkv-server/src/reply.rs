@@ -241,7 +241,9 @@ fn server_sent<R: Reply>(
 /// A chunk as an event; an error event if it cannot be written as JSON.
 pub(crate) fn data(chunk: &impl Serialize) -> sse::Event {
     sse::Event::default().json_data(chunk).unwrap_or_else(|error| {
-        sse::Event::default().data(ApiError::Internal(error.to_string()).body().to_string())
+        let error = ApiError::Internal(error.to_string());
+        error.log();
+        sse::Event::default().json_data(error.body()).unwrap_or_default()
     })
 }
 

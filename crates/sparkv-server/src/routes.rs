@@ -8,19 +8,23 @@ use axum::extract::State;
 use axum::http::{HeaderName, Method, Request, Uri};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use serde_json::{Value, json};
+use axum::routing::get;
+use serde::Serialize;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
 use tracing::Span;
 use tracing::field::Empty;
+use utoipa::openapi::OpenApi as Document;
+use utoipa::{OpenApi, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::cors::CorsOrigins;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
-use crate::{auth, chat, completions, ledger, metrics, models, tokens};
+use crate::{auth, chat, completions, ledger, metrics, models, openapi, tokens};
 
 /// Taken from the client, or made; sent back and written to the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -36,25 +40,40 @@ pub type AdoptTrace = fn(&Span, &str);
 
 /// All routes.
 pub(crate) fn router(app: App) -> Router {
-    let protected = Router::new()
-        .route("/v1/chat/completions", post(chat::complete))
-        .route("/v1/completions", post(completions::complete))
-        .route("/tokenize", post(tokens::tokenize))
-        .route("/detokenize", post(tokens::detokenize))
-        .route("/apply-template", post(tokens::apply_template))
-        .route("/v1/models", get(models::list))
-        // Names of models have slashes.
-        .route("/v1/models/{*name}", get(models::get))
-        .route("/metrics", get(metrics::metrics))
+    let (protected, _) = protected().split_for_parts();
+    let protected = protected
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(app.clone(), auth::require_key));
-    let open = Router::new()
-        .route("/health", get(health))
-        .route("/ready", get(ready))
-        .method_not_allowed_fallback(method_not_allowed);
+    let (open, _) = open().split_for_parts();
+    let open = open.method_not_allowed_fallback(method_not_allowed);
     let (metrics, adopt_trace) = (app.metrics().clone(), app.config().adopt_trace);
     around(protected.merge(open).with_state(app), Some(metrics), adopt_trace)
+}
+
+/// Routes that need the key.
+fn protected() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(openapi::Described::openapi())
+        .routes(routes!(chat::complete))
+        .routes(routes!(completions::complete))
+        .routes(routes!(tokens::tokenize))
+        .routes(routes!(tokens::detokenize))
+        .routes(routes!(tokens::apply_template))
+        .routes(routes!(models::list))
+        // Names of models have slashes.
+        .route("/v1/models/{*name}", get(models::get))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(openapi::document))
+}
+
+/// Routes for machines that look after the server.
+fn open() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(health)).routes(routes!(ready))
+}
+
+/// The description of all routes.
+pub(crate) fn document() -> Document {
+    openapi::complete(protected().merge(open()).into_openapi())
 }
 
 /// What there is while the model is loaded: the process lives, and is not ready.
@@ -114,15 +133,23 @@ fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
     ApiError::Internal("the handler of this request failed".to_owned()).into_response()
 }
 
+/// How the server is.
+#[derive(Debug, Serialize, ToSchema)]
+struct Status {
+    status: &'static str,
+}
+
 /// Liveness: the process serves.
-async fn health() -> Json<Value> {
-    Json(json!({ "status": "ok" }))
+#[utoipa::path(get, path = "/health", responses((status = 200, description = "It lives", body = Status)))]
+async fn health() -> Json<Status> {
+    Json(Status { status: "ok" })
 }
 
 /// Readiness: requests are taken.
-async fn ready(State(app): State<App>) -> Result<Json<Value>, ApiError> {
+#[utoipa::path(get, path = "/ready", responses((status = 200, description = "It is ready", body = Status)))]
+async fn ready(State(app): State<App>) -> Result<Json<Status>, ApiError> {
     app.check_ready()?;
-    Ok(Json(json!({ "status": "ready" })))
+    Ok(Json(Status { status: "ready" }))
 }
 
 async fn unknown_route(method: Method, uri: Uri) -> ApiError {
@@ -137,6 +164,7 @@ async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
 mod tests {
     use axum::body::{Body, to_bytes};
     use axum::http::StatusCode;
+    use serde_json::Value;
     use tower::ServiceExt;
 
     use super::*;

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use sparkv_engine::{Prompt, RequestError};
+use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::body::Fields;
@@ -11,10 +12,11 @@ use crate::chat::PROMPT as MESSAGES;
 use crate::chat::conversation::{self, Conversation};
 use crate::chat::types::ConversationFields;
 use crate::error::ApiError;
+use crate::openapi::described_as_one;
 use crate::unsupported;
 
 /// The tokens of a text.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Tokenized {
     count: usize,
     /// Tokens that fit in the context.
@@ -25,20 +27,74 @@ pub(crate) struct Tokenized {
 }
 
 /// A text.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PromptText {
     prompt: String,
 }
 
+described_as_one!(TokenizeBody, "TokenizeRequest", [TokenizeFields, ConversationFields]);
+described_as_one!(DetokenizeBody, "DetokenizeRequest", [DetokenizeFields]);
+described_as_one!(ApplyTemplateBody, "ApplyTemplateRequest", [ModelField, ConversationFields]);
+
+/// A request for the tokens of a text or of a conversation.
+struct TokenizeBody;
+
+/// A request for the text of tokens.
+struct DetokenizeBody;
+
+/// A request for a conversation as the model reads it.
+struct ApplyTemplateBody;
+
+/// Fields that a conversation does not have.
+#[derive(Debug, ToSchema)]
+struct TokenizeFields {
+    model: Option<String>,
+    prompt: Option<String>,
+    /// Whether the tokenizer adds its special tokens; it does for a text unless told not to.
+    add_special_tokens: Option<bool>,
+    /// Whether to tell each token's text.
+    return_token_strs: Option<bool>,
+}
+
+impl TokenizeFields {
+    fn take(fields: &mut Fields) -> Result<Self, ApiError> {
+        Ok(Self {
+            model: fields.take("model")?,
+            prompt: fields.take("prompt")?,
+            add_special_tokens: fields.take("add_special_tokens")?,
+            return_token_strs: fields.take("return_token_strs")?,
+        })
+    }
+}
+
+/// The model's name; absent means the one that is served.
+#[derive(Debug, ToSchema)]
+struct ModelField {
+    model: Option<String>,
+}
+
+/// Tokens, and the model they are of.
+#[derive(Debug, ToSchema)]
+struct DetokenizeFields {
+    model: Option<String>,
+    #[schema(required = true)]
+    tokens: Option<Vec<u32>>,
+}
+
 /// The tokens of a text (`prompt`) or of a conversation (`messages`).
+#[utoipa::path(
+    post,
+    path = "/tokenize",
+    request_body = TokenizeBody,
+    responses((status = 200, description = "It", body = Tokenized))
+)]
 pub(crate) async fn tokenize(
     State(app): State<App>,
     mut fields: Fields,
 ) -> Result<Json<Tokenized>, ApiError> {
-    app.check_model(fields.take::<String>("model")?.as_deref())?;
-    let prompt: Option<String> = fields.take("prompt")?;
-    let special: Option<bool> = fields.take("add_special_tokens")?;
-    let with_strings: bool = fields.take("return_token_strs")?.unwrap_or(false);
+    let own = TokenizeFields::take(&mut fields)?;
+    app.check_model(own.model.as_deref())?;
+    let TokenizeFields { prompt, add_special_tokens: special, return_token_strs, .. } = own;
     let conversation = ConversationFields::take(&mut fields)?;
     unsupported::refuse(&fields.take_rest(), "", |_| None)?;
     let prompt = match (prompt, conversation.messages.is_some()) {
@@ -56,7 +112,7 @@ pub(crate) async fn tokenize(
         },
     });
     let tokens = tokens.await?.map_err(|error| refused(error, param))?;
-    let token_strs = with_strings.then(|| app.token_texts(&tokens));
+    let token_strs = return_token_strs.unwrap_or(false).then(|| app.token_texts(&tokens));
     Ok(Json(Tokenized { count: tokens.len(), max_model_len: app.context_length(), tokens, token_strs }))
 }
 
@@ -66,24 +122,38 @@ enum Written {
 }
 
 /// The text of tokens, names of special ones included.
+#[utoipa::path(
+    post,
+    path = "/detokenize",
+    request_body = DetokenizeBody,
+    responses((status = 200, description = "It", body = PromptText))
+)]
 pub(crate) async fn detokenize(
     State(app): State<App>,
     mut fields: Fields,
 ) -> Result<Json<PromptText>, ApiError> {
     const TOKENS: &str = "tokens";
-    app.check_model(fields.take::<String>("model")?.as_deref())?;
-    let tokens: Option<Vec<u32>> = fields.take(TOKENS)?;
+    let DetokenizeFields { model, tokens } =
+        DetokenizeFields { model: fields.take("model")?, tokens: fields.take(TOKENS)? };
+    app.check_model(model.as_deref())?;
     unsupported::refuse(&fields.take_rest(), "", |_| None)?;
     let tokens = tokens.ok_or_else(|| ApiError::invalid(TOKENS, "a list of token ids is required"))?;
     Ok(Json(PromptText { prompt: app.detokenize(TOKENS, &tokens)? }))
 }
 
 /// A conversation as the model reads it.
+#[utoipa::path(
+    post,
+    path = "/apply-template",
+    request_body = ApplyTemplateBody,
+    responses((status = 200, description = "It", body = PromptText))
+)]
 pub(crate) async fn apply_template(
     State(app): State<App>,
     mut fields: Fields,
 ) -> Result<Json<PromptText>, ApiError> {
-    app.check_model(fields.take::<String>("model")?.as_deref())?;
+    let ModelField { model } = ModelField { model: fields.take("model")? };
+    app.check_model(model.as_deref())?;
     let conversation = ConversationFields::take(&mut fields)?;
     unsupported::refuse(&fields.take_rest(), "", |_| None)?;
     let Conversation { chat, .. } = conversation::check(conversation)?;

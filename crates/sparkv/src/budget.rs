@@ -20,6 +20,27 @@ pub enum Budget {
     Bytes(u64),
 }
 
+#[cfg(feature = "schema")]
+impl utoipa::PartialSchema for Budget {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Type};
+
+        let share = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some(r"^\d+(\.\d+)?\s*(%|B|KiB|MiB|GiB|KB|MB|GB)?$"))
+            .examples(["25%", "64MiB"]);
+        let bytes = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
+        OneOfBuilder::new()
+            .item(share)
+            .item(bytes)
+            .description(Some("A share of the dense f16 bytes, or bytes"))
+            .into()
+    }
+}
+
+#[cfg(feature = "schema")]
+impl utoipa::ToSchema for Budget {}
+
 impl FromStr for Budget {
     type Err = String;
 

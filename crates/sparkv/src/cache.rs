@@ -17,6 +17,7 @@ const SERIAL_VALUES: usize = 1 << 14;
 
 /// What a sequence's cache costs, as counted, at some moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct KvUsage {
     /// Name of the preset, or `custom`.
     pub preset: String,

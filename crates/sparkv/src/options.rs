@@ -7,6 +7,7 @@ use crate::budget::Budget;
 /// Storage of the values that are kept: of the pruned rows' kept channels, or of all rows where none is pruned. Sinks,
 /// window and the block that fills up behind it are f16 even where this is less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 4 bytes a value; for exactness tests.
@@ -21,6 +22,7 @@ pub enum Precision {
 
 /// Which tokens stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EvictionPolicy {
     /// Every token stays.
@@ -40,6 +42,7 @@ pub enum EvictionPolicy {
 
 /// How the query energy of a channel is combined over the query heads of one KV head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum QueryStatistic {
     /// Root of the sum of squares over group and window: heads cannot cancel.
@@ -51,6 +54,7 @@ pub enum QueryStatistic {
 
 /// Wire form of `kv_cache.eviction`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, expecting = "an object like {\"policy\": \"snapkv\", \"max_tokens\": 1024}")]
 pub struct EvictionOptions {
     /// Which tokens stay.
@@ -68,6 +72,7 @@ pub struct EvictionOptions {
 
 /// Wire form of `kv_cache.pruning`: the share of channels pruned from every token's row, in [0, 1).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, expecting = "an object like {\"key_ratio\": 0.5, \"value_ratio\": 0.5}")]
 pub struct PruningOptions {
     /// Share of key channels pruned.
@@ -90,6 +95,7 @@ pub struct PruningOptions {
 
 /// Wire form of the `kv_cache` object. Fields that are set override those of the named preset.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, expecting = "an object like {\"preset\": \"balanced\"}")]
 pub struct KvOptions {
     /// A preset to start from; `exact` if nothing is set.

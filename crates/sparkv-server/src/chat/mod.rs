@@ -19,6 +19,15 @@ use crate::reply::{Answers, respond};
 pub(crate) const PROMPT: &str = "messages";
 
 /// Answers a conversation.
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    request_body = types::ChatBody,
+    responses((status = 200, description = "The answers; with `stream`, in chunks, then `[DONE]`", content(
+        (types::ChatCompletion = "application/json"),
+        (types::ChatChunk = "text/event-stream"),
+    )))
+)]
 pub(crate) async fn complete(State(app): State<App>, fields: Fields) -> Result<Response, ApiError> {
     let body = types::ChatBody::take(fields)?;
     let Checked { work, delivery, parser } = validate::validate(body, &app)?;

@@ -2,19 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::body::Fields;
 use crate::chat::PROMPT;
 use crate::common::logprobs::ChatLogprobs;
-use crate::common::types::{GenerationFields, UsageBody};
+use crate::common::types::{FormatFields, GenerationFields, UsageBody};
 use crate::error::ApiError;
+use crate::openapi::described_as_one;
 
 /// A request.
 #[derive(Debug)]
 pub(crate) struct ChatBody {
     pub(crate) conversation: ConversationFields,
-    pub(crate) logprobs: Option<bool>,
-    pub(crate) top_logprobs: Option<usize>,
+    pub(crate) logprobs: LogprobFields,
     pub(crate) generation: GenerationFields,
     /// Fields to be refused.
     pub(crate) rest: Map<String, Value>,
@@ -29,22 +30,42 @@ impl ChatBody {
         let fields = &mut fields;
         Ok(Self {
             conversation: ConversationFields::take(fields)?,
-            logprobs: fields.take("logprobs")?,
-            top_logprobs: fields.take("top_logprobs")?,
+            logprobs: LogprobFields {
+                logprobs: fields.take("logprobs")?,
+                top_logprobs: fields.take("top_logprobs")?,
+            },
             generation: GenerationFields::take(fields)?,
             rest: fields.take_rest(),
         })
     }
 }
 
+described_as_one!(
+    ChatBody,
+    "ChatRequest",
+    [ConversationFields, LogprobFields, GenerationFields, FormatFields]
+);
+
+/// Which log probabilities to report.
+#[derive(Debug, ToSchema)]
+pub(crate) struct LogprobFields {
+    /// Those of the answer's tokens.
+    pub(crate) logprobs: Option<bool>,
+    /// And those of this many of the likeliest tokens in their places.
+    #[schema(maximum = 20)]
+    pub(crate) top_logprobs: Option<usize>,
+}
+
 /// Fields about what was said, and what may be.
-#[derive(Debug)]
+#[derive(Debug, ToSchema)]
 pub(crate) struct ConversationFields {
+    #[schema(required = true)]
     pub(crate) messages: Option<Vec<Message>>,
     pub(crate) tools: Option<Vec<ToolBody>>,
     pub(crate) tool_choice: Option<ToolChoice>,
     pub(crate) parallel_tool_calls: Option<bool>,
     /// Variables of the chat template.
+    #[schema(value_type = Option<Object>)]
     pub(crate) chat_template_kwargs: Option<Map<String, Value>>,
     pub(crate) add_generation_prompt: Option<bool>,
     pub(crate) continue_final_message: Option<bool>,
@@ -69,9 +90,11 @@ impl ConversationFields {
 }
 
 /// One message of the conversation.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ChatMessage)]
 #[serde(expecting = "a message, which is an object")]
 pub(crate) struct Message {
+    #[schema(required = true)]
     pub(crate) role: Option<String>,
     pub(crate) content: Option<Content>,
     /// What the assistant called.
@@ -81,11 +104,12 @@ pub(crate) struct Message {
     pub(crate) name: Option<String>,
     /// Fields to be refused.
     #[serde(flatten)]
+    #[schema(ignore)]
     pub(crate) rest: Map<String, Value>,
 }
 
 /// What a message says.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected a string or an array of text parts")]
 pub(crate) enum Content {
     Text(String),
@@ -93,7 +117,8 @@ pub(crate) enum Content {
 }
 
 /// A part of a message; only those of the type `text` are supported.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = MessagePart)]
 #[serde(expecting = "a part, which is an object")]
 pub(crate) struct Part {
     #[serde(rename = "type")]
@@ -101,11 +126,12 @@ pub(crate) struct Part {
     pub(crate) text: Option<String>,
     /// Fields to be refused.
     #[serde(flatten)]
+    #[schema(ignore)]
     pub(crate) rest: Map<String, Value>,
 }
 
 /// A tool that may be called; only functions are supported.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "a tool, which is an object")]
 pub(crate) struct ToolBody {
     #[serde(rename = "type")]
@@ -114,19 +140,20 @@ pub(crate) struct ToolBody {
 }
 
 /// A function that may be called.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "a function, which is an object")]
 pub(crate) struct FunctionBody {
     pub(crate) name: String,
     pub(crate) description: Option<String>,
     /// JSON schema; absent means no arguments.
+    #[schema(value_type = Option<Object>)]
     pub(crate) parameters: Option<Map<String, Value>>,
     /// Whether arguments have to keep to the schema.
     pub(crate) strict: Option<bool>,
 }
 
 /// Which tools are to be called.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(
     untagged,
     expecting = "expected none, auto, required, or {\"type\": \"function\", \"function\": {\"name\": ..}}"
@@ -137,7 +164,7 @@ pub(crate) enum ToolChoice {
 }
 
 /// One function, to be called.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FunctionChoice {
     #[serde(rename = "type")]
@@ -146,14 +173,14 @@ pub(crate) struct FunctionChoice {
 }
 
 /// The function's name.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FunctionName {
     pub(crate) name: String,
 }
 
 /// A call of a tool, as history has it.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(expecting = "a call, which is an object")]
 pub(crate) struct ToolCallBody {
     pub(crate) id: Option<String>,
@@ -162,11 +189,12 @@ pub(crate) struct ToolCallBody {
     pub(crate) function: CalledFunction,
     /// Fields to be refused. (Deltas of a stream, put together by clients, have an index.)
     #[serde(flatten)]
+    #[schema(ignore)]
     pub(crate) rest: Map<String, Value>,
 }
 
 /// The function that was called.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "a function's name and arguments")]
 pub(crate) struct CalledFunction {
     pub(crate) name: String,
@@ -175,7 +203,7 @@ pub(crate) struct CalledFunction {
 }
 
 /// A whole answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ChatCompletion {
     pub(crate) id: String,
     pub(crate) object: &'static str,
@@ -187,7 +215,8 @@ pub(crate) struct ChatCompletion {
 }
 
 /// One of the answers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ChatChoice)]
 pub(crate) struct Choice {
     pub(crate) index: usize,
     pub(crate) message: AnswerMessage,
@@ -196,19 +225,20 @@ pub(crate) struct Choice {
 }
 
 /// What the model says.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AnswerMessage {
     pub(crate) role: &'static str,
     /// Null where there are calls and nothing else.
     pub(crate) content: Option<String>,
     /// Always null: not told apart from content.
+    #[schema(value_type = Option<String>)]
     pub(crate) refusal: (),
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) tool_calls: Vec<AnswerCall>,
 }
 
 /// A call of a tool, or in a stream a piece of one.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AnswerCall {
     /// Which of the calls it is; in streams only.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -221,7 +251,7 @@ pub(crate) struct AnswerCall {
 }
 
 /// What is called, and with what.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AnswerFunction {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
@@ -229,7 +259,7 @@ pub(crate) struct AnswerFunction {
 }
 
 /// A piece of a streamed answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ChatChunk {
     pub(crate) id: String,
     pub(crate) object: &'static str,
@@ -239,11 +269,12 @@ pub(crate) struct ChatChunk {
     /// One, or none in the chunk that reports the usage.
     pub(crate) choices: Vec<ChunkChoice>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<UsageBody>)]
     pub(crate) usage: Option<Option<UsageBody>>,
 }
 
 /// What a chunk adds to one of the answers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ChunkChoice {
     pub(crate) index: usize,
     pub(crate) delta: Delta,
@@ -252,7 +283,7 @@ pub(crate) struct ChunkChoice {
 }
 
 /// What a chunk adds to the message.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub(crate) struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) role: Option<&'static str>,

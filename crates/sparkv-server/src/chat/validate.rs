@@ -16,7 +16,7 @@ use crate::unsupported;
 /// # Errors
 /// The first field that cannot be honoured.
 pub(crate) fn validate(body: ChatBody, app: &App) -> Result<Checked, ApiError> {
-    let ChatBody { conversation, logprobs, top_logprobs, generation, rest } = body;
+    let ChatBody { conversation, logprobs, generation, rest } = body;
     unsupported::refuse(&rest, "", unsupported::chat)?;
     let Conversation { chat, choice } = conversation::check(conversation)?;
     let (calls, parser) = tools::calls(&chat.tools, choice, app);
@@ -24,7 +24,7 @@ pub(crate) fn validate(body: ChatBody, app: &App) -> Result<Checked, ApiError> {
         prompts: vec![Prompt::Chat(chat)],
         prompt_param: PROMPT,
         default_max_tokens: None,
-        logprobs: check_logprobs(logprobs, top_logprobs)?,
+        logprobs: check_logprobs(logprobs.logprobs, logprobs.top_logprobs)?,
         calls,
         parser,
     };

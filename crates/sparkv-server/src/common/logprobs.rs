@@ -3,32 +3,34 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 use sparkv_engine::{TextLogprob, TokenScore};
+use utoipa::ToSchema;
 
 /// Log probabilities of a chat's text.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ChatLogprobs {
     content: Vec<ChatToken>,
     /// Always null: not told apart from content.
+    #[schema(value_type = Option<String>)]
     refusal: (),
 }
 
 /// A token and what else might have stood in its place.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ChatToken {
     #[serde(flatten)]
-    token: Token,
-    top_logprobs: Vec<Token>,
+    token: TokenLogprob,
+    top_logprobs: Vec<TokenLogprob>,
 }
 
-#[derive(Debug, Serialize)]
-struct Token {
+#[derive(Debug, Serialize, ToSchema)]
+struct TokenLogprob {
     /// Its text; where its bytes are part of a character, with a replacement character.
     token: String,
     logprob: f32,
     bytes: Vec<u8>,
 }
 
-impl From<TokenScore> for Token {
+impl From<TokenScore> for TokenLogprob {
     fn from(score: TokenScore) -> Self {
         Self { token: name(&score), logprob: finite(score.logprob), bytes: score.bytes }
     }
@@ -47,7 +49,7 @@ fn name(score: &TokenScore) -> String {
 pub(crate) fn tokens(logprobs: Vec<TextLogprob>) -> Vec<ChatToken> {
     let token = |TextLogprob { token, top }| ChatToken {
         token: token.into(),
-        top_logprobs: top.into_iter().map(Token::from).collect(),
+        top_logprobs: top.into_iter().map(TokenLogprob::from).collect(),
     };
     logprobs.into_iter().map(token).collect()
 }
@@ -59,11 +61,12 @@ impl From<Vec<TextLogprob>> for ChatLogprobs {
 }
 
 /// Log probabilities of a completion: parallel lists.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct CompletionLogprobs {
     tokens: Vec<String>,
     token_logprobs: Vec<f32>,
     /// For each token the likeliest, and the token itself.
+    #[schema(value_type = Vec<Object>)]
     top_logprobs: Vec<Map<String, Value>>,
     /// Where each token begins in the text, in characters.
     text_offset: Vec<usize>,

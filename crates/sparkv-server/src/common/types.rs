@@ -5,40 +5,55 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 use sparkv::{KvOptions, KvUsage};
+use utoipa::ToSchema;
 
 use crate::body::Fields;
 use crate::error::ApiError;
 
 /// Fields about how to generate.
-#[derive(Debug)]
+#[derive(Debug, ToSchema)]
 pub(crate) struct GenerationFields {
     /// Name of the model; absent means the one that is served.
     pub(crate) model: Option<String>,
+    #[schema(minimum = 0)]
     pub(crate) temperature: Option<f32>,
+    #[schema(minimum = 0, maximum = 1)]
     pub(crate) top_p: Option<f32>,
     /// -1, as vLLM writes it, and 0 mean off.
+    #[schema(minimum = -1)]
     pub(crate) top_k: Option<i64>,
+    #[schema(minimum = 0, maximum = 1)]
     pub(crate) min_p: Option<f32>,
+    #[schema(minimum = -2, maximum = 2)]
     pub(crate) presence_penalty: Option<f32>,
+    #[schema(minimum = -2, maximum = 2)]
     pub(crate) frequency_penalty: Option<f32>,
     /// vLLM's.
+    #[schema(exclusive_minimum = 0)]
     pub(crate) repetition_penalty: Option<f32>,
     /// Token ids, as strings, and what is added to their logits.
     pub(crate) logit_bias: Option<BTreeMap<String, f32>>,
+    /// An integer of 64 bits.
+    #[schema(value_type = Option<i64>)]
     pub(crate) seed: Option<Number>,
     pub(crate) stop: Option<Stop>,
     /// Tokens that end an answer (vLLM).
     pub(crate) stop_token_ids: Option<Vec<u32>>,
+    #[schema(minimum = 1)]
     pub(crate) max_tokens: Option<usize>,
+    #[schema(minimum = 1)]
     pub(crate) max_completion_tokens: Option<usize>,
     /// Tokens before which an answer cannot end (vLLM).
     pub(crate) min_tokens: Option<usize>,
     pub(crate) stream: Option<bool>,
     pub(crate) stream_options: Option<StreamOptions>,
+    /// Answers to each prompt.
+    #[schema(minimum = 1, maximum = 128)]
     pub(crate) n: Option<usize>,
     /// Go on after an end-of-text token (vLLM).
     pub(crate) ignore_eos: Option<bool>,
     /// The language of the answer.
+    #[schema(ignore)]
     pub(crate) formats: FormatFields,
     /// What the KV cache may cost; absent, null and `{}` mean the server's default.
     pub(crate) kv_cache: Option<KvOptions>,
@@ -84,7 +99,7 @@ fn take_kv(fields: &mut Fields) -> Result<Option<KvOptions>, ApiError> {
 }
 
 /// The ways to ask for a language of the answer: OpenAI's, and vLLM's of now and before.
-#[derive(Debug)]
+#[derive(Debug, ToSchema)]
 pub(crate) struct FormatFields {
     pub(crate) response_format: Option<Value>,
     pub(crate) structured_outputs: Option<StructuredOutputs>,
@@ -108,7 +123,7 @@ impl FormatFields {
 }
 
 /// vLLM's way to ask for a language: one of these.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "an object of options")]
 pub(crate) struct StructuredOutputs {
     pub(crate) json: Option<Value>,
@@ -120,7 +135,7 @@ pub(crate) struct StructuredOutputs {
 }
 
 /// Texts that end the answer.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected a string or an array of strings")]
 pub(crate) enum Stop {
     One(String),
@@ -128,18 +143,19 @@ pub(crate) enum Stop {
 }
 
 /// How to stream.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(expecting = "an object of options")]
 pub(crate) struct StreamOptions {
     /// Whether a last chunk reports the usage.
     pub(crate) include_usage: Option<bool>,
     /// Fields to be refused.
     #[serde(flatten)]
+    #[schema(ignore)]
     pub(crate) rest: Map<String, Value>,
 }
 
 /// What a request cost.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct UsageBody {
     pub(crate) prompt_tokens: usize,
     pub(crate) completion_tokens: usize,
@@ -149,7 +165,7 @@ pub(crate) struct UsageBody {
 }
 
 /// Where the tokens of a prompt came from.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct PromptTokensDetails {
     /// Those that were not computed for this request.
     pub(crate) cached_tokens: usize,

@@ -17,9 +17,18 @@ use crate::reply::{Answers, respond};
 const PROMPT: &str = "prompt";
 
 /// Continues texts.
+#[utoipa::path(
+    post,
+    path = "/v1/completions",
+    request_body = types::CompletionBody,
+    responses((status = 200, description = "The answers; with `stream`, in chunks, then `[DONE]`", content(
+        (types::Completion = "application/json"),
+        (types::Completion = "text/event-stream"),
+    )))
+)]
 pub(crate) async fn complete(State(app): State<App>, fields: Fields) -> Result<Response, ApiError> {
     let body = types::CompletionBody::take(fields)?;
-    let echo = body.echo.unwrap_or(false);
+    let echo = body.own.echo.unwrap_or(false);
     let Checked { work, delivery, parser } = validate::validate(body, &app)?;
     let echo = if echo { validate::echo(&work.requests, &app)? } else { Vec::new() };
     let reply = convert::CompletionReply::new(app.model_name(), delivery, &work, echo);

@@ -2,21 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::body::Fields;
 use crate::common::logprobs::CompletionLogprobs;
-use crate::common::types::{GenerationFields, UsageBody};
+use crate::common::types::{FormatFields, GenerationFields, UsageBody};
 use crate::completions::PROMPT;
 use crate::error::ApiError;
+use crate::openapi::described_as_one;
 
 /// A request.
 #[derive(Debug)]
 pub(crate) struct CompletionBody {
-    pub(crate) prompt: Option<PromptField>,
-    /// Whether answers begin with their prompt.
-    pub(crate) echo: Option<bool>,
-    /// Alternatives to report with each token.
-    pub(crate) logprobs: Option<usize>,
+    pub(crate) own: CompletionFields,
     pub(crate) generation: GenerationFields,
     /// Fields to be refused.
     pub(crate) rest: Map<String, Value>,
@@ -30,17 +28,33 @@ impl CompletionBody {
     pub(crate) fn take(mut fields: Fields) -> Result<Self, ApiError> {
         let fields = &mut fields;
         Ok(Self {
-            prompt: fields.take(PROMPT)?,
-            echo: fields.take("echo")?,
-            logprobs: fields.take("logprobs")?,
+            own: CompletionFields {
+                prompt: fields.take(PROMPT)?,
+                echo: fields.take("echo")?,
+                logprobs: fields.take("logprobs")?,
+            },
             generation: GenerationFields::take(fields)?,
             rest: fields.take_rest(),
         })
     }
 }
 
+described_as_one!(CompletionBody, "CompletionRequest", [CompletionFields, GenerationFields, FormatFields]);
+
+/// Fields that chats do not have.
+#[derive(Debug, ToSchema)]
+pub(crate) struct CompletionFields {
+    #[schema(required = true)]
+    pub(crate) prompt: Option<PromptField>,
+    /// Whether answers begin with their prompt.
+    pub(crate) echo: Option<bool>,
+    /// Report log probabilities, with this many alternatives to each token.
+    #[schema(maximum = 20)]
+    pub(crate) logprobs: Option<usize>,
+}
+
 /// What to continue: one prompt or several.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected a string, an array of token ids, or an array of either")]
 pub(crate) enum PromptField {
     Text(String),
@@ -50,7 +64,7 @@ pub(crate) enum PromptField {
 }
 
 /// A whole answer, or a piece of a streamed one: they differ in `finish_reason` and `usage` only.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Completion {
     pub(crate) id: String,
     pub(crate) object: &'static str,
@@ -60,11 +74,13 @@ pub(crate) struct Completion {
     /// One in a chunk, or none in the one that reports the usage.
     pub(crate) choices: Vec<Choice>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<UsageBody>)]
     pub(crate) usage: Option<Option<UsageBody>>,
 }
 
 /// One of the answers, or a piece of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CompletionChoice)]
 pub(crate) struct Choice {
     pub(crate) text: String,
     /// Answers to the first prompt come first.

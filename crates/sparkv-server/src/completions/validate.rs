@@ -6,7 +6,7 @@ use crate::app::App;
 use crate::common;
 use crate::common::validate::{Asked, Checked};
 use crate::completions::PROMPT;
-use crate::completions::types::{CompletionBody, PromptField};
+use crate::completions::types::{CompletionBody, CompletionFields, PromptField};
 use crate::error::ApiError;
 use crate::unsupported;
 
@@ -18,7 +18,7 @@ const DEFAULT_MAX_TOKENS: usize = 16;
 /// # Errors
 /// The first field that cannot be honoured.
 pub(crate) fn validate(body: CompletionBody, app: &App) -> Result<Checked, ApiError> {
-    let CompletionBody { prompt, echo, logprobs, generation, rest } = body;
+    let CompletionBody { own: CompletionFields { prompt, echo, logprobs }, generation, rest } = body;
     unsupported::refuse(&rest, "", unsupported::completions)?;
     if echo == Some(true) && logprobs.is_some() {
         let reason = "the model computes log probabilities of what it generates, not of the prompt; leave out one of echo and logprobs";

@@ -196,6 +196,16 @@ impl Observations {
 }
 
 /// The figures of this moment.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    responses((
+        status = 200,
+        description = "Figures for Prometheus",
+        body = String,
+        content_type = "application/openmetrics-text"
+    ))
+)]
 pub(crate) async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
     let mut text = String::new();
     encode(&mut text, &app.metrics().0.registry).map_err(|error| ApiError::Internal(error.to_string()))?;

@@ -12,6 +12,8 @@ mod limits;
 #[cfg(test)]
 mod observing;
 #[cfg(test)]
+mod openapi;
+#[cfg(test)]
 mod operations;
 #[cfg(test)]
 mod origins;
