@@ -46,11 +46,17 @@ impl Sources {
     }
 }
 
-/// A server whose settings may change.
+/// Where a running server takes changes.
+pub(crate) struct Target {
+    /// Keys, presets, the default.
+    pub(crate) policy: PolicyHandle,
+    /// The certificate, if there is one.
+    pub(crate) tls: Option<Tls>,
+}
+
+/// Reads settings again.
 pub(crate) struct Reloader {
     sources: Sources,
-    policy: PolicyHandle,
-    tls: Option<Tls>,
     /// What the server was started with.
     started: Table,
     /// Files that are watched.
@@ -62,21 +68,17 @@ pub(crate) struct Reloader {
 }
 
 impl Reloader {
-    /// Watches on behalf of a server that was started with `settings`, read from `layers`.
-    pub(crate) fn new(
-        sources: Sources,
-        (layers, settings): (&Layers, &Settings),
-        policy: PolicyHandle,
-        tls: Option<Tls>,
-    ) -> Self {
+    /// Watches what has just been read: `settings`, from `layers`. What changes from now on is noticed, though it
+    /// may take minutes until there is a server.
+    pub(crate) fn new(sources: Sources, layers: &Layers, settings: &Settings) -> Self {
         let files = files(&sources, settings);
         let taken = look(&files);
         let last = taken.clone();
-        Self { sources, policy, tls, started: layers.merged(), files, taken, last }
+        Self { sources, started: layers.merged(), files, taken, last }
     }
 
     /// Reads everything again at each SIGHUP and whenever a file has changed, for ever.
-    pub(crate) async fn run(mut self, mut hangup: Hangup) {
+    pub(crate) async fn run(mut self, target: Target, mut hangup: Hangup) {
         let mut looks = tokio::time::interval(PERIOD);
         loop {
             let asked = tokio::select! {
@@ -84,16 +86,16 @@ impl Reloader {
                 _ = looks.tick() => false,
             };
             // Small files; nobody else waits for this thread meanwhile.
-            tokio::task::block_in_place(|| self.look(asked));
+            tokio::task::block_in_place(|| self.look(&target, asked));
         }
     }
 
     /// Takes the files if they were changed, or if somebody `asked` for it.
-    fn look(&mut self, asked: bool) {
+    fn look(&mut self, target: &Target, asked: bool) {
         let now = look(&self.files);
         if asked || (now != self.taken && now == self.last) {
             self.taken.clone_from(&now);
-            match self.take() {
+            match self.take(target) {
                 Ok(()) => tracing::info!("read the settings again"),
                 Err(error) => tracing::error!(error = format!("{error:#}"), "the settings were not changed"),
             }
@@ -102,15 +104,15 @@ impl Reloader {
     }
 
     /// Reads everything, and if all of it is right, goes by it.
-    fn take(&mut self) -> anyhow::Result<()> {
+    fn take(&mut self, target: &Target) -> anyhow::Result<()> {
         let layers = self.sources.layers()?;
         let settings = Settings::new(&layers)?;
         let policy = policy(&settings)?;
         // First what can fail.
-        if let (Some(tls), Some(files)) = (&self.tls, &settings.tls) {
+        if let (Some(tls), Some(files)) = (&target.tls, &settings.tls) {
             tls.reread(&files.certificate, &files.key)?;
         }
-        self.policy.set(policy)?;
+        target.policy.set(policy)?;
         let fixed = changes(&self.started, &layers.merged());
         if !fixed.is_empty() {
             let settings = fixed.into_iter().collect::<Vec<_>>().join(", ");

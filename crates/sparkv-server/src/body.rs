@@ -19,6 +19,9 @@ use crate::json;
 /// A body may pause this long between two pieces.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A body must have come by then, however slowly: one that drips would keep its connection's slot for ever.
+const WHOLE_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// Bytes read and thrown away of a body that is too large. A client that is still sending when the
 /// connection closes sees a reset connection in place of the 413.
 const DISCARD_LIMIT: usize = 64 << 20;
@@ -141,8 +144,13 @@ fn announces_more_than(limit: usize, headers: &HeaderMap) -> bool {
 /// Reads the whole body.
 ///
 /// # Errors
-/// If it is larger than `limit` bytes, pauses too long, or breaks off.
+/// If it is larger than `limit` bytes, pauses or takes too long, or breaks off.
 async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
+    tokio::time::timeout(WHOLE_TIMEOUT, read_pieces(body, limit)).await.map_err(|_| ApiError::BodyTimeout)?
+}
+
+/// The same, but for the time it takes in all.
+async fn read_pieces(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     let mut pieces = body.into_data_stream();
     let mut bytes = Vec::new();
     let mut received = 0usize;
@@ -170,6 +178,22 @@ async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A body of `count` pieces, one every `pause`.
+    fn dripping(count: usize, pause: Duration) -> Body {
+        Body::from_stream(futures::stream::iter(0..count).then(move |_| async move {
+            tokio::time::sleep(pause).await;
+            Ok::<_, std::io::Error>(" ")
+        }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_may_be_slow_but_not_for_ever() {
+        let seconds = Duration::from_secs;
+        assert_eq!(read(dripping(14, seconds(20)), 100).await.unwrap().len(), 14);
+        assert_eq!(read(dripping(2, seconds(31)), 100).await, Err(ApiError::BodyTimeout));
+        assert_eq!(read(dripping(16, seconds(20)), 100).await, Err(ApiError::BodyTimeout));
+    }
 
     #[test]
     fn a_type_error_names_the_innermost_field() {

@@ -126,12 +126,18 @@ impl Drop for Line {
     fn drop(&mut self) {
         let facts = self.entry.facts();
         let error = self.code.or(facts.error);
-        if let (Some(metrics), Some(code)) = (&self.metrics, error) {
-            metrics.failed(code);
+        let cancelled = facts.cancelled || self.status.is_none();
+        if let Some(metrics) = &self.metrics {
+            if let Some(code) = error {
+                metrics.failed(code);
+            }
+            if cancelled {
+                metrics.cancelled();
+            }
         }
         let status = self.status.map(|status| status.as_u16());
         let seconds = Some(rounded(self.started.elapsed().as_secs_f64()));
-        let cancelled = (facts.cancelled || status.is_none()).then_some(true);
+        let cancelled = cancelled.then_some(true);
         macro_rules! tell {
             ($level:ident) => {
                 tracing::$level!(

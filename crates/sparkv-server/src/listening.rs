@@ -128,7 +128,7 @@ async fn accept(
     routes: watch::Receiver<Router>,
     mut closed: watch::Receiver<bool>,
 ) {
-    let slots = Arc::new(Semaphore::new(connections.max));
+    let slots = Arc::new(Semaphore::new(connections.max.min(Semaphore::MAX_PERMITS)));
     let connections = Arc::new(connections);
     let graceful = GracefulShutdown::new();
     let mut tasks = JoinSet::new();

@@ -77,7 +77,6 @@ impl Stream for Observed {
 impl Drop for Observed {
     fn drop(&mut self) {
         if !self.ended {
-            self.metrics.cancelled();
             self.entry.cancelled();
         }
     }

@@ -161,16 +161,29 @@ impl Server {
         self.serve_at(Listening::start(listener, Connections::default()), shutdown).await
     }
 
-    /// Serves, as [`Self::serve`] does, where connections are accepted already.
+    /// Serves, as [`Self::serve`] does, where connections are accepted already. Requests are answered as soon as
+    /// this returns; what it returns is to be awaited for the rest.
     ///
     /// # Errors
     /// If accepting connections fails for good.
-    pub async fn serve_at(
+    pub fn serve_at<S>(
+        self,
+        listening: Listening,
+        shutdown: S,
+    ) -> impl Future<Output = io::Result<Drained>> + Send + use<S>
+    where
+        S: Future<Output = ()> + Send,
+    {
+        listening.set_routes(self.router());
+        self.until_drained(listening, shutdown)
+    }
+
+    /// Waits for the end, and sees to it that it is one in good order.
+    async fn until_drained(
         self,
         mut listening: Listening,
         shutdown: impl Future<Output = ()> + Send,
     ) -> io::Result<Drained> {
-        listening.set_routes(self.router());
         tokio::select! {
             ended = listening.ended() => return ended.map(|()| Drained::Complete),
             () = shutdown => {}

@@ -10,20 +10,18 @@ use sparkv_models::ModelSource;
 use sparkv_server::{Connections, Drained, Listening, Server, ServerConfig, Tls};
 use tokio::net::TcpListener;
 
-use crate::layers::Layers;
 use crate::loading::{self, Loaded};
 use crate::logging;
 use crate::progress;
-use crate::reload::{self, Hangup, Reloader, Sources};
-use crate::settings::Settings;
+use crate::reload::{self, Hangup, Reloader, Sources, Target};
+use crate::settings::{Settings, TlsFiles};
 
 /// A client that takes nothing of its answer for this long is cut off.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What is known before anything is loaded.
 struct Start {
-    sources: Sources,
-    layers: Layers,
+    reloader: Reloader,
     settings: Arc<Settings>,
     source: ModelSource,
     tls: Option<Tls>,
@@ -37,13 +35,14 @@ struct Start {
 pub(crate) fn serve(sources: Sources) -> anyhow::Result<()> {
     let layers = sources.layers()?;
     let settings = Arc::new(Settings::new(&layers)?);
+    let reloader = Reloader::new(sources, &layers, &settings);
     let source = loading::source(&settings)?;
     // Only now: it may start a thread.
     let _telemetry = logging::init(settings.server.log_format)?;
-    let read = |files: &crate::settings::TlsFiles| Tls::read(&files.certificate, &files.key);
+    let read = |files: &TlsFiles| Tls::read(&files.certificate, &files.key);
     let tls = settings.tls.as_ref().map(read).transpose()?;
     let drain_seconds = settings.server.drain_seconds;
-    let start = Start { sources, layers, settings, source, tls };
+    let start = Start { reloader, settings, source, tls };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let drained = runtime.block_on(start.run());
     // What still runs was cut off; do not wait for it.
@@ -61,7 +60,7 @@ pub(crate) fn serve(sources: Sources) -> anyhow::Result<()> {
 impl Start {
     /// Listens, loads and serves; `None` if told to stop before there was anything to serve.
     async fn run(self) -> anyhow::Result<Option<Drained>> {
-        let Self { sources, layers, settings, source, tls } = self;
+        let Self { reloader, settings, source, tls } = self;
         // Read before the model is, as it may be wrong; a port in use is known before, too.
         let policy = reload::policy(&settings)?;
         let server = &settings.server;
@@ -73,6 +72,7 @@ impl Start {
         let mut stop = Box::pin(stop_signal().context("cannot listen for signals")?);
         let hangup = Hangup::listen().context("cannot listen for signals")?;
         let listening = listen(listener, &settings, tls.clone());
+        tracing::info!(%address, "listening; loading the model");
         let loaded = tokio::select! {
             loaded = load(Arc::clone(&settings), source) => loaded?,
             () = &mut stop => {
@@ -91,10 +91,10 @@ impl Start {
         };
         let served = Server::new(loaded.engine, config);
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let reloader = Reloader::new(sources, (&layers, &settings), served.policy(), tls);
-        tokio::spawn(reloader.run(hangup));
+        tokio::spawn(reloader.run(Target { policy: served.policy(), tls }, hangup));
+        let serving = served.serve_at(listening, stop);
         greet(&loaded.name, scheme, address);
-        Ok(Some(served.serve_at(listening, stop).await?))
+        Ok(Some(serving.await?))
     }
 }
 

@@ -1,7 +1,8 @@
 //! `sparkv serve` on the embedded model, over HTTP.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use reqwest::{Client, Response};
@@ -12,8 +13,9 @@ use crate::support::*;
 /// A server that ends with the test.
 pub(crate) struct Served {
     process: Child,
-    /// What it logs: read all the while, so that it never waits for a reader.
-    log: Option<JoinHandle<String>>,
+    /// What it has logged: read all the while, so that it never waits for a reader.
+    log: Arc<Mutex<String>>,
+    reading: Option<JoinHandle<()>>,
     /// What it prints when it is ready.
     greeting: String,
     url: String,
@@ -28,19 +30,24 @@ impl Served {
     pub(crate) fn start_with(mut command: Command, arguments: &[&str]) -> Self {
         command.args(["serve", "--port", "0", "--offline"]).args(arguments);
         let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut stderr = process.stderr.take().unwrap();
-        let log = std::thread::spawn(move || {
-            let mut log = String::new();
-            stderr.read_to_string(&mut log).unwrap();
-            log
+        let stderr = process.stderr.take().unwrap();
+        let log = Arc::<Mutex<String>>::default();
+        let lines = Arc::clone(&log);
+        let reading = std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines() {
+                let mut log = lines.lock().unwrap();
+                log.push_str(&line.unwrap());
+                log.push('\n');
+            }
         });
         let mut greeting = String::new();
         BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut greeting).unwrap();
         let url = greeting.split_whitespace().find(|word| word.starts_with("http")).map(str::to_owned);
         let Some(url) = url else {
-            panic!("not ready: {greeting} {}", log.join().unwrap());
+            reading.join().unwrap();
+            panic!("not ready: {greeting} {}", log.lock().unwrap());
         };
-        Self { process, log: Some(log), greeting, url }
+        Self { process, log, reading: Some(reading), greeting, url }
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -64,6 +71,11 @@ impl Served {
         reply.json().await.unwrap()
     }
 
+    /// What it has logged so far.
+    pub(crate) fn logged(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let id = self.process.id().to_string();
         assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
@@ -72,8 +84,8 @@ impl Served {
     /// The end of the process and what it logged, after SIGTERM.
     pub(crate) fn terminate(mut self) -> (ExitStatus, String) {
         self.signal("-TERM");
-        let log = self.log.take().unwrap().join().unwrap();
-        (self.process.wait().unwrap(), log)
+        self.reading.take().unwrap().join().unwrap();
+        (self.process.wait().unwrap(), self.logged())
     }
 }
 

@@ -160,12 +160,11 @@ async fn it_listens_before_there_is_anything_to_serve() {
     assert_eq!(post().await.unwrap().status(), 503);
     let (server, _engine, _probe) = Setup::default().server();
     let (stop, stopped) = oneshot::channel::<()>();
-    let ended = tokio::spawn(server.serve_at(listening, async {
+    let serving = server.serve_at(listening, async {
         let _ = stopped.await;
-    }));
-    while get("/ready").await.status() != 200 {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    });
+    assert_eq!(get("/ready").await.status(), 200, "at once");
+    let ended = tokio::spawn(serving);
     assert_eq!(post().await.unwrap().status(), 200);
     stop.send(()).unwrap();
     assert_eq!(ended.await.unwrap().unwrap(), Drained::Complete);

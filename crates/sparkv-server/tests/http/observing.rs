@@ -42,7 +42,7 @@ async fn latencies_are_observed_under_both_names() {
         ] {
             assert_eq!(get(&format!("{histogram}_count")), count, "{histogram}");
             let sum = get(&format!("{histogram}_sum"));
-            assert!(sum >= least && sum < 60.0, "{histogram}: {sum}");
+            assert!(sum >= least, "{histogram}: {sum}");
         }
         assert_eq!(get("generation_tokens_total"), 20.0);
         // <s>hello, twice.
@@ -79,21 +79,22 @@ async fn requests_and_bytes_are_counted_by_preset_and_errors_by_code() {
 
 #[tokio::test]
 async fn an_error_within_a_stream_and_a_client_that_leaves_are_counted() {
-    let fake = sparkv_models::fake::FakeConfig { delay: Duration::from_millis(5), ..Default::default() };
-    let setup = Setup { fake, request_timeout: Some(Duration::from_millis(100)), ..Setup::default() };
-    let (server, engine, _probe) = setup.server();
-    let routes = server.router();
+    let delay = Duration::from_millis(5);
+    let fake = || sparkv_models::fake::FakeConfig { delay, ..Default::default() };
     let long = completion_body(json!({ "max_tokens": 200, "ignore_eos": true, "stream": true }));
+    let request_timeout = Some(Duration::from_millis(100));
+    let routes = Setup { fake: fake(), request_timeout, ..Setup::default() }.routes();
     assert_eq!(complete(&routes, &long).await.status, StatusCode::OK);
     assert_eq!(value(&metrics(&routes).await, "sparkv_errors_total{code=\"deadline_exceeded\"}"), 1.0);
+
+    let routes = Setup { fake: fake(), ..Setup::default() }.routes();
     let request = Request::post("/v1/completions").header("content-type", "application/json");
     let response = routes.clone().oneshot(request.body(Body::from(long.to_string())).unwrap()).await.unwrap();
     let mut pieces = response.into_body().into_data_stream();
     pieces.next().await.unwrap().unwrap();
-    assert!(value(&metrics(&routes).await, "sparkv_requests_running") <= 1.0);
+    assert_eq!(value(&metrics(&routes).await, "sparkv_requests_cancelled_total"), 0.0);
     drop(pieces);
     assert_eq!(value(&metrics(&routes).await, "sparkv_requests_cancelled_total"), 1.0);
-    drop(engine);
 }
 
 #[tokio::test]
