@@ -6,6 +6,8 @@ import pytest
 import schemas
 from conversations import ANSWER, ASKED
 
+litellm.suppress_debug_info = True
+
 WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": schemas.WEATHER}}
 
 

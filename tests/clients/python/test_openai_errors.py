@@ -27,7 +27,6 @@ def test_a_model_that_is_not_served_is_not_found(ask, client: OpenAI):
     ("settings", "param"),
     [
         ({"temperature": -1}, "temperature"),
-        ({"temperature": 3}, "temperature"),
         ({"top_p": 1.5}, "top_p"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"n": 0}, "n"),
@@ -36,7 +35,6 @@ def test_a_model_that_is_not_served_is_not_found(ask, client: OpenAI):
         ({"logit_bias": {"5": 101}}, "logit_bias"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"top_logprobs": 2}, "top_logprobs"),
-        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "nobody", "content": "hello"}]}, "messages[0].role"),
         ({"extra_body": {"no_such_field": 1}}, "no_such_field"),
@@ -62,10 +60,9 @@ def test_a_prompt_too_long_says_so(ask, stream: bool):
     assert "4096" in refused.value.message.replace(",", "")
 
 
-@pytest.mark.parametrize("key", ["wrong", "", "two words"])
-def test_nobody_gets_an_answer(url: str, model: str, key: str):
-    with OpenAI(base_url=f"{url}/v1", api_key=key or "x", max_retries=0) as nobody:
-        headers = {} if key else {"Authorization": ""}
+@pytest.mark.parametrize("headers", [{}, {"Authorization": ""}, {"Authorization": "Bearer two words"}])
+def test_nobody_gets_an_answer(url: str, model: str, headers: dict):
+    with OpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0) as nobody:
         with pytest.raises(AuthenticationError) as refused:
             nobody.chat.completions.create(model=model, messages=ASKED, extra_headers=headers)
     assert refused.value.type == "invalid_request_error"

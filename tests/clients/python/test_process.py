@@ -5,6 +5,7 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx2
 import openai
 import pytest
 from openai import OpenAI
@@ -28,43 +29,28 @@ def endless(client: OpenAI, tokens: int, messages=ASKED):
     )
 
 
+def leave(client: OpenAI, after: float, messages: list) -> None:
+    """Closes the connection at some moment: in line, within the prompt, or within the answer."""
+    until = time.monotonic() + after
+    try:
+        with endless(client.with_options(timeout=after), 900, messages) as stream:
+            for _ in stream:
+                if time.monotonic() > until:
+                    return
+    except (openai.APITimeoutError, httpx2.ReadTimeout):
+        return
+    raise AssertionError("the answer was over before")
+
+
 def test_clients_that_go_away_leave_nothing_behind():
     draw = random.Random(20)
-
-    def leave(after: float, messages: list) -> None:
-        """Closes the connection at some moment: in line, within the prompt, or within the answer."""
-        with server.client().with_options(timeout=60) as client:
-            until = time.monotonic() + after
-            try:
-                with endless(client, 900, messages) as stream:
-                    for _ in stream:
-                        if time.monotonic() > until:
-                            return
-            except openai.APITimeoutError:
-                pass
-        raise AssertionError("the answer was over before")
-
-    def leave_early(after: float, messages: list) -> None:
-        """Gives up before there is an answer."""
-        with server.client().with_options(timeout=after) as client:
-            with pytest.raises(openai.APITimeoutError):
-                list(endless(client, 3000, messages))
-
-    with Server() as server, ThreadPoolExecutor(8) as threads:
-        left = [
-            threads.submit(
-                leave_early if turn % 4 == 0 else leave,
-                draw.uniform(0.005, 0.05) if turn % 4 == 0 else draw.uniform(0, 0.3),
-                [FILLER] if draw.random() < 0.3 else ASKED,
-            )
-            for turn in range(200)
-        ]
-        for one in left:
-            one.result()
-        with server.client() as client:
-            start = time.monotonic()
-            answer = client.chat.completions.create(model="sparkv-demo", messages=ASKED, max_tokens=12, temperature=0)
-            assert time.monotonic() - start < 1
+    with Server() as server, server.client() as client, ThreadPoolExecutor(8) as threads:
+        moments = [(draw.uniform(0.01, 0.3), draw.choice([ASKED, [FILLER]])) for _ in range(200)]
+        for left in [threads.submit(leave, client, *moment) for moment in moments]:
+            left.result()
+        start = time.monotonic()
+        answer = client.chat.completions.create(model="sparkv-demo", messages=ASKED, max_tokens=12, temperature=0)
+        assert time.monotonic() - start < 1
         assert ANSWER in answer.choices[0].message.content
         assert server.process.poll() is None
 
@@ -106,8 +92,8 @@ def test_after_kill_another_serves_at_once_on_the_same_port():
         next(stream)
         killed.process.kill()
         killed.process.wait()
-        with pytest.raises((openai.APIError, Exception)):
-            assert not list(stream)
+        with pytest.raises((openai.APIError, httpx2.TransportError)):
+            list(stream)
         with Server(port=killed.port) as server:
             assert server.port == killed.port
             answer = client.chat.completions.create(model="sparkv-demo", messages=ASKED, temperature=0)
