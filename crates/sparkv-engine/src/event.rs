@@ -37,6 +37,26 @@ pub struct Timings {
     pub decode_seconds: f64,
 }
 
+/// What the model thinks of a token at its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenScore {
+    /// Its id.
+    pub id: u32,
+    /// Its bytes, which may be part of a character. A special token's are those of its name.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+}
+
+/// A token of the answer, and what else might have stood in its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextLogprob {
+    /// The token.
+    pub token: TokenScore,
+    /// The likeliest tokens, likeliest first.
+    pub top: Vec<TokenScore>,
+}
+
 /// One event of a request. Any number of `Text`, then one `Done`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -48,11 +68,15 @@ pub enum Event {
         /// Tokens generated since the event before. All events' ids together are the completion, an
         /// end-of-sequence token and the tokens of a stop string included.
         token_ids: Vec<u32>,
+        /// Log probabilities, if asked for, of those tokens that are text.
+        logprobs: Vec<TextLogprob>,
     },
     /// The last event.
     Done {
         /// Why the answer ended.
         reason: FinishReason,
+        /// The stop string that ended it, if one did.
+        stop: Option<String>,
         /// What it cost.
         usage: Usage,
         /// Where its time went.
@@ -75,6 +99,9 @@ pub enum GenerateError {
     /// The computation panicked.
     #[error("the computation panicked: {0}")]
     Panicked(String),
+    /// Its grammar asks for more than a token may cost.
+    #[error("the grammar cannot be followed: {0}")]
+    Grammar(String),
     /// The tokens have no text.
     #[error("the tokens cannot be decoded: {0}")]
     Decode(String),

@@ -16,6 +16,7 @@
 //! - a sequence that fails (an error, a panic, logits without a number in them) fails alone;
 //! - the tokens of a request depend on the request alone, never on what else runs.
 
+pub mod chat;
 pub mod core;
 pub mod event;
 pub mod request;
@@ -23,9 +24,10 @@ pub mod sampler;
 pub mod text;
 
 pub use crate::{
+    chat::{Chat, ChatMessage, Tool, ToolCall, Turn},
     core::{EngineConfig, Load, Stats},
-    event::{Event, FinishReason, GenerateError, Timings, Usage},
-    request::{ChatMessage, GenerateRequest, Prompt, PromptLength, RequestError},
+    event::{Event, FinishReason, GenerateError, TextLogprob, Timings, TokenScore, Usage},
+    request::{GenerateRequest, OutputFormat, Prompt, PromptLength, RequestError},
     sampler::{InvalidParam, SamplingParams},
-    text::{EventStream, TextEngine, TextModel, TextModelError},
+    text::{CallParser, EventStream, Piece, TextEngine, TextModel, TextModelError, ToolFormat},
 };

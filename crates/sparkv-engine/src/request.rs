@@ -1,9 +1,13 @@
 //! What may be asked of the engine, and why it may refuse.
 use std::{fmt, time::Duration};
 
+use serde_json::Value;
 use sparkv::{KvChoice, SettingsError};
 
-use crate::sampler::{InvalidParam, SamplingParams};
+use crate::{
+    chat::{Chat, Tool},
+    sampler::{InvalidParam, SamplingParams},
+};
 
 /// What to continue.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,17 +16,8 @@ pub enum Prompt {
     Text(String),
     /// Token ids, taken as they are.
     Tokens(Vec<u32>),
-    /// A conversation, rendered by the model's chat template up to where the assistant's answer begins.
-    Chat(Vec<ChatMessage>),
-}
-
-/// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct ChatMessage {
-    /// Who speaks: `system`, `user`, `assistant`, or what else the template knows.
-    pub role: String,
-    /// What was said.
-    pub content: String,
+    /// A conversation, rendered by the model's chat template.
+    Chat(Chat),
 }
 
 /// A request to generate.
@@ -38,8 +33,12 @@ pub struct GenerateRequest {
     pub sampling: SamplingParams,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
+    /// Tokens that end the answer, beside the model's own; they are not part of it.
+    pub stop_tokens: Vec<u32>,
     /// Go on past the model's end-of-sequence tokens.
     pub ignore_eos: bool,
+    /// What the answer may say; anything if `None`.
+    pub format: Option<OutputFormat>,
     /// What the KV cache may cost.
     pub kv: KvChoice,
     /// How long it may take until it has ended; any time if `None`.
@@ -55,11 +54,35 @@ impl GenerateRequest {
             fit_context: false,
             sampling: SamplingParams::default(),
             stop: Vec::new(),
+            stop_tokens: Vec::new(),
             ignore_eos: false,
+            format: None,
             kv: KvChoice::default(),
             timeout: None,
         }
     }
+}
+
+/// A language that an answer is to be in.
+#[derive(Debug, Clone, PartialEq)]
+pub enum OutputFormat {
+    /// JSON that a schema describes (draft 2020-12, as far as llguidance supports it).
+    JsonSchema(Value),
+    /// What a regular expression matches as a whole.
+    Regex(String),
+    /// What a grammar in llguidance's variant of Lark derives from `start`.
+    Lark(String),
+    /// One of these texts.
+    Choice(Vec<String>),
+    /// Calls of tools, in the format that the model's chat template asks for.
+    ToolCalls {
+        /// The tools that may be called.
+        tools: Vec<Tool>,
+        /// Whether text may stand in place of calls.
+        or_text: bool,
+        /// Whether there may be several calls.
+        several: bool,
+    },
 }
 
 /// Tokens of a prompt, as far as they are known.
@@ -128,6 +151,9 @@ pub enum RequestError {
         /// A preset with which it would fit, and the bytes it would need.
         proposal: Option<(String, u64)>,
     },
+    /// The answer's format cannot be had.
+    #[error("the output format is not supported: {0}")]
+    Format(String),
     /// As many requests wait as may wait.
     #[error("the queue is full, at most {max_queue} may wait; try again later")]
     QueueFull {

@@ -188,8 +188,7 @@ impl Retrieval<'_> {
     }
 
     fn encode(&self, message: String) -> Result<Vec<u32>, EvalError> {
-        let message = ChatMessage { role: "user".to_owned(), content: message };
-        Ok(self.text.encode(Prompt::Chat(vec![message]))?)
+        Ok(self.text.encode(Prompt::Chat(vec![ChatMessage::new("user", message)].into()))?)
     }
 
     fn encode_sample(&self, sample: &Sample) -> Result<Encoded, EvalError> {

@@ -2,20 +2,21 @@
 
 use std::fmt;
 use std::num::NonZero;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::available_parallelism;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sparkv::{KvChoice, Presets};
-use sparkv_engine::{EventStream, GenerateRequest, Load, Stats, TextEngine};
+use sparkv_engine::{GenerateRequest, TextEngine};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
-use crate::auth::ApiKey;
 use crate::common::convert::unix_time;
 use crate::error::{ApiError, Fault};
-use crate::server::ServerConfig;
+use crate::metrics::Metrics;
+use crate::observed::Observed;
+use crate::server::{Policy, ServerConfig};
 
 /// The most prompts encoded at a time, however many cores there are: a long one takes hundreds of megabytes.
 const MAX_ENCODING: usize = 4;
@@ -30,9 +31,12 @@ pub(crate) struct App(Arc<Shared>);
 struct Shared {
     engine: TextEngine,
     config: ServerConfig,
+    /// What holds at the moment; a request takes it as a whole.
+    policy: RwLock<Arc<Policy>>,
     /// Seconds since 1970 at which the model was first served.
     started: u64,
     draining: AtomicBool,
+    metrics: Metrics,
     /// One permit for each prompt that may be encoded at a time, which takes a core and much memory.
     encoding: Arc<Semaphore>,
 }
@@ -42,7 +46,9 @@ impl App {
         let draining = AtomicBool::new(false);
         let encoding =
             Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get).min(MAX_ENCODING)));
-        Self(Arc::new(Shared { engine, config, started: unix_time(), draining, encoding }))
+        let policy = RwLock::new(Arc::new(config.policy.clone()));
+        let metrics = Metrics::new(&engine, &config.model_name);
+        Self(Arc::new(Shared { engine, config, policy, started: unix_time(), draining, metrics, encoding }))
     }
 
     pub(crate) fn config(&self) -> &ServerConfig {
@@ -64,17 +70,25 @@ impl App {
         self.0.engine.info().context_length
     }
 
-    pub(crate) fn presets(&self) -> &Presets {
-        &self.0.config.presets
+    /// What the operator may change at any time, as it is now.
+    pub(crate) fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.0.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Goes by `policy` from now on.
+    pub(crate) fn set_policy(&self, policy: Policy) {
+        self.0.engine.set_presets(policy.presets.clone());
+        *self.0.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    }
+
+    /// What requests may name in `kv_cache.preset`.
+    pub(crate) fn presets(&self) -> Presets {
+        self.policy().presets.clone()
     }
 
     /// What the cache of a request without `kv_cache` may cost.
     pub(crate) fn default_kv(&self) -> KvChoice {
-        self.0.config.default_kv.clone()
-    }
-
-    pub(crate) fn api_key(&self) -> Option<&ApiKey> {
-        self.0.config.api_key.as_ref()
+        self.policy().default_kv.clone()
     }
 
     /// The largest request body taken, in bytes.
@@ -122,7 +136,8 @@ impl App {
         &self,
         mut request: GenerateRequest,
         fault: &Fault,
-    ) -> Result<EventStream, ApiError> {
+    ) -> Result<Observed, ApiError> {
+        let arrived = Instant::now();
         self.check_ready()?;
         request.timeout = self.config().request_timeout;
         let engine = self.0.engine.clone();
@@ -139,7 +154,8 @@ impl App {
             engine.check_room()?;
             engine.generate(request)
         });
-        encoding.await.map_err(|error| failed(&error))?.map_err(refused)
+        let events = encoding.await.map_err(|error| failed(&error))?.map_err(refused)?;
+        Ok(Observed::new(events, self.0.metrics.clone(), arrived.elapsed().as_secs_f64()))
     }
 
     /// Turns new requests away from now on.
@@ -160,9 +176,9 @@ impl App {
         }
     }
 
-    /// How busy the engine is, and what it has done and holds.
-    pub(crate) fn figures(&self) -> (Load, Stats) {
-        (self.0.engine.load(), self.0.engine.stats())
+    /// What `/metrics` shows.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     /// Whether no request runs or waits.
@@ -181,6 +197,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::auth::ApiKeys;
 
     #[tokio::test]
     async fn a_few_prompts_are_encoded_at_a_time() {
@@ -194,12 +211,15 @@ mod tests {
             ServerConfig {
                 model_name: "fake".to_owned(),
                 model_aliases: Vec::new(),
-                api_key: None,
+                policy: Policy {
+                    api_keys: ApiKeys::default(),
+                    default_kv: KvChoice::default(),
+                    presets: Presets::built_in().unwrap(),
+                },
                 body_limit: 1 << 20,
-                default_kv: KvChoice::default(),
-                presets: Presets::built_in().unwrap(),
                 drain_deadline: Duration::ZERO,
                 request_timeout: None,
+                adopt_trace: None,
             },
         );
         let all = u32::try_from(app.0.encoding.available_permits()).unwrap();

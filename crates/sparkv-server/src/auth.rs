@@ -1,19 +1,26 @@
-//! The API key.
+//! API keys.
 
 use std::fmt;
 
 use axum::extract::{Request, State};
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConstantTimeEq};
 
 use crate::app::App;
 use crate::error::ApiError;
 
-/// A secret that clients send as `Authorization: Bearer KEY`. Never printed.
+/// Where Anthropic's clients put the key.
+const X_API_KEY: &str = "x-api-key";
+
+/// A secret that clients send as `Authorization: Bearer KEY` or `x-api-key: KEY`. Never printed.
 #[derive(Clone)]
 pub struct ApiKey(String);
+
+/// The keys that open the server; with none, it is open. Never printed.
+#[derive(Clone, Default)]
+pub struct ApiKeys(Vec<ApiKey>);
 
 /// The key is empty, or has characters that no HTTP header can carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -33,9 +40,28 @@ impl ApiKey {
         Ok(Self(key))
     }
 
-    /// Takes the same time wherever `given` differs, so that the key cannot be guessed piece by piece.
-    fn matches(&self, given: &str) -> bool {
-        self.0.as_bytes().ct_eq(given.as_bytes()).into()
+    /// Takes the same time wherever `given` differs, so that the key cannot be guessed piece by piece. (That
+    /// of another length is told sooner: the length is no secret.)
+    fn matches(&self, given: &str) -> Choice {
+        self.0.as_bytes().ct_eq(given.as_bytes())
+    }
+}
+
+impl ApiKeys {
+    /// Whether the server is open.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Compares with every key, whichever it is, so that the time does not tell which one came close.
+    fn contain(&self, given: &str) -> bool {
+        self.0.iter().fold(Choice::from(0), |found, key| found | key.matches(given)).into()
+    }
+}
+
+impl FromIterator<ApiKey> for ApiKeys {
+    fn from_iter<I: IntoIterator<Item = ApiKey>>(keys: I) -> Self {
+        Self(keys.into_iter().collect())
     }
 }
 
@@ -45,24 +71,36 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// Lets requests pass that carry the key, or all of them if none is set.
+impl fmt::Debug for ApiKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ApiKeys({})", self.0.len())
+    }
+}
+
+/// Lets requests pass that carry a key, or all of them if there is none.
 pub(crate) async fn require_key(
     State(app): State<App>,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let Some(key) = app.api_key() else { return Ok(next.run(request).await) };
-    let given = request
-        .headers()
+    let policy = app.policy();
+    if policy.api_keys.is_empty() || given(request.headers()).any(|key| policy.api_keys.contain(key)) {
+        Ok(next.run(request).await)
+    } else {
+        Err(ApiError::Unauthorized)
+    }
+}
+
+/// The keys that a request carries.
+fn given(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let bearer = headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, key)| key.trim());
-    match given {
-        Some(given) if key.matches(given) => Ok(next.run(request).await),
-        _ => Err(ApiError::Unauthorized),
-    }
+    let own = headers.get(X_API_KEY).and_then(|value| value.to_str().ok()).map(str::trim);
+    bearer.into_iter().chain(own)
 }
 
 #[cfg(test)]
@@ -79,6 +117,17 @@ mod tests {
 
     #[test]
     fn a_key_is_not_printed() {
-        assert!(!format!("{:?}", ApiKey::new("secret").unwrap()).contains("secret"));
+        let key = ApiKey::new("secret").unwrap();
+        let keys = ApiKeys::from_iter([key.clone()]);
+        assert!(!format!("{key:?} {keys:?}").contains("secret"));
+    }
+
+    #[test]
+    fn every_key_opens_and_nothing_else() {
+        let keys = ApiKeys::from_iter(["first", "second"].map(|key| ApiKey::new(key).unwrap()));
+        assert!(keys.contain("first") && keys.contain("second"));
+        for wrong in ["", "third", "firs", "firstx", "first,second", "FIRST"] {
+            assert!(!keys.contain(wrong), "{wrong}");
+        }
     }
 }

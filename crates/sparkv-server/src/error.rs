@@ -7,11 +7,18 @@ use serde_json::{Value, json};
 use sparkv_engine::{GenerateError, PromptLength, RequestError};
 use tracing::Level;
 
-/// Seconds after which a client turned away by a full queue may try again.
+/// Seconds after which a client turned away by a full queue, or while the model is loaded, may try again.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
 /// Characters of a message; parsers quote what they were given, which may be megabytes.
 const MAX_MESSAGE_CHARS: usize = 400;
+
+/// The code of errors that tell clients none.
+const INTERNAL: &str = "internal_error";
+
+/// Goes along with an answer that is an error.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ErrorCode(pub(crate) &'static str);
 
 /// Why a request failed. Becomes `{"error": {"message", "type", "param", "code"}}`, over HTTP and inside SSE.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -64,7 +71,7 @@ pub enum ApiError {
         reason: String,
     },
     /// No API key, or a wrong one.
-    #[error("missing or wrong API key; send it as `Authorization: Bearer KEY`")]
+    #[error("missing or wrong API key; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`")]
     Unauthorized,
     /// Another model is served here.
     #[error("the model `{asked}` does not exist; this server has `{served}`")]
@@ -105,6 +112,9 @@ pub enum ApiError {
     /// As many requests are waiting as the server lets wait.
     #[error("{0}")]
     QueueFull(String),
+    /// The model is not there yet.
+    #[error("loading: the model is not ready yet")]
+    Loading,
     /// The server cannot answer at the moment.
     #[error("{0}")]
     Unavailable(&'static str),
@@ -183,6 +193,7 @@ impl ApiError {
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Some("request_too_large")),
             Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Some("unsupported_media_type")),
             Self::QueueFull(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("queue_full")),
+            Self::Loading => (StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("loading")),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("unavailable")),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", None),
         }
@@ -210,12 +221,31 @@ impl ApiError {
         }
     }
 
-    /// Writes the error to the log.
+    /// A short name for it: `code` as clients see it, and one for what has none.
+    fn code(&self) -> &'static str {
+        self.http().2.unwrap_or(INTERNAL)
+    }
+
+    /// The code of the error that becomes of the engine's.
+    pub(crate) fn code_of(error: &GenerateError) -> &'static str {
+        match error {
+            GenerateError::Settings(_) => "invalid_value",
+            GenerateError::Deadline => "deadline_exceeded",
+            GenerateError::Memory | GenerateError::Stopped => "unavailable",
+            _ => INTERNAL,
+        }
+    }
+
+    /// Writes the error to the log. What is wrong with a request is said without its message: that quotes what
+    /// was sent, which may be a prompt.
     pub(crate) fn log(&self) {
         match self.level() {
             Level::ERROR => tracing::error!(error = %self, "request failed"),
             Level::INFO => tracing::info!(error = %self, "request turned away"),
-            _ => tracing::debug!(error = %self, "request refused"),
+            _ if matches!(self, Self::UnknownField { .. }) => {
+                tracing::debug!(code = self.code(), "request refused");
+            }
+            _ => tracing::debug!(code = self.code(), param = self.param(), "request refused"),
         }
     }
 
@@ -254,9 +284,10 @@ impl IntoResponse for ApiError {
         let (status, _, _) = self.http();
         self.log();
         let mut response = (status, Json(self.body())).into_response();
+        response.extensions_mut().insert(ErrorCode(self.code()));
         let headers = response.headers_mut();
         match self {
-            Self::QueueFull(_) => {
+            Self::QueueFull(_) | Self::Loading => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
             }
             Self::Unauthorized => {
@@ -279,6 +310,23 @@ mod tests {
         let error = ApiError::from(GenerateError::Panicked("index 7 of src/secret.rs".to_owned()));
         assert_eq!(error.http().0, StatusCode::INTERNAL_SERVER_ERROR);
         assert!(!error.body().to_string().contains("secret"), "{}", error.body());
+    }
+
+    #[test]
+    fn the_engine_s_errors_have_one_code() {
+        let settings = SettingsError { param: "window".to_owned(), message: "too long".to_owned() };
+        for error in [
+            GenerateError::Settings(settings),
+            GenerateError::Logits,
+            GenerateError::Panicked(String::new()),
+            GenerateError::Decode(String::new()),
+            GenerateError::Deadline,
+            GenerateError::Memory,
+            GenerateError::Stopped,
+        ] {
+            let code = ApiError::code_of(&error);
+            assert_eq!(ApiError::from(error).code(), code);
+        }
     }
 
     #[test]

@@ -8,10 +8,11 @@ use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream::{self, Stream, StreamExt};
 use serde::Serialize;
-use sparkv_engine::{Event, EventStream, FinishReason, GenerateError};
+use sparkv_engine::{Event, FinishReason, GenerateError};
 
 use crate::common::types::UsageBody;
 use crate::error::ApiError;
+use crate::observed::Observed;
 
 /// How often a comment is sent while there is no text, so that proxies keep the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -59,7 +60,7 @@ pub(crate) trait Reply: Send + 'static {
 /// # Errors
 /// If generating fails, and nothing was sent; once a stream runs, errors are part of it.
 pub(crate) async fn respond<R: Reply>(
-    events: EventStream,
+    events: Observed,
     reply: R,
     delivery: Delivery,
 ) -> Result<Response, ApiError> {
@@ -73,7 +74,7 @@ pub(crate) async fn respond<R: Reply>(
 }
 
 /// Waits for the last event.
-async fn collect(mut events: EventStream) -> Result<Answer, ApiError> {
+async fn collect(mut events: Observed) -> Result<Answer, ApiError> {
     let mut text = String::new();
     loop {
         match events.next().await.unwrap_or(Err(GenerateError::Stopped))? {
@@ -85,7 +86,7 @@ async fn collect(mut events: EventStream) -> Result<Answer, ApiError> {
 
 /// The chunks of an answer as they arise, or an error, and `[DONE]`.
 fn server_sent<R: Reply>(
-    events: EventStream,
+    events: Observed,
     reply: R,
 ) -> impl Stream<Item = Result<sse::Event, Infallible>> + Send + 'static {
     let opening = stream::iter(reply.opening().as_ref().map(data));

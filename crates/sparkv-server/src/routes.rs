@@ -1,7 +1,6 @@
 //! The routes, and what every request passes through on its way to them.
 
 use std::any::Any;
-use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
@@ -15,13 +14,25 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
 use tracing::Span;
+use tracing::field::Empty;
 
 use crate::app::App;
+use crate::cors::CorsOrigins;
 use crate::error::ApiError;
-use crate::{auth, chat, completions, metrics, models};
+use crate::metrics::Metrics;
+use crate::{auth, chat, completions, ledger, metrics, models};
 
 /// Taken from the client, or made; sent back and written to the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The trace that a request is part of, as W3C has it.
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Characters of a request's id in the log; answers carry all of it.
+const MAX_LOGGED_ID: usize = 128;
+
+/// Makes a request's span part of the trace that its client names in `traceparent`.
+pub type AdoptTrace = fn(&Span, &str);
 
 /// All routes.
 pub(crate) fn router(app: App) -> Router {
@@ -39,34 +50,59 @@ pub(crate) fn router(app: App) -> Router {
         .route("/health", get(health))
         .route("/ready", get(ready))
         .method_not_allowed_fallback(method_not_allowed);
-    around(protected.merge(open).with_state(app))
+    let (metrics, adopt_trace) = (app.metrics().clone(), app.config().adopt_trace);
+    around(protected.merge(open).with_state(app), Some(metrics), adopt_trace)
+}
+
+/// What there is while the model is loaded: the process lives, and is not ready.
+pub(crate) fn loading(cors: &CorsOrigins) -> Router {
+    let routes = Router::new()
+        .route("/health", get(health))
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(|| async { ApiError::Loading });
+    cors.around(around(routes, None, None))
 }
 
 /// What every request passes through, inside out: a panic becomes an answer; the answer gets the request's
-/// id; the log gets the answer's status, so it is outside of what may make one; the id is there before all.
-fn around(routes: Router) -> Router {
+/// id; the log gets what became of it, so it is outside of what may make an answer; the id is there before all.
+fn around(routes: Router, metrics: Option<Metrics>, adopt_trace: Option<AdoptTrace>) -> Router {
+    let trace = TraceLayer::new_for_http()
+        .make_span_with(move |request: &Request<_>| request_span(request, adopt_trace))
+        // One line tells of a request, at its end: the ledger's.
+        .on_request(())
+        .on_response(())
+        .on_body_chunk(())
+        .on_eos(())
+        // Errors are logged where they arise, with their reason.
+        .on_failure(());
     routes
         .layer(CatchPanicLayer::custom(panicked))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
-        .layer(
-            TraceLayer::new_for_http()
-                .make_span_with(request_span)
-                .on_response(log_answer)
-                // Errors are logged where they arise, with their reason.
-                .on_failure(()),
-        )
+        .layer(middleware::from_fn_with_state(metrics, ledger::keep))
+        .layer(trace)
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
 }
 
 /// Names a request in the log, without its query, body or key.
-fn request_span<B>(request: &Request<B>) -> Span {
-    let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or("");
-    tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id)
-}
-
-/// Logs that an answer begins; a stream goes on after that.
-fn log_answer<B>(answer: &Response<B>, latency: Duration, _: &Span) {
-    tracing::info!(status = answer.status().as_u16(), ?latency, "answered");
+fn request_span<B>(request: &Request<B>, adopt_trace: Option<AdoptTrace>) -> Span {
+    let header = |name: HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let id = header(REQUEST_ID).unwrap_or("");
+    // Clients choose it, so it may be anything; it is ASCII.
+    let id = id.get(..MAX_LOGGED_ID).unwrap_or(id);
+    let span = tracing::info_span!(
+        "request",
+        method = %request.method(),
+        path = request.uri().path(),
+        id,
+        status = Empty,
+        prompt_tokens = Empty,
+        completion_tokens = Empty,
+        finish_reason = Empty,
+    );
+    if let (Some(adopt), Some(parent)) = (adopt_trace, header(TRACE_PARENT)) {
+        adopt(&span, parent);
+    }
+    span
 }
 
 fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
@@ -108,7 +144,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_in_a_handler_is_a_500_in_the_common_shape() {
-        let routes = around(Router::new().route("/panic", get(panics)).route("/health", get(health)));
+        let routes =
+            around(Router::new().route("/panic", get(panics)).route("/health", get(health)), None, None);
         let request = Request::get("/panic").header("x-request-id", "given").body(Body::empty()).unwrap();
         let response = routes.clone().oneshot(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);

@@ -6,16 +6,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::ListenerExt;
 use sparkv::{KvChoice, Presets};
 use sparkv_engine::TextEngine;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::app::App;
-use crate::auth::ApiKey;
-use crate::routes;
+use crate::auth::ApiKeys;
+use crate::listening::{Connections, Listening};
+use crate::routes::{self, AdoptTrace};
 
 /// How often a draining server looks whether the last request has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -30,18 +29,51 @@ pub struct ServerConfig {
     pub model_name: String,
     /// Other names that requests may use for it.
     pub model_aliases: Vec<String>,
-    /// Needed on all routes but /health and /ready, if set.
-    pub api_key: Option<ApiKey>,
+    /// What may change while it runs.
+    pub policy: Policy,
     /// The largest request body taken, in bytes.
     pub body_limit: usize,
-    /// What the cache of a request without `kv_cache` may cost.
-    pub default_kv: KvChoice,
-    /// What requests may name in `kv_cache.preset`.
-    pub presets: Presets,
     /// Running requests get this long to finish when the server is told to stop.
     pub drain_deadline: Duration,
     /// A request that takes longer ends with an error; none does if `None`.
     pub request_timeout: Option<Duration>,
+    /// Makes the span of a request part of its client's trace, where spans are collected.
+    pub adopt_trace: Option<AdoptTrace>,
+}
+
+/// What the operator may change while the server runs.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// One of them is needed on all routes but /health and /ready, if there are any.
+    pub api_keys: ApiKeys,
+    /// What the cache of a request without `kv_cache` may cost.
+    pub default_kv: KvChoice,
+    /// What requests may name in `kv_cache.preset`.
+    pub presets: Presets,
+}
+
+/// Changes what a running server goes by; cheap to clone.
+#[derive(Clone)]
+pub struct PolicyHandle(App);
+
+/// The server wants keys, and would serve anybody without them. That takes a restart: a file that was emptied by
+/// mistake must not open the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no API key is left; a server that wants one goes on wanting it until it is restarted")]
+pub struct NoKeyLeft;
+
+impl PolicyHandle {
+    /// Requests that come from now on go by `policy`; those taken go on as they are.
+    ///
+    /// # Errors
+    /// If it would take the last API key away; nothing was changed then.
+    pub fn set(&self, policy: Policy) -> Result<(), NoKeyLeft> {
+        if policy.api_keys.is_empty() && !self.0.policy().api_keys.is_empty() {
+            return Err(NoKeyLeft);
+        }
+        self.0.set_policy(policy);
+        Ok(())
+    }
 }
 
 /// Why a server could not start.
@@ -103,6 +135,11 @@ impl Server {
         })
     }
 
+    /// What changes it while it runs.
+    pub fn policy(&self) -> PolicyHandle {
+        PolicyHandle(self.app.clone())
+    }
+
     /// All routes, for serving them by other means.
     pub fn router(&self) -> Router {
         routes::router(self.app.clone())
@@ -112,6 +149,8 @@ impl Server {
     /// the listener closes. Ends after the last answer was sent; at the deadline, what still runs ends with an
     /// error, and the server within a second. Ends, too, once the engine is lost.
     ///
+    /// This listens with the limits of [`Connections::default`]; [`Self::serve_at`] takes others.
+    ///
     /// # Errors
     /// If accepting connections fails for good.
     pub async fn serve(
@@ -119,29 +158,29 @@ impl Server {
         listener: TcpListener,
         shutdown: impl Future<Output = ()> + Send,
     ) -> io::Result<Drained> {
-        let (close, closed) = oneshot::channel::<()>();
-        // A token is a small packet; it must not wait for the next one.
-        let listener = listener.tap_io(|connection| {
-            if let Err(error) = connection.set_nodelay(true) {
-                tracing::debug!(%error, "cannot send small packets at once");
-            }
-        });
-        let serving = axum::serve(listener, self.router()).with_graceful_shutdown(async {
-            // An error means that `close` was dropped: this function is gone, and the server with it.
-            let _ = closed.await;
-        });
-        let mut serving = tokio::spawn(serving.into_future());
+        self.serve_at(Listening::start(listener, Connections::default()), shutdown).await
+    }
+
+    /// Serves, as [`Self::serve`] does, where connections are accepted already.
+    ///
+    /// # Errors
+    /// If accepting connections fails for good.
+    pub async fn serve_at(
+        self,
+        mut listening: Listening,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> io::Result<Drained> {
+        listening.set_routes(self.router());
         tokio::select! {
-            ended = &mut serving => return ended.map_err(io::Error::other)?.map(|()| Drained::Complete),
+            ended = listening.ended() => return ended.map(|()| Drained::Complete),
             () = shutdown => {}
             () = self.app.engine_lost() => {
                 tracing::error!("the engine is gone; no request can be served");
                 // Whoever asks meanwhile is told so, and an orchestrator sees that this is not ready.
                 sleep(LAST_WORDS).await;
-                let _ = close.send(());
-                if timeout(LAST_WORDS, &mut serving).await.is_err() {
-                    serving.abort();
-                }
+                listening.close();
+                // Whoever is not through by then is cut off when `listening` is dropped.
+                let _ = timeout(LAST_WORDS, listening.ended()).await;
                 return Ok(Drained::EngineLost);
             }
         }
@@ -151,15 +190,13 @@ impl Server {
         while !self.app.is_idle() && Instant::now() < deadline {
             sleep(DRAIN_POLL).await;
         }
-        // An error means that serving ended by itself, which the wait below sees.
-        let _ = close.send(());
-        if let Ok(ended) = timeout_at(deadline, &mut serving).await {
-            return ended.map_err(io::Error::other)?.map(|()| Drained::Complete);
+        listening.close();
+        if let Ok(ended) = timeout_at(deadline, listening.ended()).await {
+            return ended.map(|()| Drained::Complete);
         }
         self.app.abort();
-        match timeout(LAST_WORDS, &mut serving).await {
-            Ok(ended) => ended.map_err(io::Error::other)??,
-            Err(_) => serving.abort(),
+        if let Ok(ended) = timeout(LAST_WORDS, listening.ended()).await {
+            ended?;
         }
         Ok(Drained::CutOff)
     }

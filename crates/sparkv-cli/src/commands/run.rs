@@ -37,7 +37,7 @@ pub(crate) fn run(prompt: String, settings: &Settings) -> anyhow::Result<()> {
     let prompt = if raw || !loaded.has_chat_template {
         Prompt::Text(prompt)
     } else {
-        Prompt::Chat(vec![ChatMessage { role: "user".to_owned(), content: prompt }])
+        Prompt::Chat(vec![ChatMessage::new("user", prompt)].into())
     };
     let request = GenerateRequest {
         max_tokens: max_tokens.map(Into::into),
@@ -68,12 +68,12 @@ fn collect(
     let (mut text, mut token_ids) = (String::new(), Vec::new());
     while let Some(event) = events.blocking_next() {
         match event? {
-            Event::Text { text: more, token_ids: ids } => {
+            Event::Text { text: more, token_ids: ids, .. } => {
                 heard(&more)?;
                 text.push_str(&more);
                 token_ids.extend(ids);
             }
-            Event::Done { reason, usage, timings } => {
+            Event::Done { reason, usage, timings, .. } => {
                 let total_tokens = usage.prompt_tokens + usage.completion_tokens;
                 let usage = UsageReport { total_tokens, usage };
                 return Ok(Report { text, token_ids, finish_reason: reason, usage, timings });

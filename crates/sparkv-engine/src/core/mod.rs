@@ -9,6 +9,7 @@
 //! first token is free, beside what the others need next. If answers outgrow the memory, the last to have come
 //! goes back in line and later begins again, from the tokens it had. A step that fails ends the sequence that was
 //! alone in it; if there were several, each begins again and goes on alone for a step.
+mod constraint;
 mod line;
 mod memory;
 mod pace;
@@ -20,7 +21,7 @@ mod stream;
 
 use std::{
     num::NonZeroUsize,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -38,6 +39,7 @@ use scheduler::Scheduler;
 use sequence::{Job, Work};
 use stats::Counters;
 
+pub use constraint::{Constraint, Grammar};
 pub use stats::Stats;
 pub use stream::{Token, TokenStream};
 
@@ -87,7 +89,7 @@ pub struct Load {
 }
 
 /// A request to continue tokens.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct TokenRequest {
     /// The tokens to continue; at least one.
     pub prompt: Vec<u32>,
@@ -99,6 +101,10 @@ pub struct TokenRequest {
     pub sampling: SamplingParams,
     /// Go on past the model's end-of-sequence tokens.
     pub ignore_eos: bool,
+    /// Tokens that end the answer, beside the model's own.
+    pub stop_tokens: Vec<u32>,
+    /// What the answer may say; anything if `None`.
+    pub grammar: Option<Arc<dyn Grammar>>,
     /// What the KV cache may cost.
     pub kv: KvChoice,
     /// How long it may take, from now on.
@@ -112,7 +118,7 @@ pub struct TokenEngine {
     info: ModelInfo,
     config: EngineConfig,
     /// What to propose where memory does not suffice.
-    presets: Presets,
+    presets: RwLock<Presets>,
     counters: Arc<Counters>,
 }
 
@@ -131,7 +137,7 @@ impl TokenEngine {
         let counters = Arc::new(Counters::default());
         let scheduler = Scheduler::new(model, config, Arc::clone(&line), Arc::clone(&counters));
         std::thread::Builder::new().name("sparkv-engine".to_owned()).spawn(move || scheduler.run())?;
-        Ok(Self { line, info, config, presets, counters })
+        Ok(Self { line, info, config, presets: RwLock::new(presets), counters })
     }
 
     /// Checks a request and puts it in line. Does not wait.
@@ -155,8 +161,9 @@ impl TokenEngine {
 
     /// Everything about a request that can be known before it runs.
     fn check(&self, request: TokenRequest) -> Result<Work, RequestError> {
-        let TokenRequest { prompt, max_tokens, fit_memory, sampling, ignore_eos, kv, timeout } = request;
-        let sampler = Sampler::new(sampling)?;
+        let TokenRequest { prompt, max_tokens, fit_memory, sampling, .. } = request;
+        let biased = sampling.logit_bias.keys().copied().max();
+        let mut sampler = Sampler::new(sampling)?;
         if prompt.is_empty() {
             return Err(RequestError::invalid("prompt", "must hold at least one token"));
         }
@@ -165,12 +172,22 @@ impl TokenEngine {
             let message = format!("token id {id} is outside the vocabulary of {vocab_size}");
             return Err(RequestError::invalid("prompt", message));
         }
+        if let Some(id) = biased.filter(|&id| id as usize >= vocab_size) {
+            let message = format!("token id {id} is outside the vocabulary of {vocab_size}");
+            return Err(RequestError::invalid("logit_bias", message));
+        }
+        sampler.read_prompt(&prompt);
         let wanted = self.tokens_to_generate(PromptLength::Exactly(prompt.len()), max_tokens)?;
-        let kv = kv.settings(&self.info.kv_shape, prompt.len(), wanted)?;
+        let kv = request.kv.settings(&self.info.kv_shape, prompt.len(), wanted)?;
         let exactly = max_tokens.is_some() && !fit_memory;
         let max_tokens = self.tokens_within_memory(&kv, prompt.len(), wanted, exactly)?;
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Ok(Work { prompt, max_tokens, sampler, ignore_eos, kv, deadline })
+        let deadline = request.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut ends = request.stop_tokens;
+        if !request.ignore_eos {
+            ends.extend(&self.info.eos_token_ids);
+        }
+        let constraint = request.grammar.map(|grammar| grammar.start());
+        Ok(Work { prompt, max_tokens, sampler, ends, constraint, kv, deadline })
     }
 
     /// Tokens to generate, of those `wanted`, that memory suffices for were the request alone: all of them, if
@@ -189,6 +206,7 @@ impl TokenEngine {
             return Ok(fitting);
         }
         let new_tokens = if exactly { wanted } else { 1 };
+        let presets = self.presets.read().unwrap_or_else(PoisonError::into_inner);
         Err(RequestError::TooMuchMemory {
             preset: settings.preset().to_owned(),
             prompt,
@@ -196,7 +214,7 @@ impl TokenEngine {
             needed: need.in_all(new_tokens)?,
             budget,
             fitting,
-            proposal: need.preset_within(&self.presets, budget, new_tokens),
+            proposal: need.preset_within(&presets, budget, new_tokens),
         })
     }
 
@@ -218,6 +236,11 @@ impl TokenEngine {
             (left, Some(max)) if left >= max => Ok(max),
             _ => Err(RequestError::ContextExceeded { limit, prompt, max_tokens }),
         }
+    }
+
+    /// What to propose, from now on, where memory does not suffice.
+    pub fn set_presets(&self, presets: Presets) {
+        *self.presets.write().unwrap_or_else(PoisonError::into_inner) = presets;
     }
 
     /// Facts of the model.

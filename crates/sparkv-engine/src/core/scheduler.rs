@@ -349,8 +349,13 @@ impl<M: LanguageModel> Scheduler<M> {
 
     /// Tells what is held.
     fn count(&self) {
-        let active = self.running.iter().map(|sequence| sequence.bytes(&self.model)).sum();
-        self.counters.held(self.model.held_bytes(), active);
+        let (mut active, mut dense) = (0, 0);
+        for sequence in &self.running {
+            let usage = sequence.usage(&self.model);
+            active += usage.bytes;
+            dense += usage.dense_bytes;
+        }
+        self.counters.held(self.model.held_bytes(), active, dense);
     }
 }
 

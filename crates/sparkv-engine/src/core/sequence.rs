@@ -1,18 +1,19 @@
 //! One request, in line and at work.
-use std::time::Instant;
+use std::{borrow::Cow, time::Instant};
 
 use sparkv::{KvSettings, KvUsage};
 use sparkv_models::{LanguageModel, ModelError, ModelInfo};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
+    constraint::Constraint,
     memory::Need,
     prefix::{Conversation, PrefixCache},
     stream::Token,
 };
 use crate::{
     event::{FinishReason, GenerateError, Timings},
-    sampler::Sampler,
+    sampler::{Drawn, Sampler},
 };
 
 /// Where a request's tokens go, or the error that ended it.
@@ -25,13 +26,40 @@ pub(super) struct Work {
     /// At least 1, and within the context.
     pub(super) max_tokens: usize,
     pub(super) sampler: Sampler,
-    pub(super) ignore_eos: bool,
+    /// Tokens that end the answer.
+    pub(super) ends: Vec<u32>,
+    pub(super) constraint: Option<Box<dyn Constraint>>,
     pub(super) kv: KvSettings,
     /// When it is to have ended.
     pub(super) deadline: Option<Instant>,
 }
 
 impl Work {
+    /// Draws the next token; returns whether the answer's grammar ends with it, too.
+    fn draw(&mut self, logits: &[f32], position: usize) -> Result<(Drawn, bool), GenerateError> {
+        let forbidden = if self.sampler.may_end() { &[][..] } else { &self.ends };
+        let constraint = &mut self.constraint;
+        let restrict = |logits: &mut Cow<'_, [f32]>| -> Result<(), GenerateError> {
+            for &id in forbidden {
+                if let Some(logit) = logits.to_mut().get_mut(id as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+            match constraint {
+                Some(constraint) => constraint.restrict(logits.to_mut()).map_err(GenerateError::Grammar),
+                None => Ok(()),
+            }
+        };
+        let drawn = self.sampler.draw(logits, position, restrict)?.ok_or(GenerateError::Logits)?;
+        let complete = match &mut self.constraint {
+            Some(constraint) if !self.ends.contains(&drawn.id) => {
+                constraint.accept(drawn.id).map_err(GenerateError::Grammar)?
+            }
+            _ => false,
+        };
+        Ok((drawn, complete))
+    }
+
     fn need<'a>(&'a self, info: &'a ModelInfo) -> Need<'a> {
         Need { info, settings: &self.kv, prompt: self.prompt.len() }
     }
@@ -247,9 +275,9 @@ impl<M: LanguageModel> Sequence<M> {
         self.job.again
     }
 
-    /// Bytes of its cache, what it shares included.
-    pub(super) fn bytes(&self, model: &M) -> u64 {
-        model.kv_usage(&self.cache).bytes
+    /// What its cache holds, what it shares included.
+    pub(super) fn usage(&self, model: &M) -> KvUsage {
+        model.kv_usage(&self.cache)
     }
 
     /// What there is to do.
@@ -273,7 +301,7 @@ impl<M: LanguageModel> Sequence<M> {
         self.job.suspect = false;
         let job = &mut self.job;
         let position = job.work.prompt.len() + job.generated.len();
-        let id = job.work.sampler.sample(logits, position).ok_or(GenerateError::Logits)?;
+        let (Drawn { id, logprobs }, complete) = job.work.draw(logits, position)?;
         job.generated.push(id);
         match job.answered {
             Some(answered) => job.timings.decode_seconds = answered.elapsed().as_secs_f64(),
@@ -283,13 +311,22 @@ impl<M: LanguageModel> Sequence<M> {
                 job.answered = Some(Instant::now());
             }
         }
-        let finish = if !job.work.ignore_eos && model.info().eos_token_ids.contains(&id) {
+        let ends = job.work.ends.contains(&id);
+        let finish = if ends || complete {
             Some(FinishReason::Stop)
         } else {
             (job.generated.len() >= job.work.max_tokens).then_some(FinishReason::Length)
         };
         let kv = KvUsage { prompt_tokens: job.work.prompt.len(), ..model.kv_usage(&self.cache) };
-        Ok(Token { id, kv, cached_tokens: self.cached, timings: job.timings, finish })
+        Ok(Token {
+            id,
+            is_text: !ends,
+            logprobs,
+            kv,
+            cached_tokens: self.cached,
+            timings: job.timings,
+            finish,
+        })
     }
 
     /// Leaves the first tokens to others, if they are whole in the cache. (They stay in it.) The rows behind the

@@ -8,6 +8,8 @@ pub struct Stats {
     pub kv_budget_bytes: u64,
     /// Bytes of the caches of running requests; what several share counts for each.
     pub kv_active_bytes: u64,
+    /// Bytes that dense f16 caches of the same tokens would hold.
+    pub kv_dense_bytes: u64,
     /// Bytes held for nobody who runs: prefixes and conversations that may be continued.
     pub kv_prefix_bytes: u64,
     /// Tokens of prompts that were looked up in the prefix cache.
@@ -25,6 +27,7 @@ pub struct Stats {
 pub(super) struct Counters {
     held: AtomicU64,
     active: AtomicU64,
+    dense: AtomicU64,
     prefix_queries: AtomicU64,
     prefix_hits: AtomicU64,
     preemptions: AtomicU64,
@@ -32,9 +35,11 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    pub(super) fn held(&self, all: u64, active: u64) {
+    /// Bytes of all caches, of those of running requests, and of the latter were they dense f16.
+    pub(super) fn held(&self, all: u64, active: u64, dense: u64) {
         self.held.store(all, Ordering::Relaxed);
         self.active.store(active, Ordering::Relaxed);
+        self.dense.store(dense, Ordering::Relaxed);
     }
 
     pub(super) fn looked_up(&self, found: usize, asked: usize) {
@@ -56,6 +61,7 @@ impl Counters {
         Stats {
             kv_budget_bytes,
             kv_active_bytes: active,
+            kv_dense_bytes: get(&self.dense),
             kv_prefix_bytes: get(&self.held).saturating_sub(active),
             prefix_queries: get(&self.prefix_queries),
             prefix_hits: get(&self.prefix_hits),

@@ -8,13 +8,20 @@ use sparkv::KvUsage;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::line::Line;
-use crate::event::{FinishReason, GenerateError, Timings};
+use crate::{
+    event::{FinishReason, GenerateError, Timings},
+    sampler::TokenLogprobs,
+};
 
 /// One generated token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Token {
     /// Its id.
     pub id: u32,
+    /// Whether it is part of the answer; a token that ends it is not.
+    pub is_text: bool,
+    /// What the model thought of it, if that was asked for.
+    pub logprobs: Option<TokenLogprobs>,
     /// What the KV cache held when it was drawn.
     pub kv: KvUsage,
     /// Tokens of the prompt that were not computed for this request, but found in the prefix cache.

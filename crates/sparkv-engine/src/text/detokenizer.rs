@@ -2,6 +2,10 @@
 use std::sync::Arc;
 
 use super::model::TextModel;
+use crate::{
+    event::{TextLogprob, TokenScore},
+    sampler::TokenLogprobs,
+};
 
 /// Tokens of the prompt that give the first token its context.
 const CONTEXT_TOKENS: usize = 8;
@@ -52,6 +56,9 @@ impl Detokenizer {
 
     /// Takes a token; returns the text that it completes, which may be empty.
     pub(super) fn push(&mut self, id: u32) -> tokenizers::Result<String> {
+        if let Some(marker) = self.model.marker(id) {
+            return Ok(self.finish()? + marker);
+        }
         // It would only make the window longer.
         if self.model.is_silent(id) {
             return Ok(String::new());
@@ -69,6 +76,15 @@ impl Detokenizer {
             self.context = self.model.decode(&self.window)?;
         }
         Ok(growth)
+    }
+
+    /// What the model thinks of a token, with the bytes of all tokens.
+    pub(super) fn logprob(&self, id: u32, logprobs: &TokenLogprobs) -> TextLogprob {
+        let score = |id: u32, logprob: f32| TokenScore { id, bytes: self.model.bytes(id).to_vec(), logprob };
+        TextLogprob {
+            token: score(id, logprobs.logprob),
+            top: logprobs.top.iter().map(|&(id, logprob)| score(id, logprob)).collect(),
+        }
     }
 
     /// The text held back for a character that never was completed.
@@ -91,43 +107,14 @@ impl Detokenizer {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::{Value, json};
     use sparkv_models::fake;
     use tokenizers::Tokenizer;
 
     use super::*;
+    use crate::text::testing::sentencepiece;
 
     fn model(tokenizer: Tokenizer) -> Arc<TextModel> {
         Arc::new(TextModel::new(tokenizer, None, None, None).unwrap())
-    }
-
-    /// A tokenizer as sentencepiece makes them: a few pieces, every other character in bytes.
-    fn sentencepiece() -> Tokenizer {
-        let mut pieces: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).to_vec();
-        pieces.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));
-        let words =
-            ["", "\u{2581}", "a", "b", "c", "\u{e9}", "\u{2581}a", "bc", "\u{2581}\u{2581}", "\u{2581}abc"];
-        pieces.extend(words.map(String::from));
-        let vocab: serde_json::Map<String, Value> = pieces.into_iter().zip((0..).map(Value::from)).collect();
-        let merges = json!([["\u{2581}", "a"], ["b", "c"], ["\u{2581}", "\u{2581}"], ["\u{2581}a", "bc"]]);
-        let special = |id: u32, content: &str| {
-            json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": false, "special": true})
-        };
-        let replace =
-            |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
-        let json = json!({
-            "version": "1.0", "truncation": null, "padding": null, "pre_tokenizer": null,
-            "added_tokens": [special(0, "<unk>"), special(1, "<s>"), special(2, "</s>")],
-            "normalizer": {"type": "Sequence", "normalizers": [
-                {"type": "Prepend", "prepend": "\u{2581}"}, replace(" ", "\u{2581}")]},
-            "post_processor": null,
-            "decoder": {"type": "Sequence", "decoders": [replace("\u{2581}", " "), {"type": "ByteFallback"},
-                {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
-            "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true,
-                "vocab": vocab, "merges": merges},
-        });
-        json.to_string().parse().unwrap()
     }
 
     fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {

@@ -1,12 +1,12 @@
 //! The engine as its users see it.
-use std::sync::Arc;
+use std::{num::NonZeroUsize, sync::Arc};
 
 use sparkv::Presets;
 use sparkv_models::{LanguageModel, ModelInfo};
-use tokenizers::Tokenizer;
 
 use super::{detokenizer::Detokenizer, model::TextModel, stop::StopMatcher, stream::EventStream};
 use crate::{
+    chat::Turn,
     core::{EngineConfig, Load, Stats, TokenEngine, TokenRequest},
     request::{GenerateRequest, Prompt, PromptLength, RequestError},
 };
@@ -40,36 +40,89 @@ impl TextEngine {
     /// # Errors
     /// Whatever of [`RequestError`] applies; nothing was queued then.
     pub fn generate(&self, request: GenerateRequest) -> Result<EventStream, RequestError> {
-        let GenerateRequest { prompt, max_tokens, fit_context, sampling, stop, ignore_eos, kv, timeout } =
-            request;
+        let mut only = self.generate_several(request, NonZeroUsize::MIN)?;
+        only.pop().ok_or(RequestError::Stopped)
+    }
+
+    /// The same for several answers to one prompt, which is encoded once. With a seed, each answer has its own: the
+    /// seed and those that follow it.
+    ///
+    /// # Errors
+    /// Whatever of [`RequestError`] applies; nothing is left in line then.
+    pub fn generate_several(
+        &self,
+        request: GenerateRequest,
+        answers: NonZeroUsize,
+    ) -> Result<Vec<EventStream>, RequestError> {
+        let GenerateRequest { prompt, max_tokens, fit_context, sampling, stop, .. } = request;
         if stop.iter().any(String::is_empty) {
             return Err(RequestError::invalid("stop", "a stop string must not be empty"));
         }
+        if request.ignore_eos && request.format.is_some() {
+            return Err(RequestError::invalid(
+                "ignore_eos",
+                "an answer in a format ends where the format does",
+            ));
+        }
         // An answer is a text of its own; a completion goes on where its prompt ends, leading space and all.
-        let continues = !matches!(prompt, Prompt::Chat(_));
+        let continues = !matches!(&prompt, Prompt::Chat(chat) if chat.next == Turn::Answer);
         let prompt = self.text.write(prompt)?;
         self.tokens.tokens_to_generate(self.text.length(&prompt), None)?;
         let prompt = self.text.encode_written(prompt)?;
-        let prompt_tokens = prompt.len();
         let max_tokens = if fit_context {
-            let fitting = self.tokens.tokens_to_generate(PromptLength::Exactly(prompt_tokens), None)?;
+            let fitting = self.tokens.tokens_to_generate(PromptLength::Exactly(prompt.len()), None)?;
             max_tokens.map(|max| max.min(fitting))
         } else {
             max_tokens
         };
-        let context = if continues { prompt.as_slice() } else { &[] };
-        let text = Detokenizer::after(Arc::clone(&self.text), context)
-            .map_err(|error| RequestError::invalid("prompt", format!("cannot be decoded: {error}")))?;
-        let tokens = self.tokens.submit(TokenRequest {
+        let grammar =
+            request.format.map(|format| self.text.compile(&format, self.tokens.info())).transpose()?;
+        let token_request = TokenRequest {
             prompt,
             max_tokens,
             fit_memory: fit_context,
             sampling,
-            ignore_eos,
-            kv,
-            timeout,
-        })?;
-        Ok(EventStream::new(tokens, text, StopMatcher::new(stop), prompt_tokens))
+            ignore_eos: request.ignore_eos,
+            stop_tokens: request.stop_tokens,
+            grammar,
+            kv: request.kv,
+            timeout: request.timeout,
+        };
+        (0..answers.get() as u64).map(|nth| self.submit(&token_request, nth, continues, &stop)).collect()
+    }
+
+    /// Puts one of several answers in line.
+    fn submit(
+        &self,
+        request: &TokenRequest,
+        nth: u64,
+        continues: bool,
+        stop: &[String],
+    ) -> Result<EventStream, RequestError> {
+        let mut request = request.clone();
+        request.sampling.seed = request.sampling.seed.map(|seed| seed.wrapping_add(nth));
+        let prompt_tokens = request.prompt.len();
+        let context = if continues { request.prompt.as_slice() } else { &[] };
+        let text = Detokenizer::after(Arc::clone(&self.text), context)
+            .map_err(|error| RequestError::invalid("prompt", format!("cannot be decoded: {error}")))?;
+        let stop = StopMatcher::new(stop.to_vec(), request.sampling.min_tokens);
+        let tokens = self.tokens.submit(request)?;
+        Ok(EventStream::new(tokens, text, stop, prompt_tokens))
+    }
+
+    /// The tokens of a prompt, as [`Self::generate`] would continue them.
+    ///
+    /// # Errors
+    /// As [`TextModel::encode`]; and if it cannot fit in the context.
+    pub fn encode(&self, prompt: Prompt) -> Result<Vec<u32>, RequestError> {
+        let prompt = self.text.write(prompt)?;
+        self.tokens.tokens_to_generate(self.text.length(&prompt), None)?;
+        self.text.encode_written(prompt)
+    }
+
+    /// The model's tokenizer and chat template.
+    pub fn text(&self) -> &TextModel {
+        &self.text
     }
 
     /// Whether a request that came now would be taken, as far as that depends on others.
@@ -80,14 +133,14 @@ impl TextEngine {
         self.tokens.check_room()
     }
 
+    /// What to propose, from now on, where memory does not suffice.
+    pub fn set_presets(&self, presets: Presets) {
+        self.tokens.set_presets(presets);
+    }
+
     /// Facts of the model.
     pub fn info(&self) -> &ModelInfo {
         self.tokens.info()
-    }
-
-    /// The model's tokenizer.
-    pub fn tokenizer(&self) -> &Tokenizer {
-        self.text.tokenizer()
     }
 
     /// Whether the engine's thread lives; true while it drains.

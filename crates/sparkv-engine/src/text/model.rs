@@ -1,8 +1,15 @@
 //! A model's tokenizer and chat template.
+use std::sync::{Arc, OnceLock};
+
+use sparkv_models::ModelInfo;
 use tokenizers::Tokenizer;
 
-use super::template::ChatTemplate;
-use crate::request::{ChatMessage, Prompt, PromptLength, RequestError};
+use super::{grammar::Grammars, template::ChatTemplate, tools::ToolFormat, vocabulary::Vocabulary};
+use crate::{
+    chat::Chat,
+    core::Grammar,
+    request::{OutputFormat, Prompt, PromptLength, RequestError},
+};
 
 /// A model's text files that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +24,10 @@ pub enum TextModelError {
 pub struct TextModel {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
+    vocabulary: Vocabulary,
+    tools: ToolFormat,
+    /// Made when the first format is asked for: it takes a moment, and memory.
+    grammars: OnceLock<Result<Grammars, RequestError>>,
     /// Bytes of the longest token, at least 1.
     max_token_bytes: usize,
 }
@@ -52,7 +63,11 @@ impl TextModel {
             chat_template.map(|source| ChatTemplate::new(source, bos_token, eos_token)).transpose()?;
         // A vocabulary spells spaces and bytes with longer characters than they are, so this errs upwards.
         let max_token_bytes = tokenizer.get_vocab(true).keys().map(String::len).max().unwrap_or(1).max(1);
-        Ok(Self { tokenizer, template, max_token_bytes })
+        let vocabulary = Vocabulary::new(&tokenizer);
+        let tools = ToolFormat::of_template(chat_template, |name| {
+            tokenizer.token_to_id(name).filter(|&id| vocabulary.is_silent(id))
+        });
+        Ok(Self { tokenizer, template, vocabulary, tools, grammars: OnceLock::new(), max_token_bytes })
     }
 
     /// The tokenizer.
@@ -74,8 +89,8 @@ impl TextModel {
             Prompt::Tokens(tokens) => Written::Tokens(tokens),
             Prompt::Text(text) => Written::Text { text, param: "prompt", special: true },
             // The template writes the special tokens, the tokenizer must not add them again.
-            Prompt::Chat(messages) => {
-                Written::Text { text: self.render(&messages)?, param: "messages", special: false }
+            Prompt::Chat(chat) => {
+                Written::Text { text: self.render(chat)?, param: "messages", special: false }
             }
         })
     }
@@ -101,12 +116,52 @@ impl TextModel {
         Ok(tokens)
     }
 
-    fn render(&self, messages: &[ChatMessage]) -> Result<String, RequestError> {
+    /// A conversation as the model reads it.
+    ///
+    /// # Errors
+    /// If there is no message, no chat template, or the template refuses the messages.
+    pub fn render(&self, chat: Chat) -> Result<String, RequestError> {
         let template = self.template.as_ref().ok_or(RequestError::NoChatTemplate)?;
-        if messages.is_empty() {
+        if chat.messages.is_empty() {
             return Err(RequestError::invalid("messages", "must hold at least one message"));
         }
-        template.render(messages).map_err(RequestError::Template)
+        template.render(&self.tools.describe(chat)).map_err(RequestError::Template)
+    }
+
+    /// How the model writes calls of tools.
+    pub fn tool_format(&self) -> &ToolFormat {
+        &self.tools
+    }
+
+    /// Compiles a format for `model`, whose tokenizer this is.
+    ///
+    /// # Errors
+    /// If it is not one that answers can be held to.
+    pub(super) fn compile(
+        &self,
+        format: &OutputFormat,
+        model: &ModelInfo,
+    ) -> Result<Arc<dyn Grammar>, RequestError> {
+        let grammars = self.grammars.get_or_init(|| Grammars::new(&self.vocabulary, model));
+        grammars.as_ref().map_err(Clone::clone)?.compile(format, &self.tools)
+    }
+
+    /// The tokens of a text, with or without what the tokenizer's post-processor adds.
+    ///
+    /// # Errors
+    /// If the tokenizer cannot encode it.
+    pub fn tokenize(&self, text: &str, special: bool) -> Result<Vec<u32>, RequestError> {
+        self.encode_text("prompt", text, special)
+    }
+
+    /// The text of tokens, names of special ones included.
+    ///
+    /// # Errors
+    /// If the tokenizer cannot decode them.
+    pub fn detokenize(&self, ids: &[u32]) -> Result<String, RequestError> {
+        self.tokenizer
+            .decode(ids, false)
+            .map_err(|error| RequestError::invalid("tokens", format!("cannot be decoded: {error}")))
     }
 
     fn encode_text(&self, param: &str, text: &str, special: bool) -> Result<Vec<u32>, RequestError> {
@@ -119,9 +174,17 @@ impl TextModel {
 
     /// Whether a token has no text of its own: a special token, or an id that only the model knows.
     pub(super) fn is_silent(&self, id: u32) -> bool {
-        self.tokenizer
-            .id_to_token(id)
-            .is_none_or(|token| self.tokenizer.get_added_vocabulary().is_special_token(&token))
+        self.vocabulary.is_silent(id)
+    }
+
+    /// The bytes of a token; those of its name if it is a special one; none if it is unknown.
+    pub fn bytes(&self, id: u32) -> &[u8] {
+        self.vocabulary.bytes(id)
+    }
+
+    /// The text of a special token that is to be seen in answers.
+    pub(super) fn marker(&self, id: u32) -> Option<&'static str> {
+        self.tools.marker().filter(|(marker, _)| *marker == id).map(|(_, text)| text)
     }
 
     /// The text of tokens, special ones left out.

@@ -4,7 +4,8 @@
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Released {
     pub(super) text: String,
-    pub(super) stopped: bool,
+    /// The stop string.
+    pub(super) stopped: Option<String>,
 }
 
 /// Holds text back while it may be the beginning of a stop string.
@@ -15,30 +16,38 @@ pub(super) struct Released {
 pub(super) struct StopMatcher {
     /// None is empty.
     stops: Vec<String>,
+    /// Pieces to come before the text may end.
+    not_before: usize,
     held: String,
 }
 
 impl StopMatcher {
-    /// `stops` must not hold an empty string: it would match before any text.
-    pub(super) fn new(stops: Vec<String>) -> Self {
-        Self { stops, held: String::new() }
+    /// Searches from the piece after `min_pieces` on. `stops` must not hold an empty string: it would match before
+    /// any text.
+    pub(super) fn new(stops: Vec<String>, min_pieces: usize) -> Self {
+        Self { stops, not_before: min_pieces, held: String::new() }
     }
 
     /// Takes the next piece; returns what is certain not to be part of a stop string.
     pub(super) fn push(&mut self, piece: &str) -> Released {
+        if self.not_before > 0 {
+            self.not_before -= 1;
+            return Released { text: piece.to_owned(), stopped: None };
+        }
         self.held.push_str(piece);
         let complete = self.stops.iter().filter_map(|stop| {
             let start = self.held.find(stop)?;
-            Some((start + stop.len(), start))
+            Some((start + stop.len(), start, stop))
         });
         match complete.min() {
-            Some((_, start)) => {
+            Some((_, start, stop)) => {
+                let stopped = Some(stop.clone());
                 self.held.truncate(start);
-                Released { text: std::mem::take(&mut self.held), stopped: true }
+                Released { text: std::mem::take(&mut self.held), stopped }
             }
             None => {
                 let held = self.held.split_off(self.certain());
-                Released { text: std::mem::replace(&mut self.held, held), stopped: false }
+                Released { text: std::mem::replace(&mut self.held, held), stopped: None }
             }
         }
     }
@@ -63,12 +72,12 @@ mod tests {
 
     /// What is said before each piece's end, and whether and where it stopped.
     fn run(stops: &[&str], pieces: &[&str]) -> (Vec<String>, bool) {
-        let mut matcher = StopMatcher::new(stops.iter().map(|s| (*s).to_owned()).collect());
+        let mut matcher = StopMatcher::new(stops.iter().map(|s| (*s).to_owned()).collect(), 0);
         let mut said = Vec::new();
         for piece in pieces {
             let released = matcher.push(piece);
             said.push(released.text);
-            if released.stopped {
+            if released.stopped.is_some() {
                 return (said, true);
             }
         }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     core::{Token, TokenStream},
-    event::{Event, FinishReason, GenerateError, Usage},
+    event::{Event, FinishReason, GenerateError, TextLogprob, Timings, Usage},
 };
 
 /// The events of one request. Ends after [`Event::Done`] or an error. Dropping it cancels the request.
@@ -24,6 +24,8 @@ pub struct EventStream {
     source: Option<Source>,
     /// Events that are due.
     ready: VecDeque<Event>,
+    prompt_tokens: usize,
+    timings: Timings,
 }
 
 /// Where the tokens come from, and what becomes of them.
@@ -36,6 +38,8 @@ struct Source {
     completion_tokens: usize,
     /// Tokens taken since the last event.
     untold: Vec<u32>,
+    /// Log probabilities of those of them that are text, if asked for.
+    untold_logprobs: Vec<TextLogprob>,
 }
 
 impl EventStream {
@@ -45,8 +49,28 @@ impl EventStream {
         stop: StopMatcher,
         prompt_tokens: usize,
     ) -> Self {
-        let source = Source { tokens, text, stop, prompt_tokens, completion_tokens: 0, untold: Vec::new() };
-        Self { source: Some(source), ready: VecDeque::new() }
+        let source = Source {
+            tokens,
+            text,
+            stop,
+            prompt_tokens,
+            completion_tokens: 0,
+            untold: Vec::new(),
+            untold_logprobs: Vec::new(),
+        };
+        let timings = Timings::default();
+        Self { source: Some(source), ready: VecDeque::new(), prompt_tokens, timings }
+    }
+
+    /// Tokens of the prompt.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
+    }
+
+    /// Where the request's time went until the last token that was taken for an event: the engine's own times,
+    /// however late the event is read.
+    pub fn timings(&self) -> Timings {
+        self.timings
     }
 
     /// The next event; `None` after the last.
@@ -72,9 +96,10 @@ impl EventStream {
         // Put back below unless this was the last token, so that every other way out ends the stream.
         let Some(mut source) = self.source.take() else { return Ok(()) };
         let token = token?;
+        self.timings = token.timings;
         let Released { text, stopped } =
             source.release(&token).map_err(|e| GenerateError::Decode(e.to_string()))?;
-        match if stopped { Some(FinishReason::Stop) } else { token.finish } {
+        match if stopped.is_some() { Some(FinishReason::Stop) } else { token.finish } {
             None => {
                 if !text.is_empty() {
                     self.ready.push_back(source.text_event(text));
@@ -89,7 +114,7 @@ impl EventStream {
                     completion_tokens: source.completion_tokens,
                     kv_cache: token.kv,
                 };
-                self.ready.push_back(Event::Done { reason, usage, timings: token.timings });
+                self.ready.push_back(Event::Done { reason, stop: stopped, usage, timings: token.timings });
             }
         }
         Ok(())
@@ -101,14 +126,16 @@ impl Source {
     fn release(&mut self, token: &Token) -> tokenizers::Result<Released> {
         self.untold.push(token.id);
         self.completion_tokens += 1;
-        // An end-of-sequence token is not text, even where the tokenizer has one for it.
-        let ended_by_model = token.finish == Some(FinishReason::Stop);
-        let mut piece = if ended_by_model { String::new() } else { self.text.push(token.id)? };
+        // A token that ends an answer is not text, even where the tokenizer has one for it.
+        let mut piece = if token.is_text { self.text.push(token.id)? } else { String::new() };
+        if let Some(logprobs) = token.logprobs.as_ref().filter(|_| token.is_text) {
+            self.untold_logprobs.push(self.text.logprob(token.id, logprobs));
+        }
         if token.finish.is_some() {
             piece.push_str(&self.text.finish()?);
         }
         let mut released = self.stop.push(&piece);
-        if token.finish.is_some() && !released.stopped {
+        if token.finish.is_some() && released.stopped.is_none() {
             released.text.push_str(&self.stop.finish());
         }
         Ok(released)
@@ -116,7 +143,8 @@ impl Source {
 
     /// An event for `text` and the tokens since the last event.
     fn text_event(&mut self, text: String) -> Event {
-        Event::Text { text, token_ids: std::mem::take(&mut self.untold) }
+        let token_ids = std::mem::take(&mut self.untold);
+        Event::Text { text, token_ids, logprobs: std::mem::take(&mut self.untold_logprobs) }
     }
 }
 

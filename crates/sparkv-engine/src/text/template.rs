@@ -12,9 +12,16 @@ use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
 
 use super::model::TextModelError;
-use crate::request::ChatMessage;
+use crate::chat::{Chat, Turn};
 
 const NAME: &str = "chat_template";
+
+/// Variables that a request's arguments cannot set.
+const RESERVED: [&str; 7] =
+    ["messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token", "raise_exception"];
+
+/// Instructions that rendering may take: a conversation of a thousand messages takes some ten thousand.
+const FUEL: u64 = 10_000_000;
 
 /// A compiled chat template.
 #[derive(Debug)]
@@ -45,6 +52,7 @@ impl ChatTemplate {
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         let mut environment = Environment::new();
         environment.set_syntax(syntax.map_err(|error| broken(&error))?);
+        environment.set_fuel(Some(FUEL));
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
         environment.set_unknown_method_callback(pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
@@ -56,22 +64,45 @@ impl ChatTemplate {
         Ok(Self { environment })
     }
 
-    /// Renders `messages` up to where the assistant's answer begins. The error is the template's own message,
-    /// or what is wrong with the template.
-    pub(super) fn render(&self, messages: &[ChatMessage]) -> Result<String, String> {
-        self.environment
+    /// Renders a conversation. The error is the template's own message, or what is wrong with the template.
+    pub(super) fn render(&self, chat: &Chat) -> Result<String, String> {
+        let Chat { messages, tools, next, template_args } = chat;
+        let mut variables = template_args.clone();
+        for name in RESERVED {
+            if variables.remove(name).is_some() {
+                return Err(format!("`{name}` is not an argument of the template"));
+            }
+        }
+        let rendered = self
+            .environment
             .get_template(NAME)
             .and_then(|template| {
                 template.render(context! {
                     messages => Value::from(Serde(messages)),
-                    add_generation_prompt => true,
+                    add_generation_prompt => *next == Turn::Answer,
                     // transformers always defines these two, and templates ask whether they are none.
-                    tools => (),
+                    tools => if tools.is_empty() { Value::from(()) } else { Value::from(Serde(tools)) },
                     documents => (),
+                    ..Value::from(Serde(variables))
                 })
             })
-            .map_err(|error| raised(&error).unwrap_or_else(|| error.to_string()))
+            .map_err(|error| raised(&error).unwrap_or_else(|| error.to_string()))?;
+        match (next, messages.last()) {
+            (Turn::Continue, Some(last)) => cut_behind(rendered, &last.content),
+            _ => Ok(rendered),
+        }
     }
+}
+
+/// A conversation up to the end of its last message, without what the template writes behind it.
+fn cut_behind(mut rendered: String, last: &str) -> Result<String, String> {
+    // Templates may trim what they are given.
+    let last = last.trim();
+    let Some(at) = rendered.rfind(last) else {
+        return Err("the template changes the last message, which therefore cannot be continued".to_owned());
+    };
+    rendered.truncate(at + last.len());
+    Ok(rendered)
 }
 
 /// The message of `raise_exception`, if that is at the bottom of `error`.
@@ -144,7 +175,10 @@ impl Formatter for PythonFormatter {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::chat::{ChatMessage, Tool, ToolCall};
 
     // Templates in the styles of widespread models: headers, instruction brackets, ChatML.
     const HEADERS: &str = include_str!("testdata/headers.jinja");
@@ -152,11 +186,9 @@ mod tests {
     const CHATML: &str = include_str!("testdata/chatml.jinja");
 
     fn render(source: &str, messages: &[(&str, &str)]) -> Result<String, String> {
-        let messages: Vec<ChatMessage> = messages
-            .iter()
-            .map(|&(role, content)| ChatMessage { role: role.to_owned(), content: content.to_owned() })
-            .collect();
-        ChatTemplate::new(source, Some("<s>"), Some("</s>")).unwrap().render(&messages)
+        let messages: Vec<ChatMessage> =
+            messages.iter().map(|&(role, content)| ChatMessage::new(role, content)).collect();
+        ChatTemplate::new(source, Some("<s>"), Some("</s>")).unwrap().render(&Chat::from(messages))
     }
 
     const CHAT: &[(&str, &str)] = &[
@@ -221,5 +253,52 @@ mod tests {
             {{ tools is none }}{{ nothing is defined }}{{ eos_token }}";
         let rendered = render(source, &[("user", "a-b "), ("user", " xy"), ("user", "c")]).unwrap();
         assert_eq!(rendered.to_lowercase(), "b,ctruefalse</s>");
+    }
+
+    fn chat(next: Turn) -> Chat {
+        let messages = vec![ChatMessage::new("user", "Well?"), ChatMessage::new("assistant", " It is so ")];
+        Chat { next, ..Chat::from(messages) }
+    }
+
+    #[test]
+    fn the_last_message_can_be_continued() {
+        let template = ChatTemplate::new(CHATML, Some("<s>"), Some("</s>")).unwrap();
+        let open = template.render(&chat(Turn::Open)).unwrap();
+        let answer = template.render(&chat(Turn::Answer)).unwrap();
+        let continued = template.render(&chat(Turn::Continue)).unwrap();
+        assert!(answer.starts_with(&open) && answer.len() > open.len(), "{answer}");
+        assert!(open.starts_with(&continued) && continued.ends_with("It is so"), "{continued}");
+        let deaf = ChatTemplate::new("nothing", None, None).unwrap();
+        assert!(deaf.render(&chat(Turn::Continue)).unwrap_err().contains("cannot be continued"));
+    }
+
+    #[test]
+    fn tools_calls_and_arguments_reach_the_template() {
+        let source =
+            "{{ tools | tojson }} {{ messages | tojson }} {{ enable_thinking }} {{ documents is none }}";
+        let parameters = json!({"type": "object"});
+        let tool = Tool { name: "f".to_owned(), description: Some("does".to_owned()), parameters };
+        let call = ToolCall { id: "c1".to_owned(), name: "f".to_owned(), arguments: json!({"a": [1]}) };
+        let answer = ChatMessage {
+            tool_call_id: Some("c1".to_owned()),
+            name: Some("f".to_owned()),
+            ..ChatMessage::new("tool", "3")
+        };
+        let messages =
+            vec![ChatMessage { tool_calls: vec![call], ..ChatMessage::new("assistant", "") }, answer];
+        let template_args = json!({"enable_thinking": false}).as_object().unwrap().clone();
+        let chat = Chat { tools: vec![tool], template_args, ..Chat::from(messages) };
+        let template = ChatTemplate::new(source, None, None).unwrap();
+        insta::assert_snapshot!("tools", template.render(&chat).unwrap());
+        let template_args = json!({"messages": []}).as_object().unwrap().clone();
+        let refused = template.render(&Chat { template_args, ..chat }).unwrap_err();
+        assert!(refused.contains("`messages` is not an argument"), "{refused}");
+    }
+
+    #[test]
+    fn a_template_that_runs_away_is_stopped() {
+        let endless = "{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}";
+        let error = render(endless, &[("user", "a")]).unwrap_err();
+        assert!(error.contains("fuel"), "{error}");
     }
 }

@@ -41,6 +41,8 @@ pub(crate) fn request(seed: u32, length: usize, max_tokens: usize) -> TokenReque
         fit_memory: false,
         sampling: SamplingParams::default(),
         ignore_eos: false,
+        stop_tokens: Vec::new(),
+        grammar: None,
         kv: KvChoice::default(),
         timeout: None,
     }

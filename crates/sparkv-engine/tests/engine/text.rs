@@ -35,9 +35,8 @@ fn text_request(prompt: &str, max_tokens: usize) -> GenerateRequest {
 }
 
 fn chat(messages: &[(&str, &str)]) -> GenerateRequest {
-    let message =
-        |&(role, content): &(&str, &str)| ChatMessage { role: role.into(), content: content.into() };
-    GenerateRequest::new(Prompt::Chat(messages.iter().map(message).collect()))
+    let messages = messages.iter().map(|&(role, content)| ChatMessage::new(role, content));
+    GenerateRequest::new(Prompt::Chat(messages.collect::<Vec<_>>().into()))
 }
 
 struct Answer {
@@ -59,7 +58,7 @@ fn gather(events: Vec<Result<Event, GenerateError>>) -> Answer {
     for event in events {
         assert!(done.is_none(), "an event after the last");
         match event.unwrap() {
-            Event::Text { text, token_ids } => {
+            Event::Text { text, token_ids, .. } => {
                 assert!(!token_ids.is_empty(), "text without a token");
                 pieces.push(text);
                 all_ids.extend(token_ids);

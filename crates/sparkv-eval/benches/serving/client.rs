@@ -22,6 +22,8 @@ pub(crate) fn request(engine: &TokenEngine, seed: usize, length: usize, max_toke
         fit_memory: false,
         sampling: SamplingParams::default(),
         ignore_eos: true,
+        stop_tokens: Vec::new(),
+        grammar: None,
         kv: KvChoice::default(),
         timeout: None,
     }

@@ -242,7 +242,7 @@ async fn content_types_that_are_json() {
 
 #[tokio::test]
 async fn the_api_key_guards_everything_but_health() {
-    let routes = Setup { api_key: Some("secret"), ..Setup::default() }.routes();
+    let routes = Setup { api_keys: &["secret"], ..Setup::default() }.routes();
     for path in ["/health", "/ready"] {
         assert_eq!(get(&routes, path).await.status, 200, "{path}");
     }

@@ -8,8 +8,18 @@ mod errors;
 #[cfg(test)]
 mod fields;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod observing;
+#[cfg(test)]
 mod operations;
+#[cfg(test)]
+mod origins;
+#[cfg(test)]
+mod policy;
 #[cfg(test)]
 mod socket;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tls;

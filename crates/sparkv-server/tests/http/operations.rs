@@ -16,8 +16,8 @@ fn engine() -> EngineConfig {
     EngineConfig { max_running: NonZeroUsize::new(4).unwrap(), ..EngineConfig::default() }
 }
 
-/// The value of a metric without labels.
-fn value(metrics: &str, name: &str) -> f64 {
+/// The value of a metric, with its labels as they are written.
+pub(crate) fn value(metrics: &str, name: &str) -> f64 {
     let lines = metrics.lines().filter_map(|line| line.split_once(' '));
     let (_, value) =
         lines.clone().find(|(key, _)| *key == name).unwrap_or_else(|| panic!("{name}: {metrics}"));
@@ -45,21 +45,22 @@ async fn metrics_tell_what_is_held_and_what_was_found() {
         Some("application/openmetrics-text; version=1.0.0; charset=utf-8")
     );
     assert_eq!(value(&reply.text, "sparkv_requests_running"), 0.0);
-    assert_eq!(value(&reply.text, "vllm:num_requests_waiting"), 0.0);
+    assert_eq!(value(&reply.text, "vllm:num_requests_waiting{model_name=\"org/fake\"}"), 0.0);
+    assert_eq!(value(&reply.text, "sparkv_kv_cache_dense_bytes"), 0.0);
     assert_eq!(value(&reply.text, "sparkv_kv_cache_budget_bytes"), f64::from(1 << 20));
     assert_eq!(value(&reply.text, "sparkv_kv_cache_active_bytes"), 0.0);
     assert_eq!(value(&reply.text, "sparkv_kv_cache_prefix_bytes"), probe.held_bytes() as f64);
     assert!(probe.held_bytes() > 0);
     // <s> and a token for each byte.
     assert_eq!(value(&reply.text, "sparkv_prefix_cache_queries_total"), 2.0 * (prompt.len() + 1) as f64);
-    assert_eq!(value(&reply.text, "vllm:prefix_cache_hits_total"), 48.0);
-    assert_eq!(value(&reply.text, "vllm:generation_tokens_total"), 4.0);
+    assert_eq!(value(&reply.text, "vllm:prefix_cache_hits_total{model_name=\"org/fake\"}"), 48.0);
+    assert_eq!(value(&reply.text, "vllm:generation_tokens_total{model_name=\"org/fake\"}"), 4.0);
     assert!(reply.text.ends_with("# EOF\n"));
 }
 
 #[tokio::test]
 async fn metrics_want_the_key() {
-    let routes = Setup { api_key: Some("secret"), ..Setup::default() }.routes();
+    let routes = Setup { api_keys: &["secret"], ..Setup::default() }.routes();
     assert_eq!(get(&routes, "/metrics").await.status, StatusCode::UNAUTHORIZED);
 }
 

@@ -8,7 +8,7 @@ use reqwest::Client;
 use serde_json::{Value, json};
 use sparkv_engine::TextEngine;
 use sparkv_models::fake::Probe;
-use sparkv_server::{BindError, Drained, Server};
+use sparkv_server::{BindError, Connections, Drained, Listening, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -17,16 +17,16 @@ use tokio::task::JoinHandle;
 use crate::support::*;
 
 /// A server that listens.
-struct Running {
-    address: SocketAddr,
-    engine: TextEngine,
-    probe: Probe,
-    stop: oneshot::Sender<()>,
-    ended: JoinHandle<std::io::Result<Drained>>,
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    pub(crate) engine: TextEngine,
+    pub(crate) probe: Probe,
+    pub(crate) stop: oneshot::Sender<()>,
+    pub(crate) ended: JoinHandle<std::io::Result<Drained>>,
 }
 
 impl Running {
-    async fn start(setup: Setup) -> Self {
+    pub(crate) async fn start(setup: Setup) -> Self {
         let (server, engine, probe) = setup.server();
         let listener = Server::bind("127.0.0.1", 0).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -37,17 +37,29 @@ impl Running {
         Self { address, engine, probe, stop, ended }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(crate) async fn start_at(setup: Setup, connections: Connections) -> Self {
+        let (server, engine, probe) = setup.server();
+        let listener = Server::bind("127.0.0.1", 0).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let listening = Listening::start(listener, connections);
+        let ended = tokio::spawn(server.serve_at(listening, async {
+            stopped.await.unwrap();
+        }));
+        Self { address, engine, probe, stop, ended }
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    async fn chat(&self, body: &Value) -> reqwest::Response {
+    pub(crate) async fn chat(&self, body: &Value) -> reqwest::Response {
         Client::new().post(self.url("/v1/chat/completions")).json(body).send().await.unwrap()
     }
 }
 
 /// Waits until `condition` holds; panics after 10 s.
-async fn until(what: &str, condition: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < Duration::from_secs(10), "waited too long until {what}");

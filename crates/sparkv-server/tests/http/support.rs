@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sparkv::{KvOptions, Presets};
 use sparkv_engine::{EngineConfig, TextEngine, TextModel};
 use sparkv_models::fake::{CHAT_TEMPLATE, FakeConfig, FakeModel, Probe, tokenizer};
-use sparkv_server::{ApiKey, Server, ServerConfig};
+use sparkv_server::{ApiKey, Policy, Server, ServerConfig};
 use tower::ServiceExt;
 
 /// What a test may want to be different.
@@ -19,7 +19,7 @@ pub(crate) struct Setup {
     pub(crate) fake: FakeConfig,
     pub(crate) chat_template: Option<&'static str>,
     pub(crate) max_queue: usize,
-    pub(crate) api_key: Option<&'static str>,
+    pub(crate) api_keys: &'static [&'static str],
     pub(crate) default_kv: KvOptions,
     pub(crate) drain_deadline: Duration,
     pub(crate) engine: EngineConfig,
@@ -32,7 +32,7 @@ impl Default for Setup {
             fake: FakeConfig::default(),
             chat_template: Some(CHAT_TEMPLATE),
             max_queue: 8,
-            api_key: None,
+            api_keys: &[],
             default_kv: KvOptions::default(),
             drain_deadline: Duration::from_secs(20),
             engine: EngineConfig {
@@ -59,12 +59,15 @@ impl Setup {
         let config = ServerConfig {
             model_name: "org/fake".to_owned(),
             model_aliases: vec!["fake".to_owned()],
-            api_key: self.api_key.map(|key| ApiKey::new(key).unwrap()),
+            policy: Policy {
+                api_keys: self.api_keys.iter().map(|key| ApiKey::new(*key).unwrap()).collect(),
+                default_kv: presets.resolve(&self.default_kv).unwrap(),
+                presets,
+            },
             body_limit: 1 << 20,
-            default_kv: presets.resolve(&self.default_kv).unwrap(),
-            presets,
             drain_deadline: self.drain_deadline,
             request_timeout: self.request_timeout,
+            adopt_trace: None,
         };
         (Server::new(engine.clone(), config), engine, probe)
     }

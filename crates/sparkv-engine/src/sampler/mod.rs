@@ -2,66 +2,20 @@
 //!
 //! The random number behind a draw depends on the seed and on the position alone, so a request draws the same
 //! tokens whatever else runs, in any batch.
-use std::cmp::Ordering;
+mod adjust;
+mod logprobs;
+mod params;
+
+use std::{borrow::Cow, cmp::Ordering};
 
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
-/// How tokens are drawn from the model's logits.
-///
-/// The filters apply in this order: `temperature`, `top_k`, `top_p`, `min_p`, each to the distribution that
-/// the ones before it left.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SamplingParams {
-    /// Divides the logits; 0 takes the likeliest token (greedy).
-    pub temperature: f32,
-    /// Keeps the fewest likeliest tokens whose probabilities reach this, at least one; 1 keeps all.
-    pub top_p: f32,
-    /// Keeps this many of the likeliest tokens; 0 keeps all.
-    pub top_k: usize,
-    /// Keeps tokens at least this share as likely as the likeliest; 0 keeps all.
-    pub min_p: f32,
-    /// Makes the draws repeatable; drawn by the engine if `None`.
-    pub seed: Option<u64>,
-}
+use adjust::Adjustments;
+use logprobs::RawScores;
 
-impl Default for SamplingParams {
-    /// Greedy, no filter.
-    fn default() -> Self {
-        Self { temperature: 0.0, top_p: 1.0, top_k: 0, min_p: 0.0, seed: None }
-    }
-}
-
-/// A sampling parameter out of its range.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{param}: {message}")]
-pub struct InvalidParam {
-    /// The parameter.
-    pub param: &'static str,
-    /// What is wrong and what would be right.
-    pub message: String,
-}
-
-impl SamplingParams {
-    /// Checks that every parameter is within its range.
-    ///
-    /// # Errors
-    /// A temperature that is negative or not a number, or `top_p` or `min_p` outside [0, 1].
-    pub fn validate(&self) -> Result<(), InvalidParam> {
-        let Self { temperature, top_p, top_k: _, min_p, seed: _ } = *self;
-        if !(temperature.is_finite() && temperature >= 0.0) {
-            let message = format!("must be a number of at least 0, got {temperature}");
-            return Err(InvalidParam { param: "temperature", message });
-        }
-        for (param, share) in [("top_p", top_p), ("min_p", min_p)] {
-            if !(0.0..=1.0).contains(&share) {
-                let message = format!("must be between 0 and 1, got {share}");
-                return Err(InvalidParam { param, message });
-            }
-        }
-        Ok(())
-    }
-}
+pub use logprobs::TokenLogprobs;
+pub use params::{InvalidParam, MAX_TOP_LOGPROBS, SamplingParams};
 
 /// Draws one sequence's tokens.
 #[derive(Debug, Clone)]
@@ -69,6 +23,16 @@ pub struct Sampler {
     // Valid: checked by `new`.
     params: SamplingParams,
     seed: u64,
+    adjustments: Adjustments,
+}
+
+/// A token that was drawn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drawn {
+    /// The token.
+    pub id: u32,
+    /// What the model thought of it, if [`SamplingParams::logprobs`] asks for that.
+    pub logprobs: Option<TokenLogprobs>,
 }
 
 /// Candidates that are sorted at first; more than make up nearly every nucleus.
@@ -97,7 +61,40 @@ impl Sampler {
     pub fn new(params: SamplingParams) -> Result<Self, InvalidParam> {
         params.validate()?;
         let seed = params.seed.unwrap_or_else(rand::random);
-        Ok(Self { params, seed })
+        let adjustments = Adjustments::new(&params);
+        Ok(Self { params, seed, adjustments })
+    }
+
+    /// Takes note of the prompt, whose tokens `repetition_penalty` counts among those that were said.
+    pub fn read_prompt(&mut self, prompt: &[u32]) {
+        self.adjustments.read_prompt(prompt);
+    }
+
+    /// Whether an end-of-sequence token may be drawn, as far as [`SamplingParams::min_tokens`] goes.
+    pub fn may_end(&self) -> bool {
+        self.adjustments.drawn() >= self.params.min_tokens
+    }
+
+    /// Draws the token at `position` from the model's `logits` (`vocab_size`) and takes note of it: biases and
+    /// penalties apply, then `restrict`, which may set logits to negative infinity, then the filters.
+    ///
+    /// Log probabilities are those of the model's own distribution, before all of that.
+    ///
+    /// # Errors
+    /// That of `restrict`. `None` if no token is left that may be drawn.
+    pub fn draw<E>(
+        &mut self,
+        logits: &[f32],
+        position: usize,
+        restrict: impl FnOnce(&mut Cow<'_, [f32]>) -> Result<(), E>,
+    ) -> Result<Option<Drawn>, E> {
+        let mut adjusted = Cow::Borrowed(logits);
+        self.adjustments.apply(&mut adjusted);
+        restrict(&mut adjusted)?;
+        let Some(id) = self.sample(&adjusted, position) else { return Ok(None) };
+        self.adjustments.note(id);
+        let logprobs = self.params.logprobs.map(|top| RawScores::new(logits).of(id, top));
+        Ok(Some(Drawn { id, logprobs }))
     }
 
     /// Draws the token at `position` (tokens before it, the prompt's included) from its logits (`vocab_size`).
@@ -298,7 +295,13 @@ mod tests {
 
     #[test]
     fn filters_never_leave_nothing() {
-        let tight = SamplingParams { temperature: 1.0, top_p: 0.0, min_p: 1.0, top_k: 1, seed: None };
+        let tight = SamplingParams {
+            temperature: 1.0,
+            top_p: 0.0,
+            min_p: 1.0,
+            top_k: 1,
+            ..SamplingParams::default()
+        };
         for position in 0..100 {
             assert_eq!(sampled(&tight).sample(&LOGITS, position), Some(1));
             let cold = SamplingParams { temperature: f32::MIN_POSITIVE, ..SamplingParams::default() };
@@ -347,6 +350,11 @@ mod tests {
             (SamplingParams { top_p: 1.1, ..ok.clone() }, "top_p"),
             (SamplingParams { top_p: f32::NAN, ..ok.clone() }, "top_p"),
             (SamplingParams { min_p: -0.5, ..ok.clone() }, "min_p"),
+            (SamplingParams { presence_penalty: 2.1, ..ok.clone() }, "presence_penalty"),
+            (SamplingParams { frequency_penalty: f32::NAN, ..ok.clone() }, "frequency_penalty"),
+            (SamplingParams { repetition_penalty: 0.0, ..ok.clone() }, "repetition_penalty"),
+            (SamplingParams { logit_bias: [(1, -100.5)].into(), ..ok.clone() }, "logit_bias"),
+            (SamplingParams { logprobs: Some(MAX_TOP_LOGPROBS + 1), ..ok.clone() }, "top_logprobs"),
         ];
         for (params, name) in cases {
             assert_eq!(params.validate().unwrap_err().param, name, "{params:?}");
@@ -365,7 +373,8 @@ mod tests {
             seed: u64,
             position in 0usize..10_000,
         ) {
-            let params = SamplingParams { temperature, top_k, top_p, min_p, seed: Some(seed) };
+            let params =
+                SamplingParams { temperature, top_k, top_p, min_p, seed: Some(seed), ..SamplingParams::default() };
             let drawn = Sampler::new(params).unwrap().sample(&logits, position);
             let finite: Vec<f32> = logits.iter().copied().filter(|l| l.is_finite()).collect();
             let Some(id) = drawn else {

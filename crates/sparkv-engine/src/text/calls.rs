@@ -1,0 +1,441 @@
+//! Calls of tools in a text that arrives in pieces.
+use serde_json::Value;
+
+use super::tools::{CLOSE, LIST, OPEN, ToolFormat};
+
+/// A part of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// Text that is no call.
+    Text(String),
+    /// A call begins.
+    Call {
+        /// The tool's name.
+        name: String,
+    },
+    /// More of the JSON of the last call's arguments.
+    Arguments(String),
+}
+
+/// Finds calls in an answer. What is not a call, or not one of a tool there is, is text.
+#[derive(Debug, Clone)]
+pub struct CallParser {
+    format: ToolFormat,
+    /// Names of the tools.
+    names: Vec<String>,
+    /// Text not yet told.
+    held: String,
+    state: State,
+    /// Whether anything but white space was told, so that a call cannot begin any more in [`ToolFormat::Json`].
+    spoken: bool,
+    called: bool,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    Text,
+    Call(JsonCall),
+    /// Behind a call; more may follow.
+    Between,
+}
+
+impl CallParser {
+    /// For answers in `format` that may call `names`.
+    pub fn new(format: ToolFormat, names: Vec<String>) -> Self {
+        Self { format, names, held: String::new(), state: State::Text, spoken: false, called: false }
+    }
+
+    /// Whether a call was found.
+    pub fn has_called(&self) -> bool {
+        self.called
+    }
+
+    /// Takes the next piece of the answer; returns what is certain.
+    pub fn push(&mut self, text: &str) -> Vec<Piece> {
+        self.held.push_str(text);
+        let mut pieces = Vec::new();
+        while self.advance(&mut pieces) {}
+        pieces
+    }
+
+    /// What is left at the end of the answer.
+    pub fn finish(&mut self) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        let text = match std::mem::replace(&mut self.state, State::Between) {
+            State::Text => std::mem::take(&mut self.held),
+            // What was not announced was no call.
+            State::Call(call) if !call.announced => call.raw + &std::mem::take(&mut self.held),
+            State::Call(_) | State::Between => String::new(),
+        };
+        self.say(text, &mut pieces);
+        pieces
+    }
+
+    /// Does one thing with what is held; false if more has to come first.
+    fn advance(&mut self, pieces: &mut Vec<Piece>) -> bool {
+        match &mut self.state {
+            State::Text => self.find_call(pieces),
+            State::Call(call) => {
+                let Some(end) = call.push(&self.held, &self.names, pieces) else {
+                    self.held.clear();
+                    self.called |= call.announced;
+                    return false;
+                };
+                self.called |= call.announced;
+                let rest = self.held.split_off(end.at);
+                let raw = std::mem::take(&mut call.raw);
+                self.held = rest;
+                if end.is_call {
+                    self.state = State::Between;
+                } else {
+                    let opening = if matches!(self.format, ToolFormat::Tagged { .. }) { OPEN } else { "" };
+                    self.spoken = true;
+                    self.state = State::Text;
+                    self.say(format!("{opening}{raw}"), pieces);
+                }
+                true
+            }
+            State::Between => self.find_next(),
+        }
+    }
+
+    /// Looks for the first call.
+    fn find_call(&mut self, pieces: &mut Vec<Piece>) -> bool {
+        let marker = match self.format {
+            ToolFormat::Tagged { .. } => OPEN,
+            ToolFormat::List { .. } => LIST,
+            ToolFormat::Json => {
+                let text = self.held.trim_start();
+                if self.spoken || !(text.is_empty() || text.starts_with('{')) {
+                    let text = std::mem::take(&mut self.held);
+                    self.say(text, pieces);
+                    return false;
+                }
+                if text.is_empty() {
+                    return false;
+                }
+                self.held = text.to_owned();
+                self.state = State::Call(JsonCall::default());
+                return true;
+            }
+        };
+        if let Some(at) = self.held.find(marker) {
+            let rest = self.held.split_off(at + marker.len());
+            self.held.truncate(at);
+            let before = std::mem::replace(&mut self.held, rest);
+            self.say(before.trim_end().to_owned(), pieces);
+            self.state = if marker == LIST { State::Between } else { State::Call(JsonCall::default()) };
+            return true;
+        }
+        // White space before a marker is no text either.
+        let certain = self.held.trim_end().len().min(self.held.len() - partial(&self.held, marker));
+        let certain = self.held[..certain].trim_end().len();
+        let held = self.held.split_off(certain);
+        let text = std::mem::replace(&mut self.held, held);
+        self.say(text, pieces);
+        false
+    }
+
+    /// Skips what stands between two calls.
+    fn find_next(&mut self) -> bool {
+        let (marker, skipped): (&str, &[&str]) = match self.format {
+            ToolFormat::Tagged { .. } => (OPEN, &[CLOSE]),
+            ToolFormat::List { .. } => ("{", &["[", ",", "]"]),
+            ToolFormat::Json => ("{", &[";", ","]),
+        };
+        let text = self.held.trim_start();
+        if text.starts_with('{') && marker == "{" {
+            self.held = text.to_owned();
+            self.state = State::Call(JsonCall::default());
+            return true;
+        }
+        if let Some(rest) = text.strip_prefix(marker) {
+            self.held = rest.to_owned();
+            self.state = State::Call(JsonCall::default());
+            return true;
+        }
+        if let Some(rest) = skipped.iter().find_map(|skipped| text.strip_prefix(skipped)) {
+            self.held = rest.to_owned();
+            return true;
+        }
+        let may_go_on = |marker: &str| marker.starts_with(text);
+        if text.is_empty() || may_go_on(marker) || skipped.iter().any(|skipped| may_go_on(skipped)) {
+            self.held = text.to_owned();
+            return false;
+        }
+        self.held = text.to_owned();
+        self.state = State::Text;
+        self.spoken = true;
+        true
+    }
+
+    fn say(&mut self, text: String, pieces: &mut Vec<Piece>) {
+        if !text.is_empty() {
+            self.spoken |= !text.trim().is_empty();
+            pieces.push(Piece::Text(text));
+        }
+    }
+}
+
+/// Bytes at the end of `text` that may be the beginning of `marker`.
+fn partial(text: &str, marker: &str) -> usize {
+    let longest = (marker.len() - 1).min(text.len());
+    (1..=longest).rev().find(|&length| text.ends_with(&marker[..length])).unwrap_or(0)
+}
+
+/// Where an object ended.
+struct End {
+    /// Byte behind it in what was pushed.
+    at: usize,
+    /// Whether it was a call of a tool there is.
+    is_call: bool,
+}
+
+/// Reads one `{"name": .., "arguments": ..}`, whose arguments may be said before they are complete.
+#[derive(Debug, Clone, Default)]
+struct JsonCall {
+    raw: String,
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+    /// The key of the member at hand, once read.
+    key: Option<String>,
+    /// Where in `raw` the member's key or value begins.
+    begins: Option<usize>,
+    /// Told of `raw`, as far as it is arguments.
+    told: usize,
+    in_arguments: bool,
+    /// Arguments that came before the name.
+    early: Option<String>,
+    name: Option<String>,
+    announced: bool,
+}
+
+impl JsonCall {
+    /// Reads on; tells what is new. `None` until the object ends.
+    fn push(&mut self, text: &str, names: &[String], pieces: &mut Vec<Piece>) -> Option<End> {
+        for (at, letter) in text.char_indices() {
+            let end = at + letter.len_utf8();
+            if self.raw.is_empty() && letter.is_whitespace() {
+                continue;
+            }
+            if self.raw.is_empty() && letter != '{' {
+                return Some(End { at, is_call: false });
+            }
+            self.raw.push(letter);
+            if !self.read(letter, names, pieces) {
+                return Some(End { at: end, is_call: false });
+            }
+            if self.depth == 0 {
+                return Some(End { at: end, is_call: self.announced });
+            }
+        }
+        if self.in_arguments && self.announced && self.early.is_none() {
+            self.tell(self.raw.len(), pieces);
+        }
+        None
+    }
+
+    /// Takes note of the last letter of `raw`; false if this cannot be a call.
+    fn read(&mut self, letter: char, names: &[String], pieces: &mut Vec<Piece>) -> bool {
+        let at = self.raw.len() - letter.len_utf8();
+        if self.in_string {
+            match letter {
+                _ if self.escaped => self.escaped = false,
+                '\\' => self.escaped = true,
+                '"' => {
+                    self.in_string = false;
+                    if self.depth == 1 && self.key.is_none() {
+                        let key = self.begins.take().map(|begins| &self.raw[begins..]);
+                        self.key = key.and_then(|key| serde_json::from_str(key).ok());
+                        return self.key.is_some();
+                    }
+                }
+                _ => {}
+            }
+            return true;
+        }
+        match letter {
+            ',' | '}' if self.depth == 1 => {
+                if !self.end_member(at, names, pieces) {
+                    return false;
+                }
+                if letter == '}' {
+                    self.depth = 0;
+                }
+                return true;
+            }
+            ':' if self.depth == 1 => return true,
+            _ if letter.is_whitespace() => return true,
+            _ => {}
+        }
+        if self.depth == 1 && self.begins.is_none() {
+            self.begins = Some(at);
+            if matches!(self.key.as_deref(), Some("arguments" | "parameters")) {
+                self.in_arguments = letter == '{';
+                self.told = at;
+            }
+        }
+        match letter {
+            '"' => self.in_string = true,
+            '{' | '[' => self.depth += 1,
+            '}' | ']' => self.depth = self.depth.saturating_sub(1),
+            _ => {}
+        }
+        if self.in_arguments && self.depth == 1 {
+            self.tell(at + 1, pieces);
+            self.in_arguments = false;
+        }
+        true
+    }
+
+    /// At the end of a member's value.
+    fn end_member(&mut self, at: usize, names: &[String], pieces: &mut Vec<Piece>) -> bool {
+        let (Some(key), Some(begins)) = (self.key.take(), self.begins.take()) else {
+            // Only an empty object has no member at its end.
+            return false;
+        };
+        let value = self.raw[begins..at].trim();
+        match key.as_str() {
+            "name" => {
+                let name = serde_json::from_str::<String>(value).ok();
+                let Some(name) = name.filter(|name| names.contains(name)) else { return false };
+                pieces.push(Piece::Call { name: name.clone() });
+                self.name = Some(name);
+                self.announced = true;
+                if let Some(early) = self.early.take() {
+                    pieces.push(Piece::Arguments(early));
+                }
+            }
+            "arguments" | "parameters" => {
+                // Some write the object's JSON as a string.
+                let inner = serde_json::from_str::<Value>(value).ok();
+                let text = inner.and_then(|inner| inner.as_str().map(str::to_owned));
+                match (text, self.announced) {
+                    (Some(text), true) => pieces.push(Piece::Arguments(text)),
+                    (Some(text), false) => self.early = Some(text),
+                    (None, true) => {}
+                    (None, false) => self.early = Some(value.to_owned()),
+                }
+            }
+            _ => {}
+        }
+        true
+    }
+
+    /// Tells arguments up to `end`, if the call was announced.
+    fn tell(&mut self, end: usize, pieces: &mut Vec<Piece>) {
+        if self.announced && self.told < end {
+            pieces.push(Piece::Arguments(self.raw[self.told..end].to_owned()));
+            self.told = end;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TAGGED: ToolFormat = ToolFormat::Tagged { in_template: true };
+    const MISTRAL: ToolFormat = ToolFormat::List { marker: None };
+
+    /// Text, and calls with their arguments, of an answer in pieces.
+    fn parse(format: ToolFormat, pieces: &[&str]) -> (String, Vec<(String, String)>) {
+        let mut parser = CallParser::new(format, vec!["f".to_owned(), "g".to_owned()]);
+        let mut told: Vec<Piece> = pieces.iter().flat_map(|piece| parser.push(piece)).collect();
+        told.extend(parser.finish());
+        let (mut text, mut calls) = (String::new(), Vec::<(String, String)>::new());
+        for piece in told {
+            match piece {
+                Piece::Text(more) => text.push_str(&more),
+                Piece::Call { name } => calls.push((name, String::new())),
+                Piece::Arguments(more) => calls.last_mut().unwrap().1.push_str(&more),
+            }
+        }
+        assert_eq!(parser.has_called(), !calls.is_empty());
+        (text, calls)
+    }
+
+    fn calls(calls: &[(&str, &str)]) -> Vec<(String, String)> {
+        calls.iter().map(|&(name, arguments)| (name.to_owned(), arguments.to_owned())).collect()
+    }
+
+    /// Answers, and what is in them.
+    fn cases() -> Vec<(ToolFormat, &'static str, &'static str, Vec<(String, String)>)> {
+        let two = calls(&[("f", r#"{"a": "}\"{", "b": [1, {"c": 2}]}"#), ("g", "{}")]);
+        vec![
+            (
+                TAGGED,
+                "Let me see. \n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": \"}\\\"{\", \"b\": [1, {\"c\": 2}]}}\n</tool_call>\n<tool_call>{\"arguments\": {}, \"name\": \"g\"}</tool_call>",
+                "Let me see.",
+                two.clone(),
+            ),
+            (
+                ToolFormat::Json,
+                " {\"name\": \"f\", \"parameters\": {\"a\": \"}\\\"{\", \"b\": [1, {\"c\": 2}]}}; {\"name\": \"g\", \"parameters\": {}}",
+                "",
+                two.clone(),
+            ),
+            (
+                MISTRAL,
+                "[TOOL_CALLS] [{\"name\": \"f\", \"arguments\": {\"a\": \"}\\\"{\", \"b\": [1, {\"c\": 2}]}}, {\"name\": \"g\", \"arguments\": {}}]",
+                "",
+                two,
+            ),
+            (
+                TAGGED,
+                "<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"a\\\": 1}\"}</tool_call>",
+                "",
+                calls(&[("f", r#"{"a": 1}"#)]),
+            ),
+            // No call, or none of a tool there is.
+            (TAGGED, "1 < 2 <tool_", "1 < 2 <tool_", vec![]),
+            (
+                TAGGED,
+                "<tool_call>{\"name\": \"h\", \"arguments\": {}}",
+                "<tool_call>{\"name\": \"h\", \"arguments\": {}}",
+                vec![],
+            ),
+            (ToolFormat::Json, "{\"answer\": 42}", "{\"answer\": 42}", vec![]),
+            (ToolFormat::Json, "So {\"name\": \"f\"}", "So {\"name\": \"f\"}", vec![]),
+            (ToolFormat::Json, "{} \u{e4}", "{} \u{e4}", vec![]),
+            // Cut off.
+            (
+                TAGGED,
+                "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": \"x",
+                "",
+                calls(&[("f", r#"{"a": "x"#)]),
+            ),
+        ]
+    }
+
+    #[test]
+    fn calls_are_found_in_each_format() {
+        for (format, answer, text, calls) in cases() {
+            assert_eq!(parse(format, &[answer]), (text.to_owned(), calls), "{answer}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn how_the_answer_is_cut_changes_nothing(case in 0..10usize, cuts in prop::collection::vec(0..200usize, 0..8)) {
+            let (format, answer, text, calls) = cases().swap_remove(case);
+            let mut cuts: Vec<usize> = cuts.into_iter().filter(|&at| answer.is_char_boundary(at.min(answer.len()))).map(|at| at.min(answer.len())).collect();
+            cuts.push(0);
+            cuts.push(answer.len());
+            cuts.sort_unstable();
+            let pieces: Vec<&str> = cuts.windows(2).map(|pair| &answer[pair[0]..pair[1]]).collect();
+            prop_assert_eq!(parse(format, &pieces), (text.to_owned(), calls));
+        }
+
+        #[test]
+        fn nothing_breaks_it(format in 0..3usize, pieces in prop::collection::vec(r#"(<tool_call>|</tool_call>|\[TOOL_CALLS\]|[{}\[\]":, \\]|name|arguments|f|\PC){0,12}"#, 0..8)) {
+            let format = [TAGGED, ToolFormat::Json, MISTRAL][format].clone();
+            let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+            let whole = parse(format.clone(), &[&pieces.concat()]);
+            prop_assert_eq!(parse(format, &pieces), whole);
+        }
+    }
+}

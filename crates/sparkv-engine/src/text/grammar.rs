@@ -1,0 +1,165 @@
+//! Answers in a given language: llguidance behind the core's [`Grammar`].
+//!
+//! What a client sends is compiled and followed within bounds: so much work to compile it, so much for each token,
+//! so many states. Whatever goes beyond ends that request with an error.
+use std::sync::Arc;
+
+use llguidance::{
+    Matcher, ParserFactory,
+    api::{ParserLimits, TopLevelGrammar},
+    earley::SlicedBiasComputer,
+    toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie},
+};
+use serde_json::{Value, json};
+use sparkv_models::ModelInfo;
+
+use super::{tools::ToolFormat, vocabulary::Vocabulary};
+use crate::{
+    core::{Constraint, Grammar},
+    request::{OutputFormat, RequestError},
+};
+
+/// What may stand between two parts of a JSON text: a token in vain at the most.
+const JSON_SPACE: &str = " ?";
+
+/// Bytes of a grammar, of whatever kind.
+const MAX_SOURCE_BYTES: usize = 1 << 20;
+
+/// Lexer states, of 1 to 2 kB each.
+const MAX_LEXER_STATES: usize = 50_000;
+
+/// Compiles grammars for one tokenizer.
+pub(super) struct Grammars {
+    factory: ParserFactory,
+}
+
+impl std::fmt::Debug for Grammars {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Grammars(..)")
+    }
+}
+
+/// A compiled grammar.
+struct Compiled(Matcher);
+
+impl std::fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Compiled(..)")
+    }
+}
+
+impl Grammars {
+    /// For a tokenizer's vocabulary and the model that speaks it.
+    pub(super) fn new(vocabulary: &Vocabulary, info: &ModelInfo) -> Result<Self, RequestError> {
+        let size = vocabulary.len().max(info.vocab_size);
+        let word = |id: u32| match (vocabulary.is_silent(id), vocabulary.bytes(id)) {
+            (_, []) => Vec::new(),
+            (true, name) => [&[TokTrie::SPECIAL_TOKEN_MARKER], name].concat(),
+            (false, bytes) => bytes.to_vec(),
+        };
+        let words: Vec<Vec<u8>> = (0..size as u32).map(word).collect();
+        let ends = &info.eos_token_ids;
+        let Some(&end) = ends.first() else {
+            return Err(RequestError::Format("this model has no end-of-sequence token".to_owned()));
+        };
+        let trie = TokTrie::from(&TokRxInfo::new(size as u32, end), &words).with_eos_tokens(ends);
+        let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+        let slices = SlicedBiasComputer::general_slices();
+        let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &slices)
+            .map_err(|error| RequestError::Format(error.to_string()))?;
+        factory.quiet();
+        *factory.limits_mut() = ParserLimits {
+            max_lexer_states: MAX_LEXER_STATES,
+            // It would quote the whole grammar.
+            verbose_errors: false,
+            ..ParserLimits::default()
+        };
+        Ok(Self { factory })
+    }
+
+    /// Compiles a format. `tools` is how the model writes calls.
+    ///
+    /// # Errors
+    /// If it is no grammar, asks for what llguidance does not support, or is too large.
+    pub(super) fn compile(
+        &self,
+        format: &OutputFormat,
+        tools: &ToolFormat,
+    ) -> Result<Arc<dyn Grammar>, RequestError> {
+        let grammar = match format {
+            OutputFormat::JsonSchema(schema) => {
+                bounded(schema.to_string().len())?;
+                TopLevelGrammar::from_json_schema(with_spacing(schema.clone()))
+            }
+            OutputFormat::Regex(regex) => {
+                bounded(regex.len())?;
+                TopLevelGrammar::from_regex(regex)
+            }
+            OutputFormat::Lark(grammar) => {
+                bounded(grammar.len())?;
+                TopLevelGrammar::from_lark(grammar.clone())
+            }
+            OutputFormat::Choice(texts) => {
+                let texts: Vec<String> = texts.iter().map(|text| lark_string(text)).collect();
+                let grammar = format!("start: {}", texts.join(" | "));
+                bounded(grammar.len())?;
+                TopLevelGrammar::from_lark(grammar)
+            }
+            OutputFormat::ToolCalls { tools: callable, or_text, several } => {
+                let grammar = tools.grammar(callable, *or_text, *several);
+                bounded(grammar.len())?;
+                TopLevelGrammar::from_lark(grammar)
+            }
+        };
+        let matcher = Matcher::new(self.factory.create_parser(grammar));
+        match matcher.get_error() {
+            Some(error) => Err(RequestError::Format(error)),
+            None => Ok(Arc::new(Compiled(matcher))),
+        }
+    }
+}
+
+fn bounded(bytes: usize) -> Result<(), RequestError> {
+    if bytes > MAX_SOURCE_BYTES {
+        return Err(RequestError::Format(format!("it has {bytes} bytes, more than {MAX_SOURCE_BYTES}")));
+    }
+    Ok(())
+}
+
+/// A schema with what may stand between the parts of its texts.
+pub(super) fn with_spacing(mut schema: Value) -> Value {
+    if let Some(fields) = schema.as_object_mut() {
+        let spacing = json!({ "whitespace_flexible": true, "whitespace_pattern": JSON_SPACE });
+        fields.insert("x-guidance".to_owned(), spacing);
+    }
+    schema
+}
+
+/// A text as Lark quotes it, which is JSON's way.
+pub(super) fn lark_string(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+impl Grammar for Compiled {
+    fn start(&self) -> Box<dyn Constraint> {
+        // The caches of what was worked out before are not shared: they are locked while they are used.
+        Box::new(Self(self.0.deep_clone()))
+    }
+}
+
+impl Constraint for Compiled {
+    fn restrict(&mut self, logits: &mut [f32]) -> Result<(), String> {
+        let allowed = self.0.compute_mask_or_eos().map_err(|error| error.to_string())?;
+        for (id, logit) in logits.iter_mut().enumerate() {
+            if id >= allowed.len() || !allowed.get(id) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, id: u32) -> Result<bool, String> {
+        self.0.consume_token(id).map_err(|error| error.to_string())?;
+        Ok(self.0.is_stopped())
+    }
+}

@@ -1,0 +1,155 @@
+//! The bytes that tokens stand for.
+use std::collections::HashMap;
+
+use serde_json::Value;
+use tokenizers::{DecoderWrapper, Tokenizer};
+
+/// How a vocabulary spells bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spelling {
+    /// GPT-2's: a letter for each byte.
+    ByteLevel,
+    /// sentencepiece's: text with a letter for spaces; bytes that are no text as `<0xE2>`.
+    Pieces {
+        /// Stands for a space.
+        space: Option<char>,
+    },
+}
+
+/// What each token stands for.
+#[derive(Debug)]
+pub(super) struct Vocabulary {
+    /// Empty for ids that the tokenizer does not have.
+    bytes: Vec<Vec<u8>>,
+    special: Vec<bool>,
+}
+
+impl Vocabulary {
+    /// Reads a tokenizer's. Ids go up to the largest that it has.
+    pub(super) fn new(tokenizer: &Tokenizer) -> Self {
+        let vocab = tokenizer.get_vocab(true);
+        let size = vocab.values().max().map_or(0, |&id| id as usize + 1);
+        let (mut bytes, mut special) = (vec![Vec::new(); size], vec![false; size]);
+        let added = tokenizer.get_added_vocabulary();
+        let spelling = tokenizer.get_decoder().map_or(Spelling::Pieces { space: None }, spelling);
+        let letters = byte_letters();
+        for (token, id) in vocab {
+            let id = id as usize;
+            special[id] = added.is_special_token(&token);
+            // Added tokens are texts, whatever the others are.
+            let is_added = added.get_vocab().contains_key(&token);
+            bytes[id] = if is_added { token.into_bytes() } else { spell(&token, spelling, &letters) };
+        }
+        Self { bytes, special }
+    }
+
+    /// A token's bytes; those of its name if it is a special one, none if it is unknown.
+    pub(super) fn bytes(&self, id: u32) -> &[u8] {
+        self.bytes.get(id as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a token is no text: a special one, or one that the tokenizer does not have.
+    pub(super) fn is_silent(&self, id: u32) -> bool {
+        let id = id as usize;
+        self.special.get(id).copied().unwrap_or(true) || self.bytes[id].is_empty()
+    }
+
+    /// How many ids there are.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+fn spell(token: &str, spelling: Spelling, letters: &HashMap<char, u8>) -> Vec<u8> {
+    match spelling {
+        Spelling::ByteLevel => match token.chars().map(|letter| letters.get(&letter).copied()).collect() {
+            Some(bytes) => bytes,
+            None => token.as_bytes().to_vec(),
+        },
+        Spelling::Pieces { space } => match hex_byte(token) {
+            Some(byte) => vec![byte],
+            None => match space {
+                Some(space) => token.replace(space, " ").into_bytes(),
+                None => token.as_bytes().to_vec(),
+            },
+        },
+    }
+}
+
+/// The byte of `<0xE2>`.
+fn hex_byte(token: &str) -> Option<u8> {
+    let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    (hex.len() == 2).then(|| u8::from_str_radix(hex, 16).ok()).flatten()
+}
+
+fn spelling(decoder: &DecoderWrapper) -> Spelling {
+    match decoder {
+        DecoderWrapper::ByteLevel(_) => Spelling::ByteLevel,
+        DecoderWrapper::Metaspace(metaspace) => Spelling::Pieces { space: Some(metaspace.get_replacement()) },
+        DecoderWrapper::Sequence(decoders) => {
+            let all = decoders.get_decoders().iter().map(spelling);
+            all.fold(Spelling::Pieces { space: None }, |found, next| match (found, next) {
+                (Spelling::Pieces { space: None }, next) => next,
+                (found, _) => found,
+            })
+        }
+        DecoderWrapper::Replace(_) => {
+            // Its pattern is private; what it writes tells.
+            let fields = serde_json::to_value(decoder).unwrap_or_default();
+            let from = fields["pattern"]["String"].as_str().filter(|_| fields["content"] == Value::from(" "));
+            let mut letters = from.unwrap_or_default().chars();
+            let space = letters.next().filter(|_| letters.next().is_none());
+            Spelling::Pieces { space }
+        }
+        _ => Spelling::Pieces { space: None },
+    }
+}
+
+/// GPT-2's letters: printable bytes stand for themselves, the others for the code points from 256 on.
+fn byte_letters() -> HashMap<char, u8> {
+    let mut others = 256..;
+    (0..=255u8)
+        .filter_map(|byte| {
+            let printable = matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+            let code = if printable { Some(u32::from(byte)) } else { others.next() };
+            code.and_then(char::from_u32).map(|letter| (letter, byte))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use sparkv_models::fake;
+
+    use super::*;
+    use crate::text::testing::sentencepiece;
+
+    /// The bytes of a text's tokens, joined, are the text.
+    fn check(tokenizer: &Tokenizer, text: &str, leading: &str) {
+        let vocabulary = Vocabulary::new(tokenizer);
+        let encoding = tokenizer.encode(text, false).unwrap();
+        let bytes: Vec<u8> =
+            encoding.get_ids().iter().flat_map(|&id| vocabulary.bytes(id)).copied().collect();
+        assert_eq!(String::from_utf8(bytes).unwrap(), format!("{leading}{text}"));
+    }
+
+    #[test]
+    fn bytes_of_tokens_are_those_of_the_text() {
+        let text = "Gr\u{fc}\u{df}e, \u{1f642} \u{4f60}\u{597d}  two\n\ttabs \u{a0}\u{ad}";
+        check(&fake::tokenizer().unwrap(), text, "");
+        let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/demo/tokenizer.json");
+        check(&Tokenizer::from_file(demo).unwrap(), text, "");
+        // sentencepiece writes a space before a text.
+        check(&sentencepiece(), text, " ");
+    }
+
+    #[test]
+    fn special_tokens_are_silent_and_have_names() {
+        let vocabulary = Vocabulary::new(&fake::tokenizer().unwrap());
+        assert_eq!(vocabulary.len(), 258);
+        assert!(vocabulary.is_silent(fake::EOS) && vocabulary.is_silent(9999));
+        assert!(!vocabulary.is_silent(fake::BYTE_OFFSET));
+        assert_eq!(vocabulary.bytes(fake::EOS), b"</s>");
+        assert_eq!(vocabulary.bytes(9999), b"");
+    }
+}

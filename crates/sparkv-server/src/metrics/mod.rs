@@ -1,0 +1,203 @@
+//! `/metrics`, in the format that Prometheus reads: our names, and vLLM's, which routers and dashboards know.
+//!
+//! Three sources. The engine is asked for its figures when somebody reads them (`figures`). Requests are watched
+//! while they run ([`crate::observed`]): their times are the engine's own, so that a client that reads slowly does
+//! not make the model look slow. Errors are counted where a request ends ([`crate::ledger`]).
+
+mod figures;
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use sparkv::KvUsage;
+use sparkv_engine::{TextEngine, Timings, Usage};
+
+use crate::app::App;
+use crate::error::ApiError;
+use figures::Figures;
+
+/// The format's media type.
+const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Upper ends of buckets, in seconds: vLLM's, so that dashboards made for it fit, and what a small model needs.
+const FIRST_TOKEN: [f64; 22] = [
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0,
+    80.0, 160.0, 640.0, 2560.0,
+];
+/// The same, between two tokens.
+const BETWEEN_TOKENS: [f64; 21] = [
+    0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    20.0, 40.0, 80.0,
+];
+/// The same, of whole requests, and of their time in line.
+const WHOLE: [f64; 22] = [
+    0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
+    480.0, 960.0, 1920.0, 7680.0,
+];
+
+/// One label and its value.
+type Label = [(&'static str, String); 1];
+
+/// Whose names figures have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Names {
+    /// `sparkv_...`, without labels of our own: a process serves one model.
+    Ours,
+    /// `vllm:...`, with the label `model_name`, which vLLM's have.
+    Vllm,
+}
+
+impl Names {
+    fn full(self, name: &str) -> String {
+        match self {
+            Self::Ours => format!("sparkv_{name}"),
+            Self::Vllm => format!("vllm:{name}"),
+        }
+    }
+}
+
+/// All metrics of a server; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    observed: Observations,
+}
+
+/// What is observed of requests.
+#[derive(Debug)]
+struct Observations {
+    first_token: Histogram,
+    between_tokens: Histogram,
+    whole: Histogram,
+    queue: Histogram,
+    prompt_tokens: Counter,
+    success: Family<Label, Counter>,
+    cancelled: Counter,
+    errors: Family<Label, Counter>,
+    /// Of each preset, and `custom`: the operator names them, so there are few.
+    requests: Family<Label, Counter>,
+    kv_bytes: Family<Label, Counter>,
+    kv_dense_bytes: Family<Label, Counter>,
+}
+
+impl Metrics {
+    /// Metrics of `engine`, which serves the model of this name.
+    pub(crate) fn new(engine: &TextEngine, model_name: &str) -> Self {
+        let observed = Observations {
+            first_token: Histogram::new(FIRST_TOKEN),
+            between_tokens: Histogram::new(BETWEEN_TOKENS),
+            whole: Histogram::new(WHOLE),
+            queue: Histogram::new(WHOLE),
+            prompt_tokens: Counter::default(),
+            success: Family::default(),
+            cancelled: Counter::default(),
+            errors: Family::default(),
+            requests: Family::default(),
+            kv_bytes: Family::default(),
+            kv_dense_bytes: Family::default(),
+        };
+        let mut registry = Registry::default();
+        let figures = |names| Box::new(Figures { engine: engine.clone(), names });
+        observed.register(&mut registry, Names::Ours);
+        observed.register_own(&mut registry);
+        registry.register_collector(figures(Names::Ours));
+        let vllm = registry.sub_registry_with_label(("model_name".into(), model_name.to_owned().into()));
+        observed.register(vllm, Names::Vllm);
+        vllm.register_collector(figures(Names::Vllm));
+        Self(Arc::new(Inner { registry, observed }))
+    }
+
+    /// A request has its first token.
+    pub(crate) fn begun(&self, prompt_tokens: usize, encode_seconds: f64, timings: Timings) {
+        let observed = &self.0.observed;
+        observed.prompt_tokens.inc_by(prompt_tokens as u64);
+        observed.queue.observe(timings.queue_seconds);
+        observed.first_token.observe(encode_seconds + timings.queue_seconds + timings.prefill_seconds);
+    }
+
+    /// `tokens` more came in `seconds`. (Text is held back now and then, so that some come together.)
+    pub(crate) fn continued(&self, tokens: usize, seconds: f64) {
+        for _ in 0..tokens {
+            self.0.observed.between_tokens.observe(seconds / tokens as f64);
+        }
+    }
+
+    /// A request has its whole answer.
+    pub(crate) fn finished(
+        &self,
+        reason: &'static str,
+        usage: &Usage,
+        encode_seconds: f64,
+        timings: Timings,
+    ) {
+        let observed = &self.0.observed;
+        let Timings { queue_seconds, prefill_seconds, decode_seconds } = timings;
+        observed.whole.observe(encode_seconds + queue_seconds + prefill_seconds + decode_seconds);
+        observed.success.get_or_create(&[("finished_reason", reason.to_owned())]).inc();
+        let KvUsage { preset, bytes, dense_bytes, .. } = &usage.kv_cache;
+        let preset = [("preset", preset.clone())];
+        observed.requests.get_or_create(&preset).inc();
+        observed.kv_bytes.get_or_create(&preset).inc_by(*bytes);
+        observed.kv_dense_bytes.get_or_create(&preset).inc_by(*dense_bytes);
+    }
+
+    /// A client went away before it had its answer.
+    pub(crate) fn cancelled(&self) {
+        self.0.observed.cancelled.inc();
+    }
+
+    /// A request ended with an error.
+    pub(crate) fn failed(&self, code: &'static str) {
+        self.0.observed.errors.get_or_create(&[("code", code.to_owned())]).inc();
+    }
+}
+
+impl Observations {
+    /// What has the same name but for the prefix.
+    fn register(&self, registry: &mut Registry, names: Names) {
+        let Self { first_token, between_tokens, whole, queue, prompt_tokens, success, .. } = self;
+        for (name, help, histogram) in [
+            ("time_to_first_token_seconds", "From a request's arrival to its first token", first_token),
+            ("inter_token_latency_seconds", "From one token of a request to its next", between_tokens),
+            ("e2e_request_latency_seconds", "From a request's arrival to its last token", whole),
+            ("request_queue_time_seconds", "Time in line until the model took a request up", queue),
+        ] {
+            registry.register(names.full(name), help, histogram.clone());
+        }
+        registry.register(names.full("prompt_tokens"), "Tokens of prompts computed", prompt_tokens.clone());
+        let help = "Requests answered, by why the answer ended";
+        registry.register(names.full("request_success"), help, success.clone());
+    }
+
+    /// What only we have.
+    fn register_own(&self, registry: &mut Registry) {
+        let Self { cancelled, errors, requests, kv_bytes, kv_dense_bytes, .. } = self;
+        let name = |name| Names::Ours.full(name);
+        let help = "Requests whose clients went away before the answer was complete";
+        registry.register(name("requests_cancelled"), help, cancelled.clone());
+        registry.register(name("errors"), "Requests that ended with an error, by its code", errors.clone());
+        let help = "Requests answered, by KV preset";
+        registry.register(name("preset_requests"), help, requests.clone());
+        let help = "Bytes that KV caches held when their requests ended, added up by preset";
+        registry.register(name("preset_kv_bytes"), help, kv_bytes.clone());
+        let help = "Bytes that f16 caches of the same tokens would have held";
+        registry.register(name("preset_kv_dense_bytes"), help, kv_dense_bytes.clone());
+    }
+}
+
+/// The figures of this moment.
+pub(crate) async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
+    let mut text = String::new();
+    encode(&mut text, &app.metrics().0.registry).map_err(|error| ApiError::Internal(error.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], text).into_response())
+}
