@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What `run` and `contract` share; they source it. Sets PYTHON, and for the tests CLIENTS_BINARY, CLIENTS_URL and CLIENTS_KEY.
 
 clients=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -17,6 +18,7 @@ trap cleanup EXIT
 # find_binary [PATH]: the one named, else the newest that was built here.
 find_binary() {
     local built
+    # shellcheck disable=SC2012  # the names are known
     built=$(cd "$clients/../.." && ls -t "$PWD"/target/{release,debug}/sparkv 2>/dev/null | head -n 1 || true)
     CLIENTS_BINARY=$(realpath "${1:-$built}" 2>/dev/null || true)
     if [ ! -x "$CLIENTS_BINARY" ]; then
@@ -34,7 +36,7 @@ install_python() {
         "$venv/bin/pip" install --quiet --require-hashes -r "$clients/requirements.txt"
         cp "$clients/requirements.txt" "$venv/installed.txt"
     fi
-    PYTHON=$venv/bin/python
+    export PYTHON=$venv/bin/python
 }
 
 install_node() {

@@ -6,7 +6,14 @@ import { test } from "node:test";
 import { ANSWER, all, check, client, messages, model, schema } from "./support.mjs";
 
 const ask = (settings) =>
-  client.responses.create({ model, input: messages, temperature: 0, max_output_tokens: 200, store: false, ...settings });
+  client.responses.create({
+    model,
+    input: messages,
+    temperature: 0,
+    max_output_tokens: 200,
+    store: false,
+    ...settings,
+  });
 const tools = [{ type: "function", name: "get_weather", parameters: schema, strict: true }];
 
 test("responses: streamed text is the whole text", async () => {
