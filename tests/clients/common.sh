@@ -5,6 +5,9 @@ clients=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 work=$(mktemp -d)
 server=
 
+# Settings of whoever calls would change what is tested.
+unset "${!SPARKV_@}"
+
 # The server ends with the script, however that ends.
 cleanup() {
     if [ -n "$server" ]; then
