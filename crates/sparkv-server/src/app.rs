@@ -8,12 +8,13 @@ use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use sparkv::{KvChoice, Presets};
-use sparkv_engine::{GenerateRequest, TextEngine};
+use sparkv_engine::{RequestError, TextEngine, ToolFormat};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use crate::common::convert::unix_time;
-use crate::error::{ApiError, Fault};
+use crate::common::validate::Work;
+use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::observed::Observed;
 use crate::server::{Policy, ServerConfig};
@@ -126,23 +127,45 @@ impl App {
         }
     }
 
-    /// Puts a request in line. Encoding a long prompt takes a while, so that it does not happen on a thread
-    /// that serves connections; it takes memory, so that it happens to a few prompts at a time, and to none
-    /// that a full queue turns away.
+    /// Puts requests in line, all of them or none; returns their answers, those to one prompt after those to the one
+    /// before.
     ///
     /// # Errors
-    /// Whatever the engine refuses; `fault` tells which field to blame.
-    pub(crate) async fn generate(
-        &self,
-        mut request: GenerateRequest,
-        fault: &Fault,
-    ) -> Result<Observed, ApiError> {
+    /// Whatever the engine refuses.
+    pub(crate) async fn generate(&self, work: Work) -> Result<Vec<Observed>, ApiError> {
         let arrived = Instant::now();
+        let Work { mut requests, answers, fault } = work;
+        let timeout = self.config().request_timeout;
+        requests.iter_mut().for_each(|request| request.timeout = timeout);
+        let generate = move |engine: &TextEngine| {
+            let mut all = Vec::new();
+            for request in requests {
+                engine.check_room()?;
+                all.extend(engine.generate_several(request, answers)?);
+            }
+            Ok(all)
+        };
+        let events = self.encode(generate).await?.map_err(|error| ApiError::refused(error, &fault))?;
+        let seconds = arrived.elapsed().as_secs_f64();
+        let observed = |events| Observed::new(events, self.0.metrics.clone(), seconds);
+        Ok(events.into_iter().map(observed).collect())
+    }
+
+    /// Does work with a prompt. Encoding a long one takes a while, so that it does not happen on a thread that serves
+    /// connections; it takes memory, so that it happens to a few prompts at a time.
+    ///
+    /// # Errors
+    /// If no requests are taken. What the work refuses is inside.
+    pub(crate) async fn encode<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&TextEngine) -> Result<T, RequestError> + Send + 'static,
+    ) -> Result<Result<T, RequestError>, ApiError> {
         self.check_ready()?;
-        request.timeout = self.config().request_timeout;
         let engine = self.0.engine.clone();
-        let refused = |error| ApiError::refused(error, fault);
-        engine.check_room().map_err(refused)?;
+        // A full line turns away before anything is worked on.
+        if let Err(error) = engine.check_room() {
+            return Ok(Err(error));
+        }
         let failed = |error: &dyn fmt::Display| {
             tracing::error!(%error, "encoding failed");
             ApiError::Internal("the prompt could not be encoded".to_owned())
@@ -151,11 +174,33 @@ impl App {
         let encoding = tokio::task::spawn_blocking(move || {
             // Held to the end of the work, whether or not the client waits for it.
             let _permit = permit;
-            engine.check_room()?;
-            engine.generate(request)
+            work(&engine)
         });
-        let events = encoding.await.map_err(|error| failed(&error))?.map_err(refused)?;
-        Ok(Observed::new(events, self.0.metrics.clone(), arrived.elapsed().as_secs_f64()))
+        encoding.await.map_err(|error| failed(&error))
+    }
+
+    /// The text of tokens, names of special ones included.
+    ///
+    /// # Errors
+    /// If `param` holds a token that there is not.
+    pub(crate) fn detokenize(&self, param: &str, tokens: &[u32]) -> Result<String, ApiError> {
+        let vocab_size = self.0.engine.info().vocab_size;
+        if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocab_size) {
+            let message = format!("token id {id} is outside the vocabulary of {vocab_size}");
+            return Err(ApiError::invalid(param, message));
+        }
+        self.0.engine.text().detokenize(tokens).map_err(|error| ApiError::invalid(param, error.to_string()))
+    }
+
+    /// The text of each token; where its bytes are part of a character, with a replacement character.
+    pub(crate) fn token_texts(&self, tokens: &[u32]) -> Vec<String> {
+        let text = |&id: &u32| String::from_utf8_lossy(self.0.engine.text().bytes(id)).into_owned();
+        tokens.iter().map(text).collect()
+    }
+
+    /// How the model writes calls of tools.
+    pub(crate) fn tool_format(&self) -> ToolFormat {
+        self.0.engine.text().tool_format().clone()
     }
 
     /// Turns new requests away from now on.
@@ -192,12 +237,13 @@ impl App {
 mod tests {
     use std::num::NonZeroUsize;
 
-    use sparkv_engine::{EngineConfig, Prompt, TextModel};
+    use sparkv_engine::{EngineConfig, GenerateRequest, Prompt, TextModel};
     use sparkv_models::fake::{FakeConfig, FakeModel, tokenizer};
     use tokio::time::timeout;
 
     use super::*;
     use crate::auth::ApiKeys;
+    use crate::error::Fault;
 
     #[tokio::test]
     async fn a_few_prompts_are_encoded_at_a_time() {
@@ -225,8 +271,9 @@ mod tests {
         let all = u32::try_from(app.0.encoding.available_permits()).unwrap();
         let permits = Arc::clone(&app.0.encoding).acquire_many_owned(all).await.unwrap();
         let request = GenerateRequest::new(Prompt::Text("hello".to_owned()));
-        let fault = Fault { prompt: "prompt", max_tokens: "max_tokens", default_kv: true };
-        let generating = app.generate(request, &fault);
+        let fault = Fault { prompt: "prompt", max_tokens: "max_tokens", format: "format", default_kv: true };
+        let work = Work { requests: vec![request], answers: NonZeroUsize::MIN, fault };
+        let generating = app.generate(work);
         let mut generating = std::pin::pin!(generating);
         assert!(timeout(Duration::from_millis(50), &mut generating).await.is_err(), "it did not wait");
         drop(permits);

@@ -60,9 +60,9 @@ impl Fields {
         }
     }
 
-    /// The fields that are left.
-    pub(crate) fn into_rest(self) -> Map<String, Value> {
-        self.0
+    /// Takes the fields that are left.
+    pub(crate) fn take_rest(&mut self) -> Map<String, Value> {
+        std::mem::take(&mut self.0)
     }
 
     /// Parses a JSON object.
@@ -218,7 +218,7 @@ mod tests {
     fn null_is_absent_and_the_rest_stays() {
         let mut fields = Fields::parse(br#"{"seed": null, "other": 1}"#).unwrap();
         assert_eq!(fields.take::<u64>("seed").unwrap(), None);
-        assert_eq!(fields.into_rest().len(), 1);
+        assert_eq!(fields.take_rest().len(), 1);
     }
 
     #[test]

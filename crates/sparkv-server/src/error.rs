@@ -59,6 +59,12 @@ pub enum ApiError {
     /// The request's KV cache would not fit into the server's memory for these.
     #[error("{0}")]
     KvMemoryExceeded(String),
+    /// Keeping to the answer's format takes more work or memory than a token may.
+    #[error("the answer's format is too complex to be followed: {reason}")]
+    FormatTooComplex {
+        /// Which bound was met.
+        reason: String,
+    },
     /// The request's time was up.
     #[error("the request took longer than this server allows")]
     Deadline,
@@ -130,6 +136,8 @@ pub(crate) struct Fault {
     pub(crate) prompt: &'static str,
     /// The field that limits the answer.
     pub(crate) max_tokens: &'static str,
+    /// The field that asks for the answer's format.
+    pub(crate) format: &'static str,
     /// Whether the KV settings are the server's default, which no field of the request chose.
     pub(crate) default_kv: bool,
 }
@@ -161,6 +169,7 @@ impl ApiError {
             }
             RequestError::ContextExceeded { .. } => Self::ContextExceeded { param: fault.prompt, message },
             RequestError::TooMuchMemory { .. } => Self::KvMemoryExceeded(message),
+            RequestError::Format(_) => Self::invalid(fault.format, message),
             RequestError::QueueFull { .. } => Self::QueueFull(message),
             RequestError::NoChatTemplate | RequestError::Template(_) => Self::invalid(fault.prompt, message),
             RequestError::Stopped => {
@@ -182,6 +191,7 @@ impl ApiError {
             }
             Self::DefaultKv { .. } => (StatusCode::BAD_REQUEST, INVALID, Some("default_kv_unsuitable")),
             Self::KvMemoryExceeded(_) => (StatusCode::BAD_REQUEST, INVALID, Some("kv_memory_exceeded")),
+            Self::FormatTooComplex { .. } => (StatusCode::BAD_REQUEST, INVALID, Some("format_too_complex")),
             Self::Deadline => (StatusCode::GATEWAY_TIMEOUT, "server_error", Some("deadline_exceeded")),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, INVALID, Some("invalid_api_key")),
             Self::UnknownModel { .. } => (StatusCode::NOT_FOUND, INVALID, Some("model_not_found")),
@@ -231,6 +241,7 @@ impl ApiError {
         match error {
             GenerateError::Settings(_) => "invalid_value",
             GenerateError::Deadline => "deadline_exceeded",
+            GenerateError::Grammar(_) => "format_too_complex",
             GenerateError::Memory | GenerateError::Stopped => "unavailable",
             _ => INTERNAL,
         }
@@ -270,6 +281,7 @@ impl From<GenerateError> for ApiError {
             // What a panic says is about the program, and in the log already.
             GenerateError::Panicked(_) => Self::Internal("the model's computation failed".to_owned()),
             GenerateError::Deadline => Self::Deadline,
+            GenerateError::Grammar(reason) => Self::FormatTooComplex { reason },
             GenerateError::Memory => Self::Unavailable(
                 "the memory for KV caches ran out; try again with cheaper kv_cache settings",
             ),

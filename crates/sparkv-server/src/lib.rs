@@ -31,6 +31,7 @@ mod routes;
 mod server;
 mod stall;
 mod tls;
+mod tokens;
 mod unsupported;
 
 pub use auth::{ApiKey, ApiKeys, InvalidApiKey};

@@ -6,11 +6,10 @@ use std::time::Duration;
 use axum::Json;
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures::stream::{self, Stream, StreamExt};
+use futures::stream::{self, BoxStream, SelectAll, Stream, StreamExt};
 use serde::Serialize;
-use sparkv_engine::{Event, FinishReason, GenerateError};
+use sparkv_engine::{CallParser, Event, FinishReason, GenerateError, Piece, TextLogprob, Usage};
 
-use crate::common::types::UsageBody;
 use crate::error::ApiError;
 use crate::observed::Observed;
 
@@ -29,30 +28,70 @@ pub(crate) enum Delivery {
     },
 }
 
-/// A whole answer.
-pub(crate) struct Answer {
-    pub(crate) text: String,
-    pub(crate) reason: FinishReason,
-    pub(crate) usage: UsageBody,
+/// A piece of an answer.
+#[derive(Debug)]
+pub(crate) enum Part {
+    /// Text, and the log probabilities of its tokens if asked for.
+    Text { text: String, logprobs: Vec<TextLogprob> },
+    /// A call of a tool begins.
+    Call { name: String },
+    /// More of the JSON of the last call's arguments.
+    Arguments(String),
 }
 
-/// How an endpoint writes its answers.
+/// How an answer ended.
+#[derive(Debug, Clone)]
+pub(crate) struct End {
+    pub(crate) reason: FinishReason,
+    /// The stop string that ended it, if one did.
+    pub(crate) stop: Option<String>,
+    /// Whether it called a tool.
+    pub(crate) called: bool,
+}
+
+/// A call of a tool.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) name: String,
+    /// JSON, as the model wrote it.
+    pub(crate) arguments: String,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) text: String,
+    pub(crate) logprobs: Vec<TextLogprob>,
+    pub(crate) calls: Vec<Call>,
+    pub(crate) end: End,
+}
+
+/// Answers on their way.
+pub(crate) struct Answers {
+    pub(crate) events: Vec<Observed>,
+    /// Finds calls of tools in each, where there are tools.
+    pub(crate) parser: Option<CallParser>,
+}
+
+/// How an endpoint writes its answers. Several are told apart by their index.
 pub(crate) trait Reply: Send + 'static {
     /// Body of a whole answer.
     type Body: Serialize;
-    /// One streamed piece.
-    type Chunk: Serialize;
 
-    /// The whole answer.
-    fn body(self, answer: Answer) -> Self::Body;
-    /// What a stream begins with, if anything.
-    fn opening(&self) -> Option<Self::Chunk>;
-    /// More text.
-    fn text(&self, text: String) -> Self::Chunk;
-    /// The end of the text.
-    fn finish(&self, reason: FinishReason) -> Self::Chunk;
-    /// What it cost, if the client asked for that.
-    fn usage(&self, usage: UsageBody) -> Option<Self::Chunk>;
+    /// The whole answers, with what each of them cost.
+    fn body(self, answers: Vec<Answer>, usage: Vec<Usage>) -> Self::Body;
+    /// What a stream begins with.
+    fn opening(&mut self) -> Vec<sse::Event>;
+    /// More of an answer.
+    fn part(&mut self, index: usize, part: Part) -> Vec<sse::Event>;
+    /// The end of an answer.
+    fn end(&mut self, index: usize, end: End) -> Vec<sse::Event>;
+    /// The end of the stream, once all answers have ended.
+    fn closing(&mut self, usage: Vec<Usage>) -> Vec<sse::Event>;
+    /// The end of a stream that failed.
+    fn failed(&mut self, error: &ApiError) -> Vec<sse::Event> {
+        vec![data(&error.body()), done()]
+    }
 }
 
 /// Answers with what the engine generates.
@@ -60,50 +99,139 @@ pub(crate) trait Reply: Send + 'static {
 /// # Errors
 /// If generating fails, and nothing was sent; once a stream runs, errors are part of it.
 pub(crate) async fn respond<R: Reply>(
-    events: Observed,
+    answers: Answers,
     reply: R,
     delivery: Delivery,
 ) -> Result<Response, ApiError> {
     match delivery {
-        Delivery::Whole => Ok(Json(reply.body(collect(events).await?)).into_response()),
+        Delivery::Whole => {
+            let (answers, usage) = collect(answers).await?;
+            Ok(Json(reply.body(answers, usage)).into_response())
+        }
         Delivery::Stream { .. } => {
             let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
-            Ok(Sse::new(server_sent(events, reply)).keep_alive(keep_alive).into_response())
+            Ok(Sse::new(server_sent(answers, reply)).keep_alive(keep_alive).into_response())
         }
     }
 }
 
-/// Waits for the last event.
-async fn collect(mut events: Observed) -> Result<Answer, ApiError> {
-    let mut text = String::new();
-    loop {
-        match events.next().await.unwrap_or(Err(GenerateError::Stopped))? {
-            Event::Text { text: more, .. } => text.push_str(&more),
-            Event::Done { reason, usage, .. } => return Ok(Answer { text, reason, usage: usage.into() }),
-        }
-    }
+/// What is heard of one answer.
+enum Heard {
+    Part(Part),
+    End(End, Usage),
 }
 
-/// The chunks of an answer as they arise, or an error, and `[DONE]`.
-fn server_sent<R: Reply>(
-    events: Observed,
+type Hearing = (usize, Result<Heard, GenerateError>);
+
+/// What is heard of all answers, as it arises, with their indexes.
+fn listen(answers: Answers) -> SelectAll<BoxStream<'static, Hearing>> {
+    let Answers { events, parser } = answers;
+    let each = events.into_iter().enumerate().map(|(index, events)| {
+        let heard = stream::unfold(Some((events, parser.clone())), hear);
+        heard.flat_map(stream::iter).map(move |heard| (index, heard)).boxed()
+    });
+    stream::select_all(each)
+}
+
+type Listening = Option<(Observed, Option<CallParser>)>;
+
+/// What the next event of an answer tells.
+async fn hear(listening: Listening) -> Option<(Vec<Result<Heard, GenerateError>>, Listening)> {
+    let (mut events, mut parser) = listening?;
+    Some(match events.next().await.unwrap_or(Err(GenerateError::Stopped)) {
+        Ok(Event::Text { text, logprobs, .. }) => {
+            let pieces = match &mut parser {
+                Some(parser) => parser.push(&text),
+                None => vec![Piece::Text(text)],
+            };
+            (parts(pieces, logprobs).map(Heard::Part).map(Ok).collect(), Some((events, parser)))
+        }
+        Ok(Event::Done { reason, stop, usage, .. }) => {
+            let last = parser.as_mut().map(CallParser::finish).unwrap_or_default();
+            let called = parser.is_some_and(|parser| parser.has_called());
+            let end = Heard::End(End { reason, stop, called }, usage);
+            (parts(last, Vec::new()).map(Heard::Part).chain([end]).map(Ok).collect(), None)
+        }
+        Err(error) => (vec![Err(error)], None),
+    })
+}
+
+/// The parts that pieces of an event are; its log probabilities go with the first text.
+fn parts(pieces: Vec<Piece>, logprobs: Vec<TextLogprob>) -> impl Iterator<Item = Part> {
+    let mut logprobs = Some(logprobs);
+    pieces.into_iter().filter_map(move |piece| match piece {
+        Piece::Text(text) => {
+            let logprobs = logprobs.take().unwrap_or_default();
+            (!text.is_empty() || !logprobs.is_empty()).then_some(Part::Text { text, logprobs })
+        }
+        Piece::Call { name } => Some(Part::Call { name }),
+        Piece::Arguments(text) => Some(Part::Arguments(text)),
+    })
+}
+
+/// Waits for the last event of each answer.
+async fn collect(answers: Answers) -> Result<(Vec<Answer>, Vec<Usage>), ApiError> {
+    let mut collected: Vec<(String, Vec<TextLogprob>, Vec<Call>)> = Vec::new();
+    collected.resize_with(answers.events.len(), Default::default);
+    let mut ends: Vec<Option<(End, Usage)>> = collected.iter().map(|_| None).collect();
+    let mut heard = listen(answers);
+    while let Some((index, heard)) = heard.next().await {
+        let (text, logprobs, calls) = &mut collected[index];
+        match heard? {
+            Heard::Part(Part::Text { text: more, logprobs: those }) => {
+                text.push_str(&more);
+                logprobs.extend(those);
+            }
+            Heard::Part(Part::Call { name }) => calls.push(Call { name, arguments: String::new() }),
+            Heard::Part(Part::Arguments(more)) => {
+                if let Some(call) = calls.last_mut() {
+                    call.arguments.push_str(&more);
+                }
+            }
+            Heard::End(end, usage) => ends[index] = Some((end, usage)),
+        }
+    }
+    let (mut answers, mut usages) = (Vec::new(), Vec::new());
+    for ((text, logprobs, calls), end) in collected.into_iter().zip(ends) {
+        let (end, usage) = end.ok_or(GenerateError::Stopped)?;
+        answers.push(Answer { text, logprobs, calls, end });
+        usages.push(usage);
+    }
+    Ok((answers, usages))
+}
+
+/// A stream that is being written.
+struct Writing<R> {
+    heard: SelectAll<BoxStream<'static, Hearing>>,
     reply: R,
+    /// What each answer cost, once it has ended.
+    usage: Vec<Option<Usage>>,
+}
+
+/// The events of a response as they arise, or an error, and its end.
+fn server_sent<R: Reply>(
+    answers: Answers,
+    mut reply: R,
 ) -> impl Stream<Item = Result<sse::Event, Infallible>> + Send + 'static {
-    let opening = stream::iter(reply.opening().as_ref().map(data));
-    let rest = stream::unfold(Some((events, reply)), |running| async {
-        let (mut events, reply) = running?;
-        Some(match events.next().await.unwrap_or(Err(GenerateError::Stopped)) {
-            Ok(Event::Text { text, .. }) if text.is_empty() => (Vec::new(), Some((events, reply))),
-            Ok(Event::Text { text, .. }) => (vec![data(&reply.text(text))], Some((events, reply))),
-            Ok(Event::Done { reason, usage, .. }) => {
-                let usage = reply.usage(usage.into());
-                let last = std::iter::once(reply.finish(reason)).chain(usage);
-                (last.map(|chunk| data(&chunk)).chain([done()]).collect(), None)
+    let usage = answers.events.iter().map(|_| None).collect();
+    let opening = stream::iter(reply.opening());
+    let writing = Writing { heard: listen(answers), reply, usage };
+    let rest = stream::unfold(Some(writing), |writing| async {
+        let mut writing = writing?;
+        let Some((index, heard)) = writing.heard.next().await else {
+            let Writing { mut reply, usage, .. } = writing;
+            return Some((reply.closing(usage.into_iter().flatten().collect()), None));
+        };
+        Some(match heard {
+            Ok(Heard::Part(part)) => (writing.reply.part(index, part), Some(writing)),
+            Ok(Heard::End(end, usage)) => {
+                writing.usage[index] = Some(usage);
+                (writing.reply.end(index, end), Some(writing))
             }
             Err(error) => {
                 let error = ApiError::from(error);
                 error.log();
-                (vec![data(&error.body()), done()], None)
+                (writing.reply.failed(&error), None)
             }
         })
     });
@@ -111,12 +239,13 @@ fn server_sent<R: Reply>(
 }
 
 /// A chunk as an event; an error event if it cannot be written as JSON.
-fn data(chunk: &impl Serialize) -> sse::Event {
+pub(crate) fn data(chunk: &impl Serialize) -> sse::Event {
     sse::Event::default().json_data(chunk).unwrap_or_else(|error| {
         sse::Event::default().data(ApiError::Internal(error.to_string()).body().to_string())
     })
 }
 
-fn done() -> sse::Event {
+/// What an OpenAI stream ends with.
+pub(crate) fn done() -> sse::Event {
     sse::Event::default().data("[DONE]")
 }

@@ -20,7 +20,7 @@ use crate::app::App;
 use crate::cors::CorsOrigins;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
-use crate::{auth, chat, completions, ledger, metrics, models};
+use crate::{auth, chat, completions, ledger, metrics, models, tokens};
 
 /// Taken from the client, or made; sent back and written to the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -39,6 +39,9 @@ pub(crate) fn router(app: App) -> Router {
     let protected = Router::new()
         .route("/v1/chat/completions", post(chat::complete))
         .route("/v1/completions", post(completions::complete))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/apply-template", post(tokens::apply_template))
         .route("/v1/models", get(models::list))
         // Names of models have slashes.
         .route("/v1/models/{*name}", get(models::get))

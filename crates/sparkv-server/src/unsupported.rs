@@ -36,14 +36,9 @@ pub(crate) fn refuse(
 /// Fields of both /v1/chat/completions and /v1/completions.
 fn generation(field: &str) -> Option<Rule> {
     Some(match field {
-        "presence_penalty" | "frequency_penalty" => (is_zero, "penalties are not implemented"),
-        "repetition_penalty" => (is_one, "penalties are not implemented"),
-        "logit_bias" => (is_empty, "logit bias is not implemented"),
-        "stop_token_ids" => (is_empty, "stop takes strings only"),
-        "min_tokens" => (is_zero, "a least number of tokens is not implemented"),
-        "guided_json" | "guided_regex" | "guided_choice" | "guided_grammar" | "grammar" => {
-            (never, "constrained output is not implemented")
-        }
+        "grammar" => (never, "GBNF is not read; see response_format for what is"),
+        "best_of" => (is_one, "answers are not ranked; ask for n"),
+        "use_beam_search" => (is_false, "beams are not searched"),
         "metadata" => (is_empty, "answers are not stored"),
         // Says who asks, for operators who count; it changes no answer, and nothing is kept of it.
         "user" => (Value::is_string, "must be a string"),
@@ -58,21 +53,15 @@ fn generation(field: &str) -> Option<Rule> {
 /// Fields of /v1/chat/completions.
 pub(crate) fn chat(field: &str) -> Option<Rule> {
     Some(match field {
-        "tools" | "functions" => (is_empty, "tool calling is not implemented"),
-        "tool_choice" | "function_call" => (is_none, "tool calling is not implemented"),
-        "parallel_tool_calls" => (Value::is_boolean, "tool calling is not implemented"),
-        "response_format" => (is_text_format, "only {\"type\": \"text\"} is implemented"),
-        "logprobs" => (is_false, "log probabilities are not implemented"),
-        "top_logprobs" => (is_zero, "log probabilities are not implemented"),
+        "functions" => (is_empty, "its successor is tools"),
+        "function_call" => (is_none, "its successor is tool_choice"),
         "modalities" => (is_text_modality, "the model reads and writes text only"),
         "audio" => (never, "the model reads and writes text only"),
         "prediction" => (never, "predicted outputs are not implemented"),
         "reasoning_effort" | "verbosity" => (never, "the model has no such setting"),
         "web_search_options" => (never, "there is no web search"),
         "chat_template" => (never, "the model's own template is used"),
-        "chat_template_kwargs" => (is_empty, "template arguments are not implemented"),
-        "add_generation_prompt" => (is_true, "an answer is always asked for"),
-        "continue_final_message" => (is_false, "an answer is always a new message"),
+        "documents" => (is_empty, "documents are not told apart from messages"),
         _ => return generation(field),
     })
 }
@@ -80,10 +69,7 @@ pub(crate) fn chat(field: &str) -> Option<Rule> {
 /// Fields of /v1/completions.
 pub(crate) fn completions(field: &str) -> Option<Rule> {
     Some(match field {
-        "echo" => (is_false, "the prompt is not repeated in the answer"),
         "suffix" => (is_empty, "inserting is not implemented"),
-        "best_of" => (is_one, "one completion is made per request"),
-        "logprobs" => (never, "log probabilities are not implemented"),
         _ => return generation(field),
     })
 }
@@ -91,14 +77,19 @@ pub(crate) fn completions(field: &str) -> Option<Rule> {
 /// Fields of a chat message. Answers of this API, sent back as history, carry them empty.
 pub(crate) fn message(field: &str) -> Option<Rule> {
     Some(match field {
-        "tool_calls" | "annotations" => (is_empty, "tool calling is not implemented"),
-        "tool_call_id" | "function_call" => (never, "tool calling is not implemented"),
-        "name" => (never, "chat templates know roles only"),
+        "annotations" => (is_empty, "answers have none"),
+        "function_call" => (never, "its successor is tool_calls"),
         "refusal" => (never, "refusals are not told apart from content"),
         "audio" => (never, "the model reads and writes text only"),
         "reasoning_content" | "reasoning" => (is_empty, "the model has no reasoning channel"),
         _ => return None,
     })
+}
+
+/// Fields of a call in a message.
+pub(crate) fn tool_call(field: &str) -> Option<Rule> {
+    // Clients that put the pieces of a stream together may leave it in.
+    (field == "index").then_some((Value::is_u64, "must be an integer"))
 }
 
 /// Fields of `stream_options`.
@@ -116,14 +107,6 @@ fn never(_: &Value) -> bool {
 
 fn is_false(value: &Value) -> bool {
     value == false
-}
-
-fn is_true(value: &Value) -> bool {
-    value == true
-}
-
-fn is_zero(value: &Value) -> bool {
-    value.as_f64() == Some(0.0)
 }
 
 fn is_one(value: &Value) -> bool {
@@ -145,10 +128,6 @@ fn is_empty(value: &Value) -> bool {
         Value::Object(fields) => fields.is_empty(),
         _ => false,
     }
-}
-
-fn is_text_format(value: &Value) -> bool {
-    value == &serde_json::json!({ "type": "text" })
 }
 
 fn is_text_modality(value: &Value) -> bool {

@@ -5,13 +5,16 @@ use serde_json::{Map, Value};
 
 use crate::body::Fields;
 use crate::chat::PROMPT;
+use crate::common::logprobs::ChatLogprobs;
 use crate::common::types::{GenerationFields, UsageBody};
 use crate::error::ApiError;
 
 /// A request.
 #[derive(Debug)]
 pub(crate) struct ChatBody {
-    pub(crate) messages: Option<Vec<Message>>,
+    pub(crate) conversation: ConversationFields,
+    pub(crate) logprobs: Option<bool>,
+    pub(crate) top_logprobs: Option<usize>,
     pub(crate) generation: GenerationFields,
     /// Fields to be refused.
     pub(crate) rest: Map<String, Value>,
@@ -23,8 +26,45 @@ impl ChatBody {
     /// # Errors
     /// If one has another type.
     pub(crate) fn take(mut fields: Fields) -> Result<Self, ApiError> {
-        let generation = GenerationFields::take(&mut fields)?;
-        Ok(Self { messages: fields.take(PROMPT)?, generation, rest: fields.into_rest() })
+        let fields = &mut fields;
+        Ok(Self {
+            conversation: ConversationFields::take(fields)?,
+            logprobs: fields.take("logprobs")?,
+            top_logprobs: fields.take("top_logprobs")?,
+            generation: GenerationFields::take(fields)?,
+            rest: fields.take_rest(),
+        })
+    }
+}
+
+/// Fields about what was said, and what may be.
+#[derive(Debug)]
+pub(crate) struct ConversationFields {
+    pub(crate) messages: Option<Vec<Message>>,
+    pub(crate) tools: Option<Vec<ToolBody>>,
+    pub(crate) tool_choice: Option<ToolChoice>,
+    pub(crate) parallel_tool_calls: Option<bool>,
+    /// Variables of the chat template.
+    pub(crate) chat_template_kwargs: Option<Map<String, Value>>,
+    pub(crate) add_generation_prompt: Option<bool>,
+    pub(crate) continue_final_message: Option<bool>,
+}
+
+impl ConversationFields {
+    /// Takes these fields out of a body.
+    ///
+    /// # Errors
+    /// If one has another type.
+    pub(crate) fn take(fields: &mut Fields) -> Result<Self, ApiError> {
+        Ok(Self {
+            messages: fields.take(PROMPT)?,
+            tools: fields.take("tools")?,
+            tool_choice: fields.take("tool_choice")?,
+            parallel_tool_calls: fields.take("parallel_tool_calls")?,
+            chat_template_kwargs: fields.take("chat_template_kwargs")?,
+            add_generation_prompt: fields.take("add_generation_prompt")?,
+            continue_final_message: fields.take("continue_final_message")?,
+        })
     }
 }
 
@@ -34,6 +74,11 @@ impl ChatBody {
 pub(crate) struct Message {
     pub(crate) role: Option<String>,
     pub(crate) content: Option<Content>,
+    /// What the assistant called.
+    pub(crate) tool_calls: Option<Vec<ToolCallBody>>,
+    /// The call that a `tool` answers.
+    pub(crate) tool_call_id: Option<String>,
+    pub(crate) name: Option<String>,
     /// Fields to be refused.
     #[serde(flatten)]
     pub(crate) rest: Map<String, Value>,
@@ -59,6 +104,76 @@ pub(crate) struct Part {
     pub(crate) rest: Map<String, Value>,
 }
 
+/// A tool that may be called; only functions are supported.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a tool, which is an object")]
+pub(crate) struct ToolBody {
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) function: Option<FunctionBody>,
+}
+
+/// A function that may be called.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a function, which is an object")]
+pub(crate) struct FunctionBody {
+    pub(crate) name: String,
+    pub(crate) description: Option<String>,
+    /// JSON schema; absent means no arguments.
+    pub(crate) parameters: Option<Map<String, Value>>,
+    /// Whether arguments have to keep to the schema.
+    pub(crate) strict: Option<bool>,
+}
+
+/// Which tools are to be called.
+#[derive(Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected none, auto, required, or {\"type\": \"function\", \"function\": {\"name\": ..}}"
+)]
+pub(crate) enum ToolChoice {
+    Mode(String),
+    Function(FunctionChoice),
+}
+
+/// One function, to be called.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FunctionChoice {
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) function: FunctionName,
+}
+
+/// The function's name.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FunctionName {
+    pub(crate) name: String,
+}
+
+/// A call of a tool, as history has it.
+#[derive(Debug, Deserialize)]
+#[serde(expecting = "a call, which is an object")]
+pub(crate) struct ToolCallBody {
+    pub(crate) id: Option<String>,
+    #[serde(rename = "type")]
+    pub(crate) kind: Option<String>,
+    pub(crate) function: CalledFunction,
+    /// Fields to be refused. (Deltas of a stream, put together by clients, have an index.)
+    #[serde(flatten)]
+    pub(crate) rest: Map<String, Value>,
+}
+
+/// The function that was called.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a function's name and arguments")]
+pub(crate) struct CalledFunction {
+    pub(crate) name: String,
+    /// JSON.
+    pub(crate) arguments: String,
+}
+
 /// A whole answer.
 #[derive(Debug, Serialize)]
 pub(crate) struct ChatCompletion {
@@ -67,17 +182,16 @@ pub(crate) struct ChatCompletion {
     pub(crate) created: u64,
     pub(crate) model: String,
     pub(crate) system_fingerprint: &'static str,
-    pub(crate) choices: [Choice; 1],
-    pub(crate) usage: UsageBody,
+    pub(crate) choices: Vec<Choice>,
+    pub(crate) usage: Option<UsageBody>,
 }
 
-/// The only choice of an answer.
+/// One of the answers.
 #[derive(Debug, Serialize)]
 pub(crate) struct Choice {
     pub(crate) index: usize,
     pub(crate) message: AnswerMessage,
-    /// Always null: not supported.
-    pub(crate) logprobs: (),
+    pub(crate) logprobs: Option<ChatLogprobs>,
     pub(crate) finish_reason: &'static str,
 }
 
@@ -85,9 +199,33 @@ pub(crate) struct Choice {
 #[derive(Debug, Serialize)]
 pub(crate) struct AnswerMessage {
     pub(crate) role: &'static str,
-    pub(crate) content: String,
+    /// Null where there are calls and nothing else.
+    pub(crate) content: Option<String>,
     /// Always null: not told apart from content.
     pub(crate) refusal: (),
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tool_calls: Vec<AnswerCall>,
+}
+
+/// A call of a tool, or in a stream a piece of one.
+#[derive(Debug, Serialize)]
+pub(crate) struct AnswerCall {
+    /// Which of the calls it is; in streams only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) index: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<String>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub(crate) kind: Option<&'static str>,
+    pub(crate) function: AnswerFunction,
+}
+
+/// What is called, and with what.
+#[derive(Debug, Serialize)]
+pub(crate) struct AnswerFunction {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    pub(crate) arguments: String,
 }
 
 /// A piece of a streamed answer.
@@ -104,13 +242,12 @@ pub(crate) struct ChatChunk {
     pub(crate) usage: Option<Option<UsageBody>>,
 }
 
-/// The only choice of a chunk.
+/// What a chunk adds to one of the answers.
 #[derive(Debug, Serialize)]
 pub(crate) struct ChunkChoice {
     pub(crate) index: usize,
     pub(crate) delta: Delta,
-    /// Always null: not supported.
-    pub(crate) logprobs: (),
+    pub(crate) logprobs: Option<ChatLogprobs>,
     pub(crate) finish_reason: Option<&'static str>,
 }
 
@@ -121,4 +258,6 @@ pub(crate) struct Delta {
     pub(crate) role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) content: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tool_calls: Vec<AnswerCall>,
 }

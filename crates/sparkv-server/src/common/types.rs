@@ -1,4 +1,6 @@
-//! The fields that both generating endpoints take, as they come, and the usage that both report.
+//! The fields that generating endpoints share, as they come, and the usage that they report.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
@@ -17,15 +19,27 @@ pub(crate) struct GenerationFields {
     /// -1, as vLLM writes it, and 0 mean off.
     pub(crate) top_k: Option<i64>,
     pub(crate) min_p: Option<f32>,
+    pub(crate) presence_penalty: Option<f32>,
+    pub(crate) frequency_penalty: Option<f32>,
+    /// vLLM's.
+    pub(crate) repetition_penalty: Option<f32>,
+    /// Token ids, as strings, and what is added to their logits.
+    pub(crate) logit_bias: Option<BTreeMap<String, f32>>,
     pub(crate) seed: Option<Number>,
     pub(crate) stop: Option<Stop>,
+    /// Tokens that end an answer (vLLM).
+    pub(crate) stop_token_ids: Option<Vec<u32>>,
     pub(crate) max_tokens: Option<usize>,
     pub(crate) max_completion_tokens: Option<usize>,
+    /// Tokens before which an answer cannot end (vLLM).
+    pub(crate) min_tokens: Option<usize>,
     pub(crate) stream: Option<bool>,
     pub(crate) stream_options: Option<StreamOptions>,
-    pub(crate) n: Option<u64>,
+    pub(crate) n: Option<usize>,
     /// Go on after an end-of-text token (vLLM).
     pub(crate) ignore_eos: Option<bool>,
+    /// The language of the answer.
+    pub(crate) formats: FormatFields,
     /// What the KV cache may cost; absent, null and `{}` mean the server's default.
     pub(crate) kv_cache: Option<KvOptions>,
 }
@@ -42,14 +56,21 @@ impl GenerationFields {
             top_p: fields.take("top_p")?,
             top_k: fields.take("top_k")?,
             min_p: fields.take("min_p")?,
+            presence_penalty: fields.take("presence_penalty")?,
+            frequency_penalty: fields.take("frequency_penalty")?,
+            repetition_penalty: fields.take("repetition_penalty")?,
+            logit_bias: fields.take("logit_bias")?,
             seed: fields.take("seed")?,
             stop: fields.take("stop")?,
+            stop_token_ids: fields.take("stop_token_ids")?,
             max_tokens: fields.take("max_tokens")?,
             max_completion_tokens: fields.take("max_completion_tokens")?,
+            min_tokens: fields.take("min_tokens")?,
             stream: fields.take("stream")?,
             stream_options: fields.take("stream_options")?,
             n: fields.take("n")?,
             ignore_eos: fields.take("ignore_eos")?,
+            formats: FormatFields::take(fields)?,
             kv_cache: take_kv(fields)?,
         })
     }
@@ -60,6 +81,42 @@ fn take_kv(fields: &mut Fields) -> Result<Option<KvOptions>, ApiError> {
     fields.check_object(&["kv_cache", "eviction"], r#"{"policy": "snapkv", "keep_ratio": 0.5}"#)?;
     fields.check_object(&["kv_cache", "pruning"], r#"{"key_ratio": 0.5, "value_ratio": 0.5}"#)?;
     Ok(fields.take("kv_cache")?.filter(|options| *options != KvOptions::default()))
+}
+
+/// The ways to ask for a language of the answer: OpenAI's, and vLLM's of now and before.
+#[derive(Debug)]
+pub(crate) struct FormatFields {
+    pub(crate) response_format: Option<Value>,
+    pub(crate) structured_outputs: Option<StructuredOutputs>,
+    pub(crate) guided_json: Option<Value>,
+    pub(crate) guided_regex: Option<String>,
+    pub(crate) guided_choice: Option<Vec<String>>,
+    pub(crate) guided_grammar: Option<String>,
+}
+
+impl FormatFields {
+    fn take(fields: &mut Fields) -> Result<Self, ApiError> {
+        Ok(Self {
+            response_format: fields.take("response_format")?,
+            structured_outputs: fields.take("structured_outputs")?,
+            guided_json: fields.take("guided_json")?,
+            guided_regex: fields.take("guided_regex")?,
+            guided_choice: fields.take("guided_choice")?,
+            guided_grammar: fields.take("guided_grammar")?,
+        })
+    }
+}
+
+/// vLLM's way to ask for a language: one of these.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object of options")]
+pub(crate) struct StructuredOutputs {
+    pub(crate) json: Option<Value>,
+    pub(crate) regex: Option<String>,
+    pub(crate) choice: Option<Vec<String>>,
+    /// Lark.
+    pub(crate) grammar: Option<String>,
+    pub(crate) json_object: Option<bool>,
 }
 
 /// Texts that end the answer.

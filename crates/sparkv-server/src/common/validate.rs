@@ -1,10 +1,14 @@
-//! Checks of the fields that both generating endpoints take.
+//! Checks of the fields that generating endpoints share.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 
 use serde_json::Number;
 use sparkv::{KvChoice, KvOptions};
-use sparkv_engine::{GenerateRequest, Prompt, SamplingParams};
+use sparkv_engine::{CallParser, GenerateRequest, OutputFormat, Prompt, SamplingParams};
 
 use crate::app::App;
+use crate::common::format;
 use crate::common::types::{GenerationFields, Stop, StreamOptions};
 use crate::error::{ApiError, Fault};
 use crate::reply::Delivery;
@@ -13,86 +17,143 @@ use crate::unsupported;
 /// Stop strings of a request: every one is searched for at every token.
 const MAX_STOP_STRINGS: usize = 16;
 
+/// Answers to a request, to all of its prompts together.
+const MAX_ANSWERS: usize = 128;
+
 /// A body that passed the checks.
 #[derive(Debug)]
 pub(crate) struct Checked {
-    /// What the engine is asked for.
-    pub(crate) request: GenerateRequest,
+    pub(crate) work: Work,
     pub(crate) delivery: Delivery,
+    /// Finds calls of tools in the answers, where there may be some.
+    pub(crate) parser: Option<CallParser>,
+}
+
+/// What the engine is asked for.
+#[derive(Debug)]
+pub(crate) struct Work {
+    /// One for each prompt.
+    pub(crate) requests: Vec<GenerateRequest>,
+    /// Answers to each.
+    pub(crate) answers: NonZeroUsize,
     /// What to blame if the engine refuses.
     pub(crate) fault: Fault,
 }
 
-/// What an endpoint adds to the fields that both take.
+/// What an endpoint adds to the fields that all take.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    pub(crate) prompt: Prompt,
-    /// The field that the prompt came from.
+    /// One or more.
+    pub(crate) prompts: Vec<Prompt>,
+    /// The field that they came from.
     pub(crate) prompt_param: &'static str,
     /// Tokens of an answer if the body sets none and they fit; all that fit if `None`.
     pub(crate) default_max_tokens: Option<usize>,
+    /// Alternatives to report with each token, if any.
+    pub(crate) logprobs: Option<usize>,
+    /// What tools that have to be called make of the answer, and the field that asks for it.
+    pub(crate) calls: Option<(OutputFormat, &'static str)>,
+    pub(crate) parser: Option<CallParser>,
 }
 
-/// Checks the fields and makes the engine's request of them.
+/// Checks the fields and makes the engine's requests of them.
 ///
 /// # Errors
 /// The first field that cannot be honoured.
 pub(crate) fn validate(fields: GenerationFields, asked: Asked, app: &App) -> Result<Checked, ApiError> {
-    let GenerationFields {
-        model,
-        temperature,
-        top_p,
-        top_k,
-        min_p,
-        seed,
-        stop,
-        max_tokens,
-        max_completion_tokens,
-        stream,
-        stream_options,
-        n,
-        ignore_eos,
-        kv_cache,
-    } = fields;
-    app.check_model(model.as_deref())?;
-    check_n(n)?;
+    app.check_model(fields.model.as_deref())?;
+    let answers = check_n(fields.n, asked.prompts.len())?;
+    let format = format::check(fields.formats)?.map(|asked| (asked.format, asked.param));
+    let (format, format_param) = match (format, asked.calls) {
+        (Some((_, param)), Some(_)) => {
+            let reason = "with tools that may be called, answers have no other format";
+            return Err(ApiError::unsupported(param, reason));
+        }
+        (asked, calls) => {
+            asked.or(calls).map_or((None, "response_format"), |(format, param)| (Some(format), param))
+        }
+    };
     let fault = Fault {
         prompt: asked.prompt_param,
-        max_tokens: if max_completion_tokens.is_some() { "max_completion_tokens" } else { "max_tokens" },
-        default_kv: kv_cache.is_none(),
+        max_tokens: if fields.max_completion_tokens.is_some() {
+            "max_completion_tokens"
+        } else {
+            "max_tokens"
+        },
+        format: format_param,
+        default_kv: fields.kv_cache.is_none(),
     };
-    let max_tokens = check_max_tokens(max_tokens, max_completion_tokens)?;
+    let max_tokens = check_max_tokens(fields.max_tokens, fields.max_completion_tokens)?;
     let sampling = SamplingParams {
-        temperature: temperature.unwrap_or(1.0),
-        top_p: top_p.unwrap_or(1.0),
-        top_k: check_top_k(top_k)?,
-        min_p: min_p.unwrap_or(0.0),
-        seed: check_seed(seed)?,
+        temperature: fields.temperature.unwrap_or(1.0),
+        top_p: fields.top_p.unwrap_or(1.0),
+        top_k: check_top_k(fields.top_k)?,
+        min_p: fields.min_p.unwrap_or(0.0),
+        presence_penalty: fields.presence_penalty.unwrap_or(0.0),
+        frequency_penalty: fields.frequency_penalty.unwrap_or(0.0),
+        repetition_penalty: fields.repetition_penalty.unwrap_or(1.0),
+        logit_bias: check_logit_bias(fields.logit_bias)?,
+        min_tokens: check_min_tokens(fields.min_tokens, max_tokens)?,
+        logprobs: asked.logprobs,
+        seed: check_seed(fields.seed)?,
     };
     sampling.validate().map_err(|error| ApiError::invalid(error.param, error.message))?;
-    let request = GenerateRequest {
-        prompt: asked.prompt,
+    let (stop, kv) = (check_stop(fields.stop)?, check_kv(fields.kv_cache, app)?);
+    let stop_tokens = check_stop_tokens(fields.stop_token_ids)?;
+    let request = |prompt| GenerateRequest {
+        prompt,
         // A default is no wish: where the context ends before it, the answer does.
         fit_context: max_tokens.is_none(),
         max_tokens: max_tokens.or(asked.default_max_tokens),
-        sampling,
-        stop: check_stop(stop)?,
-        ignore_eos: ignore_eos.unwrap_or(false),
-        kv: check_kv(kv_cache, app)?,
+        sampling: sampling.clone(),
+        stop: stop.clone(),
+        stop_tokens: stop_tokens.clone(),
+        ignore_eos: fields.ignore_eos.unwrap_or(false),
+        format: format.clone(),
+        kv: kv.clone(),
         // Set for all requests where they enter the line.
         timeout: None,
     };
-    Ok(Checked { request, delivery: check_delivery(stream, stream_options)?, fault })
+    let requests = asked.prompts.into_iter().map(request).collect();
+    let delivery = check_delivery(fields.stream, fields.stream_options)?;
+    Ok(Checked { work: Work { requests, answers, fault }, delivery, parser: asked.parser })
 }
 
-fn check_n(n: Option<u64>) -> Result<(), ApiError> {
-    match n {
-        None | Some(1) => Ok(()),
-        Some(0) => Err(ApiError::invalid("n", "must be at least 1")),
-        Some(_) => {
-            Err(ApiError::unsupported("n", "one answer is made per request; send the request n times"))
-        }
+fn check_n(n: Option<usize>, prompts: usize) -> Result<NonZeroUsize, ApiError> {
+    let n = n.unwrap_or(1);
+    if n.saturating_mul(prompts) > MAX_ANSWERS {
+        let message =
+            format!("at most {MAX_ANSWERS} answers are made per request, got {n} to each of {prompts}");
+        return Err(ApiError::invalid("n", message));
     }
+    NonZeroUsize::new(n).ok_or_else(|| ApiError::invalid("n", "must be at least 1"))
+}
+
+/// JSON's keys are strings; these are token ids.
+fn check_logit_bias(bias: Option<BTreeMap<String, f32>>) -> Result<BTreeMap<u32, f32>, ApiError> {
+    let token = |(id, bias): (String, f32)| match id.parse() {
+        Ok(id) => Ok((id, bias)),
+        Err(_) => Err(ApiError::invalid("logit_bias", format!("`{id}` is not a token id"))),
+    };
+    bias.unwrap_or_default().into_iter().map(token).collect()
+}
+
+fn check_min_tokens(min: Option<usize>, max: Option<usize>) -> Result<usize, ApiError> {
+    match (min, max) {
+        (Some(min), Some(max)) if min > max => {
+            Err(ApiError::invalid("min_tokens", format!("must be at most max_tokens, {max}, got {min}")))
+        }
+        (min, _) => Ok(min.unwrap_or(0)),
+    }
+}
+
+fn check_stop_tokens(tokens: Option<Vec<u32>>) -> Result<Vec<u32>, ApiError> {
+    let tokens = tokens.unwrap_or_default();
+    if tokens.len() > MAX_STOP_STRINGS {
+        let message = format!("at most {MAX_STOP_STRINGS} tokens are looked for, got {}", tokens.len());
+        return Err(ApiError::invalid("stop_token_ids", message));
+    }
+    Ok(tokens)
 }
 
 fn check_top_k(top_k: Option<i64>) -> Result<usize, ApiError> {

@@ -11,15 +11,18 @@ use crate::app::App;
 use crate::body::Fields;
 use crate::common::validate::Checked;
 use crate::error::ApiError;
-use crate::reply::respond;
+use crate::reply::{Answers, respond};
 
-/// The field that holds the prompt.
+/// The field that holds the prompts.
 const PROMPT: &str = "prompt";
 
-/// Continues a text.
+/// Continues texts.
 pub(crate) async fn complete(State(app): State<App>, fields: Fields) -> Result<Response, ApiError> {
     let body = types::CompletionBody::take(fields)?;
-    let Checked { request, delivery, fault } = validate::validate(body, &app)?;
-    let reply = convert::CompletionReply::new(app.model_name(), delivery);
-    respond(app.generate(request, &fault).await?, reply, delivery).await
+    let echo = body.echo.unwrap_or(false);
+    let Checked { work, delivery, parser } = validate::validate(body, &app)?;
+    let echo = if echo { validate::echo(&work.requests, &app)? } else { Vec::new() };
+    let reply = convert::CompletionReply::new(app.model_name(), delivery, &work, echo);
+    let events = app.generate(work).await?;
+    respond(Answers { events, parser }, reply, delivery).await
 }

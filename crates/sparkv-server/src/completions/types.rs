@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::body::Fields;
+use crate::common::logprobs::CompletionLogprobs;
 use crate::common::types::{GenerationFields, UsageBody};
 use crate::completions::PROMPT;
 use crate::error::ApiError;
@@ -12,6 +13,10 @@ use crate::error::ApiError;
 #[derive(Debug)]
 pub(crate) struct CompletionBody {
     pub(crate) prompt: Option<PromptField>,
+    /// Whether answers begin with their prompt.
+    pub(crate) echo: Option<bool>,
+    /// Alternatives to report with each token.
+    pub(crate) logprobs: Option<usize>,
     pub(crate) generation: GenerationFields,
     /// Fields to be refused.
     pub(crate) rest: Map<String, Value>,
@@ -23,14 +28,20 @@ impl CompletionBody {
     /// # Errors
     /// If one has another type.
     pub(crate) fn take(mut fields: Fields) -> Result<Self, ApiError> {
-        let generation = GenerationFields::take(&mut fields)?;
-        Ok(Self { prompt: fields.take(PROMPT)?, generation, rest: fields.into_rest() })
+        let fields = &mut fields;
+        Ok(Self {
+            prompt: fields.take(PROMPT)?,
+            echo: fields.take("echo")?,
+            logprobs: fields.take("logprobs")?,
+            generation: GenerationFields::take(fields)?,
+            rest: fields.take_rest(),
+        })
     }
 }
 
-/// What to continue. Lists of one prompt are taken, longer ones refused.
+/// What to continue: one prompt or several.
 #[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "expected a string or an array of token ids")]
+#[serde(untagged, expecting = "expected a string, an array of token ids, or an array of either")]
 pub(crate) enum PromptField {
     Text(String),
     Tokens(Vec<u32>),
@@ -46,18 +57,18 @@ pub(crate) struct Completion {
     pub(crate) created: u64,
     pub(crate) model: String,
     pub(crate) system_fingerprint: &'static str,
-    /// One, or none in the chunk that reports the usage.
+    /// One in a chunk, or none in the one that reports the usage.
     pub(crate) choices: Vec<Choice>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) usage: Option<Option<UsageBody>>,
 }
 
-/// The only choice of an answer.
+/// One of the answers, or a piece of it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Choice {
     pub(crate) text: String,
+    /// Answers to the first prompt come first.
     pub(crate) index: usize,
-    /// Always null: not supported.
-    pub(crate) logprobs: (),
+    pub(crate) logprobs: Option<CompletionLogprobs>,
     pub(crate) finish_reason: Option<&'static str>,
 }

@@ -1,6 +1,6 @@
-//! Checks of a prompt.
+//! Checks of prompts.
 
-use sparkv_engine::Prompt;
+use sparkv_engine::{GenerateRequest, Prompt};
 
 use crate::app::App;
 use crate::common;
@@ -13,36 +13,52 @@ use crate::unsupported;
 /// Tokens of an answer if the request does not say, as the API has it; fewer where the context ends.
 const DEFAULT_MAX_TOKENS: usize = 16;
 
-/// Checks a body and makes the engine's request of it.
+/// Checks a body and makes the engine's requests of it.
 ///
 /// # Errors
 /// The first field that cannot be honoured.
 pub(crate) fn validate(body: CompletionBody, app: &App) -> Result<Checked, ApiError> {
-    let CompletionBody { prompt, generation, rest } = body;
+    let CompletionBody { prompt, echo, logprobs, generation, rest } = body;
     unsupported::refuse(&rest, "", unsupported::completions)?;
-    let prompt = check_prompt(prompt)?;
-    let asked = Asked { prompt, prompt_param: PROMPT, default_max_tokens: Some(DEFAULT_MAX_TOKENS) };
+    if echo == Some(true) && logprobs.is_some() {
+        let reason = "the model computes log probabilities of what it generates, not of the prompt; leave out one of echo and logprobs";
+        return Err(ApiError::unsupported("echo", reason));
+    }
+    let asked = Asked {
+        prompts: check_prompts(prompt)?,
+        prompt_param: PROMPT,
+        default_max_tokens: Some(DEFAULT_MAX_TOKENS),
+        logprobs,
+        calls: None,
+        parser: None,
+    };
     common::validate::validate(generation, asked, app)
 }
 
-fn check_prompt(prompt: Option<PromptField>) -> Result<Prompt, ApiError> {
-    match prompt {
-        None => Err(ApiError::invalid(PROMPT, "a prompt is required")),
-        Some(PromptField::Text(text)) => Ok(Prompt::Text(text)),
+fn check_prompts(prompt: Option<PromptField>) -> Result<Vec<Prompt>, ApiError> {
+    let prompts = match prompt {
+        None => return Err(ApiError::invalid(PROMPT, "a prompt is required")),
+        Some(PromptField::Text(text)) => vec![Prompt::Text(text)],
         Some(PromptField::Tokens(tokens)) if tokens.is_empty() => {
-            Err(ApiError::invalid(PROMPT, "a list of tokens has one or more"))
+            return Err(ApiError::invalid(PROMPT, "a list of tokens has one or more"));
         }
-        Some(PromptField::Tokens(tokens)) => Ok(Prompt::Tokens(tokens)),
-        Some(PromptField::Texts(texts)) => only(texts).map(Prompt::Text),
-        Some(PromptField::TokenLists(lists)) => only(lists).map(Prompt::Tokens),
-    }
+        Some(PromptField::Tokens(tokens)) => vec![Prompt::Tokens(tokens)],
+        // (An empty list was read as a list of tokens.)
+        Some(PromptField::Texts(texts)) => texts.into_iter().map(Prompt::Text).collect(),
+        Some(PromptField::TokenLists(lists)) => lists.into_iter().map(Prompt::Tokens).collect(),
+    };
+    Ok(prompts)
 }
 
-/// The prompt of a list of one. (An empty list was read as a list of tokens.)
-fn only<T>(prompts: Vec<T>) -> Result<T, ApiError> {
-    let [prompt]: [T; 1] = prompts.try_into().map_err(|prompts: Vec<T>| {
-        let reason = format!("one prompt is continued per request, got {}", prompts.len());
-        ApiError::unsupported(PROMPT, reason)
-    })?;
-    Ok(prompt)
+/// The texts of prompts.
+///
+/// # Errors
+/// If tokens have no text.
+pub(crate) fn echo(requests: &[GenerateRequest], app: &App) -> Result<Vec<String>, ApiError> {
+    let text = |request: &GenerateRequest| match &request.prompt {
+        Prompt::Text(text) => Ok(text.clone()),
+        Prompt::Tokens(tokens) => app.detokenize(PROMPT, tokens),
+        Prompt::Chat(_) => Ok(String::new()),
+    };
+    requests.iter().map(text).collect()
 }
