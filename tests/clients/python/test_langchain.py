@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import pytest
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from conversations import ANSWER, ASKED
 
@@ -15,6 +15,8 @@ QUESTION = ASKED[0]["content"]
 class Forecast(BaseModel):
     """The weather of a place."""
 
+    # Else its schema allows fields without end.
+    model_config = ConfigDict(extra="forbid")
     city: Literal["Paris", "Lima", "Oslo"]
     days: Annotated[int, Field(ge=1, le=14)]
     metric: bool

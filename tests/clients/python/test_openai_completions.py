@@ -85,7 +85,8 @@ def test_tokens_and_text_are_turned_into_each_other(http, model: str):
 
 
 def test_logprobs_belong_to_the_text(ask):
-    answer = ask(logprobs=3)
+    # Which goes on in words: special tokens are no text.
+    answer = ask("It rained all night, but", logprobs=3)
     logprobs = answer.choices[0].logprobs
     assert "".join(logprobs.tokens) == text_of(answer)
     starts = [sum(map(len, logprobs.tokens[:place])) for place in range(8)]
@@ -96,15 +97,20 @@ def test_logprobs_belong_to_the_text(ask):
         assert sum(map(math.exp, top.values())) <= 1 + 1e-4
 
 
-def test_echo_scores_the_prompt_without_generating(ask):
-    answer = ask(echo=True, logprobs=1, max_tokens=0)
-    logprobs = answer.choices[0].logprobs
+def test_echo_alone_generates_nothing(ask):
+    answer = ask(echo=True, max_tokens=0)
     assert text_of(answer) == PROMPT
-    assert "".join(logprobs.tokens).endswith(PROMPT)
+    assert answer.usage.completion_tokens == 0
+
+
+def test_echo_scores_the_prompt(ask):
+    """What evaluations are made of: how likely a text is to the model."""
+    answer = ask(echo=True, logprobs=1, max_tokens=1)
+    logprobs = answer.choices[0].logprobs
+    assert "".join(logprobs.tokens).endswith(text_of(answer))
     # Nothing comes before the first token that could make it likely.
     assert logprobs.token_logprobs[0] is None
     assert all(logprob <= 0 for logprob in logprobs.token_logprobs[1:])
-    assert answer.usage.completion_tokens == 0
 
 
 def test_stop_strings_end_the_text(ask):

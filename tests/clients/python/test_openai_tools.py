@@ -84,6 +84,17 @@ def test_one_call_at_a_time_if_asked(ask):
         assert len(choice.message.tool_calls) == 1
 
 
+@pytest.mark.parametrize("limit", [4, 12, 24])
+def test_a_call_cut_off_is_no_text(ask, limit: int):
+    """What there is of it may be told as a call, but never as something that the model says."""
+    settings = {"tool_choice": "required", "temperature": 0, "max_tokens": limit}
+    [choice] = ask(**settings).choices
+    assert choice.finish_reason == "length"
+    assert not choice.message.content
+    chunks = list(ask(**settings, stream=True))
+    assert not any(part.delta.content for chunk in chunks for part in chunk.choices)
+
+
 @pytest.mark.parametrize("tool_choice", ["auto", "none"])
 def test_calls_are_left_to_the_model_or_forbidden(ask, tool_choice: str):
     """The model has never seen a tool; it answers in words."""
