@@ -13,6 +13,9 @@ use crate::options::Options;
 /// Every setting with its default, explained; built into the binary.
 pub(crate) const DEFAULTS: &str = include_str!("../../../configs/default.toml");
 
+/// The secret among the settings.
+pub(crate) const SECRET: &str = "api_key";
+
 /// The part that is replaced as a whole: settings of a cache taken from two sources would be nobody's choice.
 const WHOLE: &str = "kv";
 
@@ -94,9 +97,20 @@ impl Layers {
 }
 
 /// Parses TOML and checks keys and types.
-fn table(text: &str) -> Result<Table, toml::de::Error> {
-    toml::from_str::<Options>(text)?;
-    toml::from_str(text)
+///
+/// # Errors
+/// If one of them is wrong, with the place; with the line itself, too, unless the file holds secrets.
+fn table(text: &str) -> anyhow::Result<Table> {
+    let parsed = toml::from_str::<Options>(text).and_then(|_| toml::from_str(text));
+    parsed.map_err(|error| match error.span() {
+        Some(span) if text.contains(SECRET) => {
+            let before = text.get(..span.start).unwrap_or(text);
+            let line = before.matches('\n').count() + 1;
+            let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
+            anyhow::anyhow!("line {line}, column {column}: {}", error.message())
+        }
+        _ => error.into(),
+    })
 }
 
 /// The settings of `layer` whose flag's id passes. Sections left without any are left out.

@@ -3,10 +3,9 @@
 use anyhow::Context;
 use sparkv::Budget;
 use sparkv_engine::{EngineConfig, TextEngine, TextModel};
-use sparkv_models::{HubOptions, LoadOptions, LoadedModel, ModelSource, load as load_files};
+use sparkv_models::{HubOptions, LoadOptions, LoadedModel, ModelSource, Progress, load as load_files};
 use sysinfo::System;
 
-use crate::progress::Bars;
 use crate::settings::Settings;
 use crate::threads;
 
@@ -39,17 +38,18 @@ pub(crate) fn hub_options(settings: &Settings) -> HubOptions {
     HubOptions { offline: settings.model.offline || default.offline, ..default }
 }
 
-/// Loads the model, with a progress bar.
+/// Loads the model; `progress` hears how far it is.
 ///
 /// # Errors
 /// If the model is not there, not supported or broken.
 pub(crate) fn load_model(
     settings: &Settings,
     source: &ModelSource,
+    progress: &dyn Progress,
 ) -> anyhow::Result<(LoadedModel, TextModel)> {
     let model = &settings.model;
     let options = LoadOptions { weights: model.weights, device: model.device, hub: hub_options(settings) };
-    let loaded = load_files(source, &options, &Bars::default())?;
+    let loaded = load_files(source, &options, progress)?;
     let files = &loaded.text;
     let text = TextModel::new(
         files.tokenizer.clone(),
@@ -64,8 +64,12 @@ pub(crate) fn load_model(
 ///
 /// # Errors
 /// If the model is not there, not supported or broken.
-pub(crate) fn load(settings: &Settings, source: &ModelSource) -> anyhow::Result<Loaded> {
-    let (loaded, text) = load_model(settings, source)?;
+pub(crate) fn load(
+    settings: &Settings,
+    source: &ModelSource,
+    progress: &dyn Progress,
+) -> anyhow::Result<Loaded> {
+    let (loaded, text) = load_model(settings, source, progress)?;
     let has_chat_template = loaded.text.chat_template.is_some();
     let server = &settings.server;
     let config = EngineConfig {

@@ -8,28 +8,27 @@ mod allocator;
 mod commands;
 mod layers;
 mod loading;
+mod logging;
 mod options;
 mod progress;
+mod reload;
 mod settings;
 mod show;
 mod threads;
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::BoolishValueParser;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use crate::commands::bench::BenchOptions;
 use crate::commands::eval::EvalOptions;
 use crate::layers::Layers;
-use crate::options::{KvFlag, ModelOptions, Options, RunOptions, ServerOptions};
+use crate::options::{KvFlag, LogFormat, ModelOptions, Options, RunOptions, ServerOptions};
+use crate::reload::Sources;
 use crate::settings::Settings;
-
-/// What is logged unless RUST_LOG says otherwise.
-const DEFAULT_LOG: &str = "warn,sparkv=info,sparkv_server=info,sparkv_engine=info,sparkv_models=info";
 
 /// An LLM server in which each request chooses what its KV cache may cost.
 #[derive(Debug, Parser)]
@@ -151,9 +150,6 @@ struct ConfigArgs {
 fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
-    let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     match run(cli.command, innermost(&matches)) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read the output has seen enough: `sparkv run ... | head`.
@@ -187,10 +183,13 @@ fn message(error: &anyhow::Error) -> String {
 }
 
 fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<()> {
+    // A server reads its settings first: they say how it logs.
+    let logs_by_itself = matches!(command, Command::Serve(_));
+    let _telemetry = (!logs_by_itself).then(|| logging::init(LogFormat::default())).transpose()?;
     match command {
         Command::Serve(ServeArgs { file, model, kv, server }) => {
             let given = Options { model, kv: kv.kv, server, ..Options::default() };
-            commands::serve::serve(&Settings::new(&Layers::new(file.config, &given, matches)?)?)
+            commands::serve::serve(Sources { file: file.config, given, matches: matches.clone() })
         }
         Command::Run(RunArgs { prompt, file, model, kv, run }) => {
             let given = Options { model, kv: kv.kv, run, ..Options::default() };
@@ -213,7 +212,7 @@ fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<()> {
         }
         Command::Config(ConfigCommand::Check(args)) => {
             let file = args.path().cloned();
-            Settings::new(&args.layers(matches)?)?;
+            Settings::new(&args.layers(matches)?)?.check_files()?;
             let checked = file.map_or("the settings are".to_owned(), |file| format!("{} is", file.display()));
             Ok(writeln!(std::io::stdout(), "{checked} valid")?)
         }

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
 
-use clap::Args;
 use clap::builder::BoolishValueParser;
-use serde::{Deserialize, Serialize};
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Deserializer, Serialize};
 use sparkv::{Budget, KvOptions};
 use sparkv_models::{DeviceChoice, WeightFormat};
 
@@ -104,10 +105,38 @@ pub(crate) struct ServerOptions {
     #[arg(long, env = "SPARKV_REQUEST_SECONDS", value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) request_seconds: Option<NonZeroU32>,
-    /// Clients must send this key
-    #[arg(long, env = "SPARKV_API_KEY", value_name = "KEY", hide_env_values = true)]
+    /// Clients must send this key, or one of several: given again, or with commas between them
+    #[arg(long, env = "SPARKV_API_KEY", value_name = "KEY", value_delimiter = ',', hide_env_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "one_or_several")]
+    pub(crate) api_key: Option<Vec<String>>,
+    /// File with keys, one a line; # begins a comment
+    #[arg(long, env = "SPARKV_API_KEY_FILE", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) api_key: Option<String>,
+    pub(crate) api_key_file: Option<PathBuf>,
+    /// Origin whose web pages may call, such as https://example.org; may be given again; * for every one
+    #[arg(long, env = "SPARKV_CORS_ORIGIN", value_name = "ORIGIN|*", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "one_or_several")]
+    pub(crate) cors_origin: Option<Vec<String>>,
+    /// Certificate for TLS, and those of its issuers: a PEM file. Plain HTTP without it
+    #[arg(long, env = "SPARKV_TLS_CERT", value_name = "FILE.pem")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Private key of the certificate: a PEM file
+    #[arg(long, env = "SPARKV_TLS_KEY", value_name = "FILE.pem")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Connections open at a time; further ones wait until one ends
+    #[arg(long, env = "SPARKV_MAX_CONNECTIONS", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_connections: Option<NonZeroU32>,
+    /// Seconds in which a request's head must have come; idle connections are closed after as many
+    #[arg(long, env = "SPARKV_HEADER_SECONDS", value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) header_seconds: Option<NonZeroU32>,
+    /// Largest head of a request taken, in bytes
+    #[arg(long, env = "SPARKV_HEADER_LIMIT", value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) header_limit: Option<NonZeroUsize>,
     /// Largest request body taken, in bytes
     #[arg(long, env = "SPARKV_BODY_LIMIT", value_name = "BYTES")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -116,6 +145,21 @@ pub(crate) struct ServerOptions {
     #[arg(long, env = "SPARKV_DRAIN_SECONDS", value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) drain_seconds: Option<u32>,
+    /// How the log is written: text or json, an object a line
+    #[arg(long, env = "SPARKV_LOG_FORMAT", value_name = "FORMAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) log_format: Option<LogFormat>,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LogFormat {
+    /// Lines for people
+    #[default]
+    Text,
+    /// An object a line, for machines
+    Json,
 }
 
 /// How `sparkv run` answers.
@@ -143,6 +187,20 @@ pub(crate) struct RunOptions {
     #[arg(long, env = "SPARKV_JSON", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) json: Option<bool>,
+}
+
+/// A string, or an array of strings.
+pub(crate) fn one_or_several<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a string or an array of strings")]
+    enum OneOrSeveral {
+        One(String),
+        Several(Vec<String>),
+    }
+    Ok(Some(match OneOrSeveral::deserialize(from)? {
+        OneOrSeveral::One(one) => vec![one],
+        OneOrSeveral::Several(several) => several,
+    }))
 }
 
 /// A preset's name, or settings as JSON.

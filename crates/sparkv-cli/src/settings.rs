@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::Deserialize;
@@ -9,9 +10,10 @@ use sparkv::{Budget, KvChoice, KvOptions, Presets};
 use sparkv_engine::SamplingParams;
 use sparkv_eval::SettingsUnderTest;
 use sparkv_models::{DeviceChoice, WeightFormat};
-use sparkv_server::ApiKey;
+use sparkv_server::{ApiKey, ApiKeys, CorsOrigins, Tls};
 
 use crate::layers::Layers;
+use crate::options::{LogFormat, one_or_several};
 
 /// Every setting, checked as far as it can be without a model.
 #[derive(Debug)]
@@ -28,8 +30,21 @@ pub(crate) struct Settings {
     pub(crate) kv: KvChoice,
     /// The same as the operator wrote it.
     pub(crate) kv_name: String,
-    /// Clients must send it, if set.
-    pub(crate) api_key: Option<ApiKey>,
+    /// Keys that open the server; those of the file come on top.
+    keys: Vec<ApiKey>,
+    /// Pages of which origins may call.
+    pub(crate) cors: CorsOrigins,
+    /// Certificate and key, if connections are secured.
+    pub(crate) tls: Option<TlsFiles>,
+}
+
+/// Files for TLS, not read yet.
+#[derive(Debug, Clone)]
+pub(crate) struct TlsFiles {
+    /// The certificate.
+    pub(crate) certificate: PathBuf,
+    /// Its private key.
+    pub(crate) key: PathBuf,
 }
 
 /// The merged sources, by the sections of the file.
@@ -79,12 +94,30 @@ pub(crate) struct ServerSettings {
     pub(crate) prompt_balance: f64,
     /// Seconds that a request may take.
     pub(crate) request_seconds: Option<NonZeroU32>,
-    /// Checked in [`Settings::api_key`].
-    api_key: Option<String>,
+    /// Checked in [`Settings::api_keys`].
+    #[serde(default, deserialize_with = "one_or_several")]
+    api_key: Option<Vec<String>>,
+    /// File with further keys.
+    pub(crate) api_key_file: Option<PathBuf>,
+    /// Checked in [`Settings::cors`].
+    #[serde(default, deserialize_with = "one_or_several")]
+    cors_origin: Option<Vec<String>>,
+    /// Checked in [`Settings::tls`].
+    tls_cert: Option<PathBuf>,
+    /// Checked in [`Settings::tls`].
+    tls_key: Option<PathBuf>,
+    /// Connections open at a time.
+    pub(crate) max_connections: NonZeroU32,
+    /// Seconds in which a head must have come.
+    pub(crate) header_seconds: NonZeroU32,
+    /// Bytes of the largest head taken.
+    pub(crate) header_limit: NonZeroUsize,
     /// Bytes of the largest request body taken.
     pub(crate) body_limit: usize,
     /// Seconds that running requests get to finish.
     pub(crate) drain_seconds: u32,
+    /// How the log is written.
+    pub(crate) log_format: LogFormat,
 }
 
 /// How `sparkv run` answers.
@@ -115,7 +148,7 @@ impl Settings {
     /// Checks the merged sources.
     ///
     /// # Errors
-    /// A preset, KV setting, model, temperature or API key that cannot be; the message names it.
+    /// A preset, KV setting, model, temperature, API key or origin that cannot be; the message names it.
     pub(crate) fn new(layers: &Layers) -> anyhow::Result<Self> {
         let Document { model, kv, mut server, run, presets } = layers.merged().try_into()?;
         let presets = Presets::built_in()?.with(presets)?;
@@ -134,13 +167,43 @@ impl Settings {
         run.sampling()
             .validate()
             .map_err(|error| anyhow::anyhow!("run.{} (from {})", error, layers.origin("run", error.param)))?;
-        let api_key = server
-            .api_key
-            .take()
-            .map(ApiKey::new)
-            .transpose()
+        let keys = server.api_key.take().unwrap_or_default().into_iter().map(ApiKey::new);
+        let keys = keys
+            .collect::<Result<_, _>>()
             .with_context(|| format!("server.api_key (from {})", layers.origin("server", "api_key")))?;
-        Ok(Self { model, server, run, presets, kv, kv_name, api_key })
+        let cors = CorsOrigins::new(&server.cors_origin.take().unwrap_or_default()).with_context(|| {
+            format!("server.cors_origin (from {})", layers.origin("server", "cors_origin"))
+        })?;
+        let tls = match (server.tls_cert.take(), server.tls_key.take()) {
+            (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
+            (None, None) => None,
+            (Some(_), None) => anyhow::bail!("server.tls_key is missing: TLS wants tls_cert and tls_key"),
+            (None, Some(_)) => anyhow::bail!("server.tls_cert is missing: TLS wants tls_cert and tls_key"),
+        };
+        Ok(Self { model, server, run, presets, kv, kv_name, keys, cors, tls })
+    }
+
+    /// All keys: those given, and those of the file, which is read now.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or holds no key or something else; the message names the line and not what is
+    /// in it.
+    pub(crate) fn api_keys(&self) -> anyhow::Result<ApiKeys> {
+        let Some(path) = &self.server.api_key_file else { return Ok(self.keys.iter().cloned().collect()) };
+        let of_file = read_keys(path).with_context(|| format!("server.api_key_file {}", path.display()))?;
+        Ok(self.keys.iter().cloned().chain(of_file).collect())
+    }
+
+    /// Reads the files that a server would read: keys, certificate.
+    ///
+    /// # Errors
+    /// If one of them cannot be used.
+    pub(crate) fn check_files(&self) -> anyhow::Result<()> {
+        self.api_keys()?;
+        if let Some(TlsFiles { certificate, key }) = &self.tls {
+            Tls::read(certificate, key)?;
+        }
+        Ok(())
     }
 
     /// What `options` ask for, under the name they were given by.
@@ -152,6 +215,19 @@ impl Settings {
         let choice = self.presets.resolve(options).with_context(|| format!("--kv {name}"))?;
         Ok(SettingsUnderTest { name, choice })
     }
+}
+
+/// The keys of a file: one a line, but for empty lines and those that begin with #.
+fn read_keys(path: &Path) -> anyhow::Result<Vec<ApiKey>> {
+    let text = std::fs::read_to_string(path)?;
+    let lines = text.lines().enumerate().map(|(i, line)| (i + 1, line.trim()));
+    let keys: Vec<ApiKey> = lines
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        .map(|(number, line)| ApiKey::new(line).with_context(|| format!("line {number}")))
+        .collect::<anyhow::Result<_>>()?;
+    // Nobody names a file of keys for a server that is open to all.
+    anyhow::ensure!(!keys.is_empty(), "holds no key");
+    Ok(keys)
 }
 
 /// A preset's name, or JSON: what --kv takes.

@@ -5,10 +5,7 @@ use std::fmt::Write;
 use sparkv::Presets;
 use toml::{Table, Value};
 
-use crate::layers::Layers;
-
-/// The secret among the settings.
-const SECRET: &str = "api_key";
+use crate::layers::{Layers, SECRET};
 
 /// Column at which origins begin, where values are not longer.
 const ORIGIN_COLUMN: usize = 40;

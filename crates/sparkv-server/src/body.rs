@@ -92,6 +92,7 @@ fn in_json_s_words(error: &serde_json::Error) -> String {
         "i64" => "an integer",
         "f32" | "f64" => "a number",
         "a sequence" => "an array",
+        "a map" => "an object",
         expected => expected,
     };
     format!("{found}expected {expected}")

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -16,9 +16,9 @@ use tokio_rustls::server::TlsStream;
 /// The protocol that is spoken once a connection is secure.
 const HTTP_1: &[u8] = b"http/1.1";
 
-/// A certificate with its key; cheap to clone. Never printed.
+/// A certificate with its key; clones share them, so that both can be replaced while a server runs. Never printed.
 #[derive(Clone)]
-pub struct Tls(TlsAcceptor);
+pub struct Tls(Arc<RwLock<Arc<ServerConfig>>>);
 
 /// Why connections cannot be secured.
 #[derive(Debug, thiserror::Error)]
@@ -75,28 +75,23 @@ impl Tls {
     /// # Errors
     /// If one of the files cannot be read or does not hold what it should, or the key is another certificate's.
     pub fn read(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        let certificates = certificates(certificate)?;
-        let private = PrivateKeyDer::from_pem_slice(&read(key)?)
-            .map_err(|error| broken(error, key, "private key", "PRIVATE KEY"))?;
-        let refused = |source| match source {
-            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                TlsError::Mismatch { certificate: certificate.to_owned(), key: key.to_owned() }
-            }
-            source => TlsError::Refused { certificate: certificate.to_owned(), key: key.to_owned(), source },
-        };
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(refused)?
-            .with_no_client_auth()
-            .with_single_cert(certificates, private)
-            .map_err(refused)?;
-        config.alpn_protocols = vec![HTTP_1.to_vec()];
-        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+        Ok(Self(Arc::new(RwLock::new(config(certificate, key)?))))
+    }
+
+    /// Reads both again: connections that come from now on are secured by them.
+    ///
+    /// # Errors
+    /// As of [`Self::read`]; nothing was changed then.
+    pub fn reread(&self, certificate: &Path, key: &Path) -> Result<(), TlsError> {
+        let config = config(certificate, key)?;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = config;
+        Ok(())
     }
 
     /// Secures a connection.
     pub(crate) async fn accept(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        self.0.accept(socket).await
+        let config = Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner));
+        TlsAcceptor::from(config).accept(socket).await
     }
 }
 
@@ -104,6 +99,27 @@ impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Tls(..)")
     }
+}
+
+/// What rustls makes of both files.
+fn config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    let chain = certificates(certificate)?;
+    let private = PrivateKeyDer::from_pem_slice(&read(key)?)
+        .map_err(|error| broken(error, key, "private key", "PRIVATE KEY"))?;
+    let refused = |source| match source {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            TlsError::Mismatch { certificate: certificate.to_owned(), key: key.to_owned() }
+        }
+        source => TlsError::Refused { certificate: certificate.to_owned(), key: key.to_owned(), source },
+    };
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(refused)?
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .map_err(refused)?;
+    config.alpn_protocols = vec![HTTP_1.to_vec()];
+    Ok(Arc::new(config))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

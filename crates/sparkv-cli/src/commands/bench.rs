@@ -136,7 +136,7 @@ fn load(options: &BenchOptions, settings: &Settings) -> anyhow::Result<(Decoder,
     let weights = settings.model.weights;
     let report = |name, dummy| ModelReport { name, weights: weights.to_string(), dummy };
     let Some(path) = &options.shape else {
-        let (loaded, _) = loading::load_model(settings, &loading::source(settings)?)?;
+        let (loaded, _) = loading::load_model(settings, &loading::source(settings)?, &Bars::default())?;
         return Ok((loaded.decoder, report(loaded.name, false)));
     };
     threads::set(settings.model.threads, false);

@@ -12,6 +12,7 @@ use sparkv_eval::{Measurement, Mode, Retrieval, SampleShape, SettingsUnderTest, 
 
 use crate::loading;
 use crate::options::parse_kv;
+use crate::progress::Bars;
 use crate::settings::Settings;
 
 /// What is measured.
@@ -70,7 +71,7 @@ impl EvalOptions {
 pub(crate) fn eval(options: &EvalOptions, settings: &Settings) -> anyhow::Result<()> {
     let compared = options.settings(settings)?;
     let tasks = TaskSet::demo()?.only(&options.tasks)?;
-    let (model, text) = loading::load_model(settings, &loading::source(settings)?)?;
+    let (model, text) = loading::load_model(settings, &loading::source(settings)?, &Bars::default())?;
     let mode = if options.query_agnostic { Mode::QueryAgnostic } else { Mode::QueryAware };
     let retrieval = Retrieval {
         decoder: &model.decoder,

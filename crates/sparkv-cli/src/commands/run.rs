@@ -7,6 +7,7 @@ use sparkv_engine::{ChatMessage, Event, EventStream, FinishReason, GenerateReque
 use sparkv_engine::{Timings, Usage};
 
 use crate::loading;
+use crate::progress::Bars;
 use crate::settings::{RunSettings, Settings};
 
 /// What --json prints.
@@ -32,7 +33,7 @@ struct UsageReport {
 /// # Errors
 /// If the model cannot be loaded, or the prompt cannot be answered.
 pub(crate) fn run(prompt: String, settings: &Settings) -> anyhow::Result<()> {
-    let loaded = loading::load(settings, &loading::source(settings)?)?;
+    let loaded = loading::load(settings, &loading::source(settings)?, &Bars::default())?;
     let RunSettings { max_tokens, raw, json, .. } = settings.run;
     let prompt = if raw || !loaded.has_chat_template {
         Prompt::Text(prompt)

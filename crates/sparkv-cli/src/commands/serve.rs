@@ -1,51 +1,129 @@
 //! `sparkv serve`.
 
 use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use sparkv_server::{Drained, Server, ServerConfig};
+use sparkv_models::ModelSource;
+use sparkv_server::{Connections, Drained, Listening, Server, ServerConfig, Tls};
+use tokio::net::TcpListener;
 
-use crate::loading;
+use crate::layers::Layers;
+use crate::loading::{self, Loaded};
+use crate::logging;
+use crate::progress;
+use crate::reload::{self, Hangup, Reloader, Sources};
 use crate::settings::Settings;
+
+/// A client that takes nothing of its answer for this long is cut off.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What is known before anything is loaded.
+struct Start {
+    sources: Sources,
+    layers: Layers,
+    settings: Arc<Settings>,
+    source: ModelSource,
+    tls: Option<Tls>,
+}
 
 /// Serves until told to stop.
 ///
 /// # Errors
-/// If the address cannot be had, the model cannot be loaded, serving fails, or the model is lost.
-pub(crate) fn serve(settings: &Settings) -> anyhow::Result<()> {
-    let source = loading::source(settings)?;
+/// If the settings are wrong, the address cannot be had, the model cannot be loaded, serving fails, or the model is
+/// lost.
+pub(crate) fn serve(sources: Sources) -> anyhow::Result<()> {
+    let layers = sources.layers()?;
+    let settings = Arc::new(Settings::new(&layers)?);
+    let source = loading::source(&settings)?;
+    // Only now: it may start a thread.
+    let _telemetry = logging::init(settings.server.log_format)?;
+    let read = |files: &crate::settings::TlsFiles| Tls::read(&files.certificate, &files.key);
+    let tls = settings.tls.as_ref().map(read).transpose()?;
+    let drain_seconds = settings.server.drain_seconds;
+    let start = Start { sources, layers, settings, source, tls };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let server = &settings.server;
-    // A port in use is known before a large model is read.
-    let listener = runtime.block_on(Server::bind(&server.host, server.port))?;
-    let address = listener.local_addr()?;
-    let loaded = loading::load(settings, &source)?;
-    let config = ServerConfig {
-        model_name: loaded.name.clone(),
-        model_aliases: vec![loaded.alias],
-        api_key: settings.api_key.clone(),
-        body_limit: server.body_limit,
-        default_kv: settings.kv.clone(),
-        presets: settings.presets.clone(),
-        drain_deadline: Duration::from_secs(server.drain_seconds.into()),
-        request_timeout: server.request_seconds.map(|seconds| Duration::from_secs(seconds.get().into())),
-    };
-    let drained = runtime.block_on(async {
-        let stop = stop_signal().context("cannot listen for signals")?;
-        // It serves as well if nobody reads this.
-        let _ = writeln!(std::io::stdout(), "sparkv serves {} at http://{address}", loaded.name);
-        anyhow::Ok(Server::new(loaded.engine, config).serve(listener, stop).await?)
-    })?;
-    if drained == Drained::CutOff {
-        tracing::warn!("requests still running after {} s were cut off", server.drain_seconds);
-    }
-    // What still runs was cut off above; do not wait for it.
+    let drained = runtime.block_on(start.run());
+    // What still runs was cut off; do not wait for it.
     runtime.shutdown_background();
-    if drained == Drained::EngineLost {
-        anyhow::bail!("the model's thread ended unexpectedly; see the log");
+    match drained? {
+        Some(Drained::CutOff) => {
+            tracing::warn!("requests still running after {drain_seconds} s were cut off");
+        }
+        Some(Drained::EngineLost) => anyhow::bail!("the model's thread ended unexpectedly; see the log"),
+        Some(Drained::Complete) | None => {}
     }
     Ok(())
+}
+
+impl Start {
+    /// Listens, loads and serves; `None` if told to stop before there was anything to serve.
+    async fn run(self) -> anyhow::Result<Option<Drained>> {
+        let Self { sources, layers, settings, source, tls } = self;
+        // Read before the model is, as it may be wrong; a port in use is known before, too.
+        let policy = reload::policy(&settings)?;
+        let server = &settings.server;
+        let listener = Server::bind(&server.host, server.port).await?;
+        let address = listener.local_addr()?;
+        if policy.api_keys.is_empty() && !address.ip().is_loopback() {
+            tracing::warn!(%address, "no API key is set: whoever reaches this address may use the model");
+        }
+        let mut stop = Box::pin(stop_signal().context("cannot listen for signals")?);
+        let hangup = Hangup::listen().context("cannot listen for signals")?;
+        let listening = listen(listener, &settings, tls.clone());
+        let loaded = tokio::select! {
+            loaded = load(Arc::clone(&settings), source) => loaded?,
+            () = &mut stop => {
+                tracing::info!("told to stop while the model was loaded");
+                return Ok(None);
+            }
+        };
+        let config = ServerConfig {
+            model_name: loaded.name.clone(),
+            model_aliases: vec![loaded.alias],
+            policy,
+            body_limit: server.body_limit,
+            drain_deadline: Duration::from_secs(server.drain_seconds.into()),
+            request_timeout: server.request_seconds.map(|seconds| Duration::from_secs(seconds.get().into())),
+            adopt_trace: logging::ADOPT_TRACE,
+        };
+        let served = Server::new(loaded.engine, config);
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let reloader = Reloader::new(sources, (&layers, &settings), served.policy(), tls);
+        tokio::spawn(reloader.run(hangup));
+        greet(&loaded.name, scheme, address);
+        Ok(Some(served.serve_at(listening, stop).await?))
+    }
+}
+
+/// Accepts connections, as far as the settings allow.
+fn listen(listener: TcpListener, settings: &Settings, tls: Option<Tls>) -> Listening {
+    let server = &settings.server;
+    let connections = Connections {
+        max: usize::try_from(server.max_connections.get()).unwrap_or(usize::MAX),
+        head_timeout: Duration::from_secs(server.header_seconds.get().into()),
+        head_limit: server.header_limit.get(),
+        write_timeout: WRITE_TIMEOUT,
+        tls,
+        cors: settings.cors.clone(),
+    };
+    Listening::start(listener, connections)
+}
+
+/// Loads on a thread of its own, so that this one answers meanwhile.
+async fn load(settings: Arc<Settings>, source: ModelSource) -> anyhow::Result<Loaded> {
+    let loading = move || {
+        let progress = progress::of_server(settings.server.log_format);
+        loading::load(&settings, &source, &*progress)
+    };
+    tokio::task::spawn_blocking(loading).await.context("loading the model failed")?
+}
+
+/// Says where to find what is served. It serves as well if nobody reads this.
+fn greet(name: &str, scheme: &str, address: SocketAddr) {
+    let _ = writeln!(std::io::stdout(), "sparkv serves {name} at {scheme}://{address}");
 }
 
 /// Ends at the first Ctrl-C or SIGTERM. A second one ends the process.

@@ -63,7 +63,7 @@ fn the_default_file_explains_every_option() {
 type Case =
     (&'static str, &'static str, &'static str, &'static str, &'static str, &'static str, [&'static str; 4]);
 
-const CASES: [Case; 17] = [
+const CASES: [Case; 21] = [
     ("server", "port", "1001", "SPARKV_PORT", "1002", "--port=1003", ["8080", "1001", "1002", "1003"]),
     ("server", "host", "\"a\"", "SPARKV_HOST", "b", "--host=c", ["\"127.0.0.1\"", "\"a\"", "\"b\"", "\"c\""]),
     ("server", "max_queue", "1", "SPARKV_MAX_QUEUE", "2", "--max-queue=3", ["64", "1", "2", "3"]),
@@ -97,6 +97,34 @@ const CASES: [Case; 17] = [
     ),
     ("server", "body_limit", "1", "SPARKV_BODY_LIMIT", "2", "--body-limit=3", ["4194304", "1", "2", "3"]),
     ("server", "drain_seconds", "1", "SPARKV_DRAIN_SECONDS", "2", "--drain-seconds=3", ["30", "1", "2", "3"]),
+    (
+        "server",
+        "max_connections",
+        "1",
+        "SPARKV_MAX_CONNECTIONS",
+        "2",
+        "--max-connections=3",
+        ["512", "1", "2", "3"],
+    ),
+    (
+        "server",
+        "header_seconds",
+        "1",
+        "SPARKV_HEADER_SECONDS",
+        "2",
+        "--header-seconds=3",
+        ["30", "1", "2", "3"],
+    ),
+    ("server", "header_limit", "1", "SPARKV_HEADER_LIMIT", "2", "--header-limit=3", ["65536", "1", "2", "3"]),
+    (
+        "server",
+        "log_format",
+        "\"json\"",
+        "SPARKV_LOG_FORMAT",
+        "text",
+        "--log-format=json",
+        ["\"text\"", "\"json\"", "\"text\"", "\"json\""],
+    ),
     ("model", "source", "\"a\"", "SPARKV_MODEL", "b", "--model=c", ["\"demo\"", "\"a\"", "\"b\"", "\"c\""]),
     (
         "model",
@@ -227,10 +255,38 @@ fn secrets_are_not_shown() {
         sparkv().args(["config", "show"]).arg(&path),
         sparkv().args(["config", "show"]).env("SPARKV_API_KEY", "s3cret"),
         sparkv().args(["config", "show", "--api-key", "s3cret"]),
+        sparkv().args(["config", "show", "--api-key", "first", "--api-key", "s3cret"]),
+        sparkv().args(["config", "show"]).env("SPARKV_API_KEY", "first,s3cret"),
         sparkv().args(["serve", "--help"]).env("SPARKV_API_KEY", "s3cret"),
     ] {
         assert!(!succeed(command).contains("s3cret"), "{command:?}");
     }
+}
+
+#[test]
+fn a_broken_file_with_a_secret_is_not_quoted() {
+    for text in ["[server]\napi_key = \"s3cret\n", "[server]\napi_key = [\"s3cret\"]\nport = \"s3cret\"\n"] {
+        let (_folder, path) = file(text);
+        let message = fail(sparkv().args(["config", "check"]).arg(&path));
+        assert!(message.contains("line "), "{message}");
+        assert!(!message.lines().any(|line| line.contains("api_key = ")), "{message}");
+    }
+    let (_folder, path) = file("[server]\napi_key = \"s3cret\n");
+    assert!(!fail(sparkv().args(["config", "check"]).arg(&path)).contains("s3cret"));
+}
+
+#[test]
+fn keys_and_origins_are_one_or_several() {
+    for text in ["api_key = \"a\"", "api_key = [\"a\", \"b\"]", "cors_origin = \"*\""] {
+        let (_folder, path) = file(&format!("[server]\n{text}\n"));
+        succeed(sparkv().args(["config", "check"]).arg(&path));
+    }
+    let flags = ["--cors-origin", "https://a.example", "--cors-origin", "http://b.example:1"];
+    let given = succeed(sparkv().args(["config", "show"]).args(flags));
+    let expected = "cors_origin = [\"https://a.example\", \"http://b.example:1\"]";
+    assert_eq!(shown(&given, "server", "cors_origin").0, expected);
+    let given = succeed(sparkv().args(["config", "show"]).env("SPARKV_CORS_ORIGIN", "https://a.example,*"));
+    assert_eq!(shown(&given, "server", "cors_origin").0, "cors_origin = [\"https://a.example\", \"*\"]");
 }
 
 #[test]
@@ -244,6 +300,15 @@ fn broken_files_are_refused_with_the_place() {
         ("[server\n", "line 1"),
         ("[server]\nmax_queue = 0\n", "line 2"),
         ("[server]\napi_key = \"\"\n", "server.api_key"),
+        ("[server]\napi_key = [\"a\", \"two words\"]\n", "server.api_key"),
+        ("[server]\napi_key = 1\n", "expected a string or an array of strings"),
+        ("[server]\napi_key_file = \"/no/such/keys\"\n", "/no/such/keys"),
+        ("[server]\ncors_origin = \"example.org\"\n", "server.cors_origin"),
+        ("[server]\ntls_cert = \"/no/such/cert.pem\"\n", "tls_key is missing"),
+        ("[server]\ntls_key = \"/no/such/key.pem\"\n", "tls_cert is missing"),
+        ("[server]\ntls_cert = \"/no/such/cert.pem\"\ntls_key = \"/no/such/key.pem\"\n", "/no/such/cert.pem"),
+        ("[server]\nmax_connections = 0\n", "line 2"),
+        ("[server]\nlog_format = \"xml\"\n", "xml"),
         ("[model]\ndevice = \"abacus\"\n", "abacus"),
         ("[model]\nweights = \"f64\"\n", "f64"),
         ("[model]\nsource = \"\"\n", "model.source"),

@@ -14,6 +14,8 @@ mod eval;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod operations;
+#[cfg(test)]
 mod run;
 #[cfg(test)]
 mod serve;

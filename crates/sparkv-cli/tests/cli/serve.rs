@@ -21,7 +21,11 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let mut command = sparkv();
+        Self::start_with(sparkv(), arguments)
+    }
+
+    /// Starts with what `command` has set.
+    pub(crate) fn start_with(mut command: Command, arguments: &[&str]) -> Self {
         command.args(["serve", "--port", "0", "--offline"]).args(arguments);
         let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = process.stderr.take().unwrap();
@@ -32,7 +36,7 @@ impl Served {
         });
         let mut greeting = String::new();
         BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut greeting).unwrap();
-        let url = greeting.split_whitespace().find(|word| word.starts_with("http://")).map(str::to_owned);
+        let url = greeting.split_whitespace().find(|word| word.starts_with("http")).map(str::to_owned);
         let Some(url) = url else {
             panic!("not ready: {greeting} {}", log.join().unwrap());
         };
@@ -50,7 +54,7 @@ impl Served {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
-    async fn post(&self, path: &str, body: &Value) -> Response {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Response {
         Client::new().post(format!("{}{path}", self.url)).json(body).send().await.unwrap()
     }
 
@@ -60,10 +64,14 @@ impl Served {
         reply.json().await.unwrap()
     }
 
-    /// The end of the process and what it logged, after SIGTERM.
-    fn terminate(mut self) -> (ExitStatus, String) {
+    pub(crate) fn signal(&self, name: &str) {
         let id = self.process.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+    }
+
+    /// The end of the process and what it logged, after SIGTERM.
+    pub(crate) fn terminate(mut self) -> (ExitStatus, String) {
+        self.signal("-TERM");
         let log = self.log.take().unwrap().join().unwrap();
         (self.process.wait().unwrap(), log)
     }

@@ -1,6 +1,6 @@
 //! Checks of prompts.
 
-use sparkv_engine::{GenerateRequest, Prompt};
+use sparkv_engine::{GenerateRequest, Prompt, sampler::MAX_TOP_LOGPROBS};
 
 use crate::app::App;
 use crate::common;
@@ -23,6 +23,9 @@ pub(crate) fn validate(body: CompletionBody, app: &App) -> Result<Checked, ApiEr
     if echo == Some(true) && logprobs.is_some() {
         let reason = "the model computes log probabilities of what it generates, not of the prompt; leave out one of echo and logprobs";
         return Err(ApiError::unsupported("echo", reason));
+    }
+    if logprobs.is_some_and(|top| top > MAX_TOP_LOGPROBS) {
+        return Err(ApiError::invalid("logprobs", format!("must be at most {MAX_TOP_LOGPROBS}")));
     }
     let asked = Asked {
         prompts: check_prompts(prompt)?,

@@ -20,6 +20,14 @@ async fn refused(routes: &Router, reply: Reply) -> Value {
     json!({ "status": reply.status.as_u16(), "error": error })
 }
 
+fn tool() -> Value {
+    json!({ "type": "function", "function": { "name": "f" } })
+}
+
+fn called(arguments: Value) -> Value {
+    json!({ "id": "1", "type": "function", "function": { "name": "f", "arguments": arguments } })
+}
+
 #[tokio::test]
 async fn bad_chats() {
     let routes = Setup::default().routes();
@@ -36,8 +44,16 @@ async fn bad_chats() {
         message(json!({ "role": "user", "content": [{ "type": "image_url", "image_url": {} }] })),
         message(json!({ "role": "user", "content": [{ "type": "text" }] })),
         message(json!({ "role": "user", "content": [{ "type": "text", "text": "a", "more": 1 }] })),
-        message(json!({ "role": "tool", "content": "42", "tool_call_id": "1" })),
-        message(json!({ "role": "user", "content": "hello", "name": "me" })),
+        message(json!({ "role": "tool", "content": "42" })),
+        message(json!({ "role": "function", "content": "42", "name": "f" })),
+        message(json!({ "role": "user", "content": "hello", "name": 7 })),
+        message(json!({ "role": "user", "content": "hello", "tool_call_id": "1" })),
+        message(json!({ "role": "user", "content": "hello", "tool_calls": [called(json!("{}"))] })),
+        message(json!({ "role": "assistant", "tool_calls": [called(json!("[1]"))] })),
+        message(json!({ "role": "assistant", "tool_calls": [called(json!({}))] })),
+        message(
+            json!({ "role": "assistant", "tool_calls": [{ "function": { "name": "f", "arguments": "" } }] }),
+        ),
         message(json!({ "role": "user", "content": "hello", "colour": "red" })),
         message(json!({ "role": "user", "content": "x".repeat(300) })),
         json!({ "max_tokens": 250 }),
@@ -64,7 +80,7 @@ async fn bad_chats() {
         json!({ "max_tokens": -1 }),
         json!({ "max_tokens": null, "max_completion_tokens": 0 }),
         json!({ "max_tokens": 3, "max_completion_tokens": 4 }),
-        json!({ "n": 2 }),
+        json!({ "n": 129 }),
         json!({ "n": 0 }),
         json!({ "n": -1 }),
         json!({ "stream": "yes" }),
@@ -74,6 +90,47 @@ async fn bad_chats() {
         json!({ "stream": true, "stream_options": { "include_obfuscation": true } }),
         json!({ "ignore_eos": 1 }),
         json!({ "colour": "red" }),
+        json!({ "logit_bias": { "a": 1 } }),
+        json!({ "logit_bias": { "9999": 1 } }),
+        json!({ "logit_bias": { "5": 101 } }),
+        json!({ "logit_bias": [5] }),
+        json!({ "presence_penalty": 2.5 }),
+        json!({ "frequency_penalty": "much" }),
+        json!({ "repetition_penalty": 0 }),
+        json!({ "top_logprobs": 2 }),
+        json!({ "logprobs": true, "top_logprobs": 21 }),
+        json!({ "min_tokens": 100 }),
+        json!({ "stop_token_ids": vec![1; 17] }),
+        json!({ "stop_token_ids": ["a"] }),
+        json!({ "parallel_tool_calls": 1 }),
+        json!({ "tools": [{ "type": "function" }] }),
+        json!({ "tools": [{ "type": "web_search" }] }),
+        json!({ "tools": [{ "type": "function", "function": { "name": "two words" } }] }),
+        json!({ "tools": [tool(), tool()] }),
+        json!({ "tools": [{ "type": "function", "function": { "name": "f", "colour": "red" } }] }),
+        json!({ "tool_choice": "required" }),
+        json!({ "tools": [tool()], "tool_choice": "always" }),
+        json!({ "tools": [tool()], "tool_choice": { "type": "function", "function": { "name": "g" } } }),
+        json!({ "tools": [tool()], "tool_choice": "required", "response_format": { "type": "json_object" } }),
+        json!({ "response_format": "json" }),
+        json!({ "response_format": { "type": "yaml" } }),
+        json!({ "response_format": { "type": "json_object", "schema": {} } }),
+        json!({ "response_format": { "type": "json_schema" } }),
+        json!({ "response_format": { "type": "json_schema", "json_schema": { "schema": {} } } }),
+        json!({ "response_format": { "type": "json_schema", "json_schema": { "name": "a" } } }),
+        json!({ "response_format": { "type": "json_schema", "json_schema": { "name": "a", "schema": { "type": "x" } } } }),
+        json!({ "response_format": { "type": "regex", "regex": "[" } }),
+        json!({ "response_format": { "type": "lark", "lark": "start: nothing" } }),
+        json!({ "guided_regex": "a", "guided_choice": ["a"] }),
+        json!({ "guided_choice": [] }),
+        json!({ "guided_json": "{" }),
+        json!({ "structured_outputs": {} }),
+        json!({ "structured_outputs": { "regex": "a", "grammar": "start: \"a\"" } }),
+        json!({ "structured_outputs": { "whitespace": true } }),
+        json!({ "ignore_eos": true, "response_format": { "type": "json_object" } }),
+        json!({ "chat_template_kwargs": [1] }),
+        json!({ "chat_template_kwargs": { "messages": [] } }),
+        json!({ "add_generation_prompt": true, "continue_final_message": true }),
     ];
     let mut seen = Vec::new();
     for case in cases {
@@ -127,16 +184,11 @@ async fn impossible_kv_settings() {
 async fn known_fields_that_are_not_supported_are_refused_by_name() {
     let routes = Setup::default().routes();
     let cases = json!({
-        "tools": [{ "type": "function" }], "tool_choice": "auto", "functions": [{}], "function_call": "auto",
-        "parallel_tool_calls": 1, "response_format": { "type": "json_object" }, "logprobs": true,
-        "top_logprobs": 2, "presence_penalty": 0.5, "frequency_penalty": -0.5, "repetition_penalty": 1.1,
-        "logit_bias": { "50256": -100 }, "modalities": ["text", "audio"], "audio": { "voice": "alloy" },
-        "prediction": {}, "reasoning_effort": "low", "verbosity": "low", "web_search_options": {},
-        "metadata": { "a": "b" }, "store": true, "service_tier": "flex", "prompt_cache_key": "a",
-        "safety_identifier": "a", "chat_template": "a", "chat_template_kwargs": { "a": 1 },
-        "add_generation_prompt": false, "continue_final_message": true, "stop_token_ids": [1], "min_tokens": 3,
-        "guided_json": {}, "guided_regex": "a", "guided_choice": ["a"], "guided_grammar": "a", "grammar": "a",
-        "user": 7,
+        "functions": [{}], "function_call": "auto", "modalities": ["text", "audio"],
+        "audio": { "voice": "alloy" }, "prediction": {}, "reasoning_effort": "low", "verbosity": "low",
+        "web_search_options": {}, "metadata": { "a": "b" }, "store": true, "service_tier": "flex",
+        "prompt_cache_key": "a", "safety_identifier": "a", "chat_template": "a", "grammar": "a",
+        "documents": [{}], "best_of": 2, "use_beam_search": true, "user": 7,
     });
     for (field, value) in cases.as_object().unwrap() {
         let reply = chat(&routes, &chat_body(json!({ field: value }))).await;
@@ -146,9 +198,11 @@ async fn known_fields_that_are_not_supported_are_refused_by_name() {
         assert_eq!(got["error"]["code"], "unsupported_parameter");
         assert!(got["error"]["message"].as_str().unwrap().len() > field.len() + 20, "a reason: {got}");
     }
-    let cases = json!({ "echo": true, "suffix": "end", "best_of": 2, "logprobs": 0, "n": 3, "logit_bias": { "1": 1 } });
+    let cases = json!({ "echo": true, "suffix": "end", "best_of": 2 });
     for (field, value) in cases.as_object().unwrap() {
-        let reply = complete(&routes, &completion_body(json!({ field: value }))).await;
+        // With log probabilities, a prompt's would be asked for as well.
+        let body = completion_body(json!({ "logprobs": 1, field: value }));
+        let reply = complete(&routes, &body).await;
         let got = refused(&routes, reply).await;
         assert_eq!(got["status"], 400, "{field}");
         assert_eq!(got["error"]["param"], *field);
@@ -163,8 +217,11 @@ async fn bad_completions() {
         json!({ "prompt": null }),
         json!({ "prompt": 7 }),
         json!({ "prompt": [] }),
-        json!({ "prompt": ["one", "two"] }),
-        json!({ "prompt": [[3, 4], [5]] }),
+        json!({ "prompt": vec!["one"; 129] }),
+        json!({ "prompt": ["one", "two"], "n": 65 }),
+        json!({ "prompt": [[3, 4], []] }),
+        json!({ "logprobs": true }),
+        json!({ "logprobs": 21 }),
         json!({ "prompt": [[]] }),
         json!({ "prompt": [3, "four"] }),
         json!({ "prompt": [-3] }),

@@ -96,6 +96,20 @@ async fn answers_over_tls_and_drains() {
 }
 
 #[tokio::test]
+async fn a_certificate_is_replaced_while_it_runs() {
+    let (old, new) = (Files::new(), Files::new());
+    let tls = old.tls();
+    let connections = Connections { tls: Some(tls.clone()), ..Connections::default() };
+    let server = Running::start_at(Setup::default(), connections).await;
+    assert!(old.connect(&server).await.is_ok() && new.connect(&server).await.is_err());
+    // Half of a change: as long as it does not fit together, the old one holds.
+    assert!(tls.reread(&new.path("cert.pem"), &old.path("key.pem")).is_err());
+    assert!(old.connect(&server).await.is_ok());
+    tls.reread(&new.path("cert.pem"), &new.path("key.pem")).unwrap();
+    assert!(old.connect(&server).await.is_err() && new.connect(&server).await.is_ok());
+}
+
+#[tokio::test]
 async fn who_does_not_speak_tls_is_let_go_and_harms_nobody() {
     let files = Files::new();
     let tls = Some(files.tls());
