@@ -23,7 +23,7 @@ def ask(messages, model: str):
     """No temperature: newer models of the client's own API have none, and so has it. It is 1 unless sent along."""
 
     def ask(temperature: float = 0, **settings):
-        defaults = {"model": model, "max_tokens": 400, "messages": ASKED}
+        defaults = {"model": model, "max_tokens": 1500, "messages": ASKED}
         return messages.create(**defaults | settings, extra_body={"temperature": temperature})
 
     return ask

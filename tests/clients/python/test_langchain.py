@@ -50,7 +50,7 @@ def test_batch_answers_in_order(chat: ChatOpenAI):
 
 @pytest.mark.parametrize("tool_choice", ["any", "Forecast"])
 def test_tools_are_called_and_answered(chat: ChatOpenAI, tool_choice: str):
-    bound = chat.bind_tools([Forecast], tool_choice=tool_choice)
+    bound = chat.bind_tools([Forecast], tool_choice=tool_choice, parallel_tool_calls=False)
     asked = HumanMessage(QUESTION)
     message = bound.invoke([asked])
     assert message.tool_calls and not message.invalid_tool_calls

@@ -36,7 +36,7 @@ def test_streamed_text_is_the_whole_text(ask):
 
 
 def test_tools_are_called(ask):
-    answer = ask(tools=[WEATHER], tool_choice="required", temperature=1)
+    answer = ask(tools=[WEATHER], tool_choice="required", parallel_tool_calls=False, temperature=1)
     [choice] = answer.choices
     assert choice.finish_reason == "tool_calls"
     for call in choice.message.tool_calls:

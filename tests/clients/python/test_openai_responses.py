@@ -16,7 +16,7 @@ PARAMETERS = {"get_weather": schemas.WEATHER, "open_ticket": schemas.TICKET}
 @pytest.fixture
 def ask(client: OpenAI, model: str):
     def ask(**settings):
-        defaults = {"model": model, "input": QUESTION, "temperature": 0, "max_output_tokens": 400, "store": False}
+        defaults = {"model": model, "input": QUESTION, "temperature": 0, "max_output_tokens": 1500, "store": False}
         return client.responses.create(**defaults | settings)
 
     return ask

@@ -23,7 +23,8 @@ NAMED = {"type": "function", "function": {"name": "open_ticket"}}
 @pytest.fixture
 def ask(client: OpenAI, model: str):
     def ask(**settings):
-        defaults = {"model": model, "messages": ASKED, "tools": [WEATHER, TICKET], "max_tokens": 400}
+        # Enough for many calls: nothing but chance ends them.
+        defaults = {"model": model, "messages": ASKED, "tools": [WEATHER, TICKET], "max_tokens": 1500}
         return client.chat.completions.create(**defaults | settings)
 
     return ask
