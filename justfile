@@ -23,6 +23,15 @@ run *arguments:
 test *arguments:
     cargo test --workspace {{ arguments }}
 
+# Official clients against the optimized binary, and the server against its own description
+clients: build
+    tests/clients/run target/release/sparkv
+    tests/clients/contract target/release/sparkv
+
+# An image for CPUs: docker run --rm -p 127.0.0.1:8080:8080 sparkv
+image:
+    docker build -f docker/Dockerfile -t sparkv .
+
 # Formatting and lints, as in CI
 lint:
     cargo fmt --check
