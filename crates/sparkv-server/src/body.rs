@@ -35,9 +35,7 @@ impl Fields {
     pub(crate) fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, ApiError> {
         match self.0.remove(name) {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => serde_path_to_error::deserialize(value)
-                .map(Some)
-                .map_err(|error| ApiError::invalid(join(name, error.path()), in_json_s_words(error.inner()))),
+            Some(value) => read_value(name, value).map(Some),
         }
     }
 
@@ -78,6 +76,15 @@ impl Fields {
     }
 }
 
+/// Reads the value of the field `name`.
+///
+/// # Errors
+/// If it has another type; `param` is the path of the innermost field at fault.
+pub(crate) fn read_value<T: DeserializeOwned>(name: &str, value: Value) -> Result<T, ApiError> {
+    serde_path_to_error::deserialize(value)
+        .map_err(|error| ApiError::invalid(join(name, error.path()), in_json_s_words(error.inner())))
+}
+
 /// What serde says of a value of the wrong type, with JSON's names of types in place of Rust's.
 fn in_json_s_words(error: &serde_json::Error) -> String {
     let message = error.to_string();
@@ -92,6 +99,7 @@ fn in_json_s_words(error: &serde_json::Error) -> String {
         "i64" => "an integer",
         "f32" | "f64" => "a number",
         "a sequence" => "an array",
+        "a map" => "an object",
         expected => expected,
     };
     format!("{found}expected {expected}")

@@ -1,4 +1,4 @@
-//! Log probabilities, as chats and as completions report them.
+//! Log probabilities, as chats (and responses) and as completions report them.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -13,14 +13,14 @@ pub(crate) struct ChatLogprobs {
 }
 
 /// A token and what else might have stood in its place.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct ChatToken {
     #[serde(flatten)]
     token: Token,
     top_logprobs: Vec<Token>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 struct Token {
     /// Its text; where its bytes are part of a character, with a replacement character.
     token: String,

@@ -10,7 +10,7 @@ use crate::body::Fields;
 use crate::error::ApiError;
 
 /// Fields about how to generate.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct GenerationFields {
     /// Name of the model; absent means the one that is served.
     pub(crate) model: Option<String>,
@@ -76,7 +76,11 @@ impl GenerationFields {
     }
 }
 
-fn take_kv(fields: &mut Fields) -> Result<Option<KvOptions>, ApiError> {
+/// Takes `kv_cache` out of a body.
+///
+/// # Errors
+/// If it, or a field of it, has another type.
+pub(crate) fn take_kv(fields: &mut Fields) -> Result<Option<KvOptions>, ApiError> {
     fields.check_object(&["kv_cache"], r#"{"preset": "balanced"}"#)?;
     fields.check_object(&["kv_cache", "eviction"], r#"{"policy": "snapkv", "keep_ratio": 0.5}"#)?;
     fields.check_object(&["kv_cache", "pruning"], r#"{"key_ratio": 0.5, "value_ratio": 0.5}"#)?;
@@ -84,7 +88,7 @@ fn take_kv(fields: &mut Fields) -> Result<Option<KvOptions>, ApiError> {
 }
 
 /// The ways to ask for a language of the answer: OpenAI's, and vLLM's of now and before.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct FormatFields {
     pub(crate) response_format: Option<Value>,
     pub(crate) structured_outputs: Option<StructuredOutputs>,
