@@ -20,7 +20,7 @@ use crate::app::App;
 use crate::cors::CorsOrigins;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
-use crate::{auth, chat, completions, ledger, metrics, models, tokens};
+use crate::{auth, chat, completions, ledger, messages, metrics, models, responses, tokens};
 
 /// Taken from the client, or made; sent back and written to the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -39,6 +39,9 @@ pub(crate) fn router(app: App) -> Router {
     let protected = Router::new()
         .route("/v1/chat/completions", post(chat::complete))
         .route("/v1/completions", post(completions::complete))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/messages", post(messages::create))
+        .route("/v1/messages/count_tokens", post(messages::count_tokens))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/apply-template", post(tokens::apply_template))
