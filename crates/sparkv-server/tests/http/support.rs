@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::sync::Once;
 use std::time::Duration;
 
 use axum::Router;
@@ -45,8 +46,20 @@ impl Default for Setup {
     }
 }
 
+/// A place in the code that logs is asked once whether anybody wants to hear of it. Tests listen to their own thread
+/// and run beside each other, so one that listens might come too late for a place that another has just passed; with
+/// this, somebody always wants to hear.
+fn hear_everything() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // An error means that somebody listens to everything already.
+        let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry());
+    });
+}
+
 impl Setup {
     pub(crate) fn server(self) -> (Server, TextEngine, Probe) {
+        hear_everything();
         let (model, probe) = FakeModel::new(self.fake);
         let text =
             TextModel::new(tokenizer().unwrap(), self.chat_template, Some("<s>"), Some("</s>")).unwrap();
