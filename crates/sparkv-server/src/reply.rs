@@ -287,3 +287,26 @@ fn write(event: sse::Event, chunk: &impl Serialize) -> sse::Event {
 pub(crate) fn done() -> sse::Event {
     sse::Event::default().data("[DONE]")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_and_calls_keep_their_order() {
+        let text = |text: &str| Part::Text { text: text.to_owned(), logprobs: Vec::new() };
+        let call = |name: &str| Part::Call { name: name.to_owned() };
+        let arguments = |more: &str| Part::Arguments(more.to_owned());
+        let parts =
+            [text("I "), text("look."), call("f"), arguments("{"), arguments("}"), call("g"), text("So.")];
+        let mut items = Vec::new();
+        parts.into_iter().for_each(|part| Answer::push(&mut items, part));
+        let told = |item: &Item| match item {
+            Item::Text { text, .. } => text.clone(),
+            Item::Call(Call { name, arguments }) => format!("{name}({arguments})"),
+        };
+        assert_eq!(items.iter().map(told).collect::<Vec<_>>(), ["I look.", "f({})", "g()", "So."]);
+        let (text, _, calls) = Answer::sorted(items);
+        assert_eq!((&*text, calls.len()), ("I look.So.", 2));
+    }
+}
