@@ -70,6 +70,11 @@ impl Client {
         self.times.try_iter().collect()
     }
 
+    /// Whether its answer has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ids.is_finished()
+    }
+
     /// The whole answer.
     pub(crate) fn finish(self) -> Vec<u32> {
         while self.times.recv().is_ok() {}

@@ -113,24 +113,23 @@ impl Scenarios {
                     Client::start(&engine, request)
                 })
                 .collect::<anyhow::Result<Vec<_>>>()?;
-            // Until nobody was added for as long as four prompts take.
-            let begun = Instant::now();
-            let patience = 4 * clients[0].first()?;
-            let (mut answered, mut last) = (vec![false; clients.len()], Instant::now());
-            answered[0] = true;
-            while last.elapsed() < patience.max(Duration::from_secs(10)) {
+            // Full: everybody who runs is being answered, and yet others wait, for a while.
+            let (mut answered, mut full) = (vec![false; clients.len()], None);
+            let running = loop {
                 std::thread::sleep(Duration::from_millis(100));
                 for (client, answered) in clients.iter().zip(&mut answered) {
-                    if !client.heard().is_empty() && !*answered {
-                        (*answered, last) = (true, Instant::now());
-                    }
+                    *answered |= !client.heard().is_empty();
                 }
-                if engine.stats().preemptions > 0 || begun.elapsed() > Duration::from_secs(900) {
-                    break;
+                let answering =
+                    clients.iter().zip(&answered).filter(|(c, answered)| **answered && !c.has_ended());
+                let (answering, load) = (answering.count(), engine.load());
+                if load.waiting == 0 || load.running != answering {
+                    full = None;
+                } else if full.get_or_insert_with(Instant::now).elapsed() > Duration::from_secs(5) {
+                    break answering;
                 }
-            }
+            };
             let held = engine.stats().kv_active_bytes;
-            let running = answered.iter().filter(|answered| **answered).count();
             // Those that wait would be answered beside what is measured next.
             engine.abort();
             clients.into_iter().for_each(Client::leave);
