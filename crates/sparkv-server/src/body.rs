@@ -38,9 +38,7 @@ impl Fields {
     pub(crate) fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, ApiError> {
         match self.0.remove(name) {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => serde_path_to_error::deserialize(value)
-                .map(Some)
-                .map_err(|error| ApiError::invalid(join(name, error.path()), in_json_s_words(error.inner()))),
+            Some(value) => read_value(name, value).map(Some),
         }
     }
 
@@ -79,6 +77,15 @@ impl Fields {
             .map(Self)
             .map_err(|error| ApiError::Malformed(format!("the body is not a JSON object: {error}")))
     }
+}
+
+/// Reads the value of the field `name`.
+///
+/// # Errors
+/// If it has another type; `param` is the path of the innermost field at fault.
+pub(crate) fn read_value<T: DeserializeOwned>(name: &str, value: Value) -> Result<T, ApiError> {
+    serde_path_to_error::deserialize(value)
+        .map_err(|error| ApiError::invalid(join(name, error.path()), in_json_s_words(error.inner())))
 }
 
 /// What serde says of a value of the wrong type, with JSON's names of types in place of Rust's.

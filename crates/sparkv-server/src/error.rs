@@ -182,6 +182,10 @@ impl ApiError {
             {
                 Self::DefaultKv { reason }
             }
+            // The engine goes by the names that most endpoints have.
+            RequestError::InvalidParam { param, message } if ["prompt", "messages"].contains(&&*param) => {
+                Self::invalid(fault.prompt, message)
+            }
             RequestError::InvalidParam { param, message } => Self::Invalid { param, message },
             // The prompt alone fits.
             RequestError::ContextExceeded { limit, prompt: PromptLength::Exactly(prompt), .. }

@@ -30,6 +30,11 @@ impl Observed {
         Self { events, metrics, entry: Entry::current(), encode_seconds, told: None, ended: false }
     }
 
+    /// Tokens of the prompt.
+    pub(crate) fn prompt_tokens(&self) -> usize {
+        self.events.prompt_tokens()
+    }
+
     fn note(&mut self, event: &Result<Event, GenerateError>) {
         match event {
             Ok(Event::Text { token_ids, .. }) => self.note_tokens(token_ids.len()),

@@ -94,7 +94,7 @@ fn error(description: &str) -> Response {
 /// One object with the fields of several, and no others.
 ///
 /// Bodies are read field by field into groups of fields that endpoints share; clients see one object.
-pub(crate) fn as_one(description: &str, parts: Vec<RefOr<Schema>>) -> RefOr<Schema> {
+pub(crate) fn as_one(description: &str, parts: Vec<RefOr<Schema>>, without: &[&str]) -> RefOr<Schema> {
     let mut whole = ObjectBuilder::new()
         .description(Some(description))
         .additional_properties(Some(AdditionalProperties::FreeForm(false)))
@@ -106,15 +106,19 @@ pub(crate) fn as_one(description: &str, parts: Vec<RefOr<Schema>>) -> RefOr<Sche
             whole.required.extend(part.required);
         }
     }
+    whole.properties.retain(|name, _| !without.contains(&name.as_str()));
     RefOr::T(Schema::Object(whole))
 }
 
-/// Describes a body that is read into groups of fields.
+/// Describes a body that is read into groups of fields, some of which may be refused.
 macro_rules! described_as_one {
     ($body:ty, $name:literal, [$($part:ty),+ $(,)?]) => {
+        crate::openapi::described_as_one!($body, $name, [$($part),+], without []);
+    };
+    ($body:ty, $name:literal, [$($part:ty),+ $(,)?], without [$($refused:literal),* $(,)?]) => {
         impl utoipa::PartialSchema for $body {
             fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
-                crate::openapi::as_one($name, vec![$(<$part as utoipa::PartialSchema>::schema()),+])
+                crate::openapi::as_one($name, vec![$(<$part as utoipa::PartialSchema>::schema()),+], &[$($refused),*])
             }
         }
 

@@ -57,13 +57,51 @@ pub(crate) struct Call {
     pub(crate) arguments: String,
 }
 
+/// A stretch of an answer.
+#[derive(Debug)]
+pub(crate) enum Item {
+    Text { text: String, logprobs: Vec<TextLogprob> },
+    Call(Call),
+}
+
 /// A whole answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    pub(crate) text: String,
-    pub(crate) logprobs: Vec<TextLogprob>,
-    pub(crate) calls: Vec<Call>,
+    /// Texts and calls, in the order in which they were said; no two texts follow each other.
+    pub(crate) items: Vec<Item>,
     pub(crate) end: End,
+}
+
+impl Answer {
+    /// Takes the next part.
+    fn push(items: &mut Vec<Item>, part: Part) {
+        match (part, items.last_mut()) {
+            (Part::Text { text: more, logprobs: those }, Some(Item::Text { text, logprobs })) => {
+                text.push_str(&more);
+                logprobs.extend(those);
+            }
+            (Part::Text { text, logprobs }, _) => items.push(Item::Text { text, logprobs }),
+            (Part::Call { name }, _) => items.push(Item::Call(Call { name, arguments: String::new() })),
+            (Part::Arguments(more), Some(Item::Call(call))) => call.arguments.push_str(&more),
+            // Arguments follow a call.
+            (Part::Arguments(_), _) => {}
+        }
+    }
+
+    /// All text with its log probabilities, and all calls, for endpoints that tell them apart but not their order.
+    pub(crate) fn sorted(items: Vec<Item>) -> (String, Vec<TextLogprob>, Vec<Call>) {
+        let (mut all_text, mut all_logprobs, mut calls) = (String::new(), Vec::new(), Vec::new());
+        for item in items {
+            match item {
+                Item::Text { text, logprobs } => {
+                    all_text.push_str(&text);
+                    all_logprobs.extend(logprobs);
+                }
+                Item::Call(call) => calls.push(call),
+            }
+        }
+        (all_text, all_logprobs, calls)
+    }
 }
 
 /// Answers on their way.
@@ -171,30 +209,19 @@ fn parts(pieces: Vec<Piece>, logprobs: Vec<TextLogprob>) -> impl Iterator<Item =
 
 /// Waits for the last event of each answer.
 async fn collect(answers: Answers) -> Result<(Vec<Answer>, Vec<Usage>), ApiError> {
-    let mut collected: Vec<(String, Vec<TextLogprob>, Vec<Call>)> = Vec::new();
-    collected.resize_with(answers.events.len(), Default::default);
+    let mut collected: Vec<Vec<Item>> = answers.events.iter().map(|_| Vec::new()).collect();
     let mut ends: Vec<Option<(End, Usage)>> = collected.iter().map(|_| None).collect();
     let mut heard = listen(answers);
     while let Some((index, heard)) = heard.next().await {
-        let (text, logprobs, calls) = &mut collected[index];
         match heard? {
-            Heard::Part(Part::Text { text: more, logprobs: those }) => {
-                text.push_str(&more);
-                logprobs.extend(those);
-            }
-            Heard::Part(Part::Call { name }) => calls.push(Call { name, arguments: String::new() }),
-            Heard::Part(Part::Arguments(more)) => {
-                if let Some(call) = calls.last_mut() {
-                    call.arguments.push_str(&more);
-                }
-            }
+            Heard::Part(part) => Answer::push(&mut collected[index], part),
             Heard::End(end, usage) => ends[index] = Some((end, usage)),
         }
     }
     let (mut answers, mut usages) = (Vec::new(), Vec::new());
-    for ((text, logprobs, calls), end) in collected.into_iter().zip(ends) {
+    for (items, end) in collected.into_iter().zip(ends) {
         let (end, usage) = end.ok_or(GenerateError::Stopped)?;
-        answers.push(Answer { text, logprobs, calls, end });
+        answers.push(Answer { items, end });
         usages.push(usage);
     }
     Ok((answers, usages))
@@ -240,7 +267,16 @@ fn server_sent<R: Reply>(
 
 /// A chunk as an event; an error event if it cannot be written as JSON.
 pub(crate) fn data(chunk: &impl Serialize) -> sse::Event {
-    sse::Event::default().json_data(chunk).unwrap_or_else(|error| {
+    write(sse::Event::default(), chunk)
+}
+
+/// The same, with a name.
+pub(crate) fn named(name: &str, chunk: &impl Serialize) -> sse::Event {
+    write(sse::Event::default().event(name), chunk)
+}
+
+fn write(event: sse::Event, chunk: &impl Serialize) -> sse::Event {
+    event.json_data(chunk).unwrap_or_else(|error| {
         let error = ApiError::Internal(error.to_string());
         error.log();
         sse::Event::default().json_data(error.body()).unwrap_or_default()

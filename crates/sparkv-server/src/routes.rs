@@ -24,7 +24,7 @@ use crate::app::App;
 use crate::cors::CorsOrigins;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
-use crate::{auth, chat, completions, ledger, metrics, models, openapi, tokens};
+use crate::{auth, chat, completions, ledger, messages, metrics, models, openapi, responses, tokens};
 
 /// Taken from the client, or made; sent back and written to the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -56,6 +56,9 @@ fn protected() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(openapi::Described::openapi())
         .routes(routes!(chat::complete))
         .routes(routes!(completions::complete))
+        .routes(routes!(responses::create))
+        .routes(routes!(messages::create))
+        .routes(routes!(messages::count_tokens))
         .routes(routes!(tokens::tokenize))
         .routes(routes!(tokens::detokenize))
         .routes(routes!(tokens::apply_template))

@@ -11,6 +11,7 @@ use crate::body::Fields;
 use crate::chat::PROMPT as MESSAGES;
 use crate::chat::conversation::{self, Conversation};
 use crate::chat::types::ConversationFields;
+use crate::common::types::ModelField;
 use crate::error::ApiError;
 use crate::openapi::described_as_one;
 use crate::unsupported;
@@ -65,12 +66,6 @@ impl TokenizeFields {
             return_token_strs: fields.take("return_token_strs")?,
         })
     }
-}
-
-/// The model's name; absent means the one that is served.
-#[derive(Debug, ToSchema)]
-struct ModelField {
-    model: Option<String>,
 }
 
 /// Tokens, and the model they are of.
@@ -152,8 +147,7 @@ pub(crate) async fn apply_template(
     State(app): State<App>,
     mut fields: Fields,
 ) -> Result<Json<PromptText>, ApiError> {
-    let ModelField { model } = ModelField { model: fields.take("model")? };
-    app.check_model(model.as_deref())?;
+    app.check_model(ModelField::take(&mut fields)?.model.as_deref())?;
     let conversation = ConversationFields::take(&mut fields)?;
     unsupported::refuse(&fields.take_rest(), "", |_| None)?;
     let Conversation { chat, .. } = conversation::check(conversation)?;

@@ -362,8 +362,11 @@ mod tests {
         calls.iter().map(|&(name, arguments)| (name.to_owned(), arguments.to_owned())).collect()
     }
 
+    /// How an answer is written, the answer, its text, and its calls.
+    type Case = (ToolFormat, &'static str, &'static str, Vec<(String, String)>);
+
     /// Answers, and what is in them.
-    fn cases() -> Vec<(ToolFormat, &'static str, &'static str, Vec<(String, String)>)> {
+    fn cases() -> Vec<Case> {
         let two = calls(&[("f", r#"{"a": "}\"{", "b": [1, {"c": 2}]}"#), ("g", "{}")]);
         vec![
             (

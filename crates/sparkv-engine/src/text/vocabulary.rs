@@ -1,7 +1,6 @@
 //! The bytes that tokens stand for.
 use std::collections::HashMap;
 
-use serde_json::Value;
 use tokenizers::{DecoderWrapper, Tokenizer};
 
 /// How a vocabulary spells bytes.
@@ -96,7 +95,7 @@ fn spelling(decoder: &DecoderWrapper) -> Spelling {
         DecoderWrapper::Replace(_) => {
             // Its pattern is private; what it writes tells.
             let fields = serde_json::to_value(decoder).unwrap_or_default();
-            let from = fields["pattern"]["String"].as_str().filter(|_| fields["content"] == Value::from(" "));
+            let from = fields["pattern"]["String"].as_str().filter(|_| fields["content"] == " ");
             let mut letters = from.unwrap_or_default().chars();
             let space = letters.next().filter(|_| letters.next().is_none());
             Spelling::Pieces { space }

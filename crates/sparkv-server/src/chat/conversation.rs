@@ -6,13 +6,23 @@ use sparkv_engine::{Chat, ChatMessage, ToolCall, Turn};
 use crate::chat::types::{Content, ConversationFields, Message, Part, ToolCallBody};
 use crate::chat::{PROMPT, tools};
 use crate::error::ApiError;
-use crate::unsupported;
+use crate::unsupported::{self, Rule};
 
 /// A conversation that passed the checks.
 #[derive(Debug)]
 pub(crate) struct Conversation {
     pub(crate) chat: Chat,
     pub(crate) choice: tools::Choice,
+}
+
+impl Conversation {
+    /// A conversation in which tools are offered.
+    pub(crate) fn new(mut chat: Chat, tools: Vec<tools::Offered>, choice: tools::Choice) -> Self {
+        // A choice of none leaves the tools out of the prompt as well: the model is not to think of them.
+        let offered = if choice.mode == tools::Mode::Never { Vec::new() } else { tools };
+        chat.tools = offered.into_iter().map(|tool| tool.tool).collect();
+        Self { chat, choice }
+    }
 }
 
 /// Checks a conversation.
@@ -32,11 +42,8 @@ pub(crate) fn check(fields: ConversationFields) -> Result<Conversation, ApiError
     let next = check_turn(fields.add_generation_prompt, fields.continue_final_message, &messages)?;
     let all = tools::check(fields.tools.unwrap_or_default())?;
     let choice = tools::check_choice(fields.tool_choice, fields.parallel_tool_calls, &all)?;
-    // A choice of none leaves the tools out of the prompt as well: the model is not to think of them.
-    let offered = if choice.mode == tools::Mode::Never { Vec::new() } else { all };
-    let tools = offered.into_iter().map(|tool| tool.tool).collect();
     let template_args = fields.chat_template_kwargs.unwrap_or_default();
-    Ok(Conversation { chat: Chat { messages, tools, next, template_args }, choice })
+    Ok(Conversation::new(Chat { messages, next, template_args, ..Chat::default() }, all, choice))
 }
 
 /// vLLM's two fields; together they say what comes next.
@@ -80,27 +87,47 @@ fn check_message(path: &str, message: Message) -> Result<ChatMessage, ApiError> 
             return Err(ApiError::invalid(format!("{path}.content"), "a message has content"));
         }
         None => String::new(),
-        Some(content) => text_of(&format!("{path}.content"), content)?,
+        Some(content) => text_of(&format!("{path}.content"), content, &PARTS)?,
     };
     Ok(ChatMessage { role: role.to_owned(), content, tool_calls, tool_call_id, name })
 }
+
+/// The parts that texts of an endpoint have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PartKinds {
+    /// Types of parts that are text.
+    pub(crate) text: &'static [&'static str],
+    /// Their fields that change nothing.
+    pub(crate) rules: fn(&str) -> Option<Rule>,
+    /// What stands between two of them.
+    pub(crate) between: &'static str,
+}
+
+/// Those of chats.
+const PARTS: PartKinds = PartKinds { text: &["text"], rules: |_| None, between: "" };
 
 /// The text of a message, its parts joined.
 ///
 /// # Errors
 /// If a part is not text.
-pub(crate) fn text_of(path: &str, content: Content) -> Result<String, ApiError> {
+pub(crate) fn text_of(path: &str, content: Content, kinds: &PartKinds) -> Result<String, ApiError> {
     match content {
         Content::Text(text) => Ok(text),
         Content::Parts(parts) => {
             let parts = parts.into_iter().enumerate();
-            parts.map(|(index, part)| check_part(&format!("{path}[{index}]"), part)).collect()
+            let texts: Vec<String> = parts
+                .map(|(index, part)| check_part(&format!("{path}[{index}]"), part, kinds))
+                .collect::<Result<_, _>>()?;
+            Ok(texts.join(kinds.between))
         }
     }
 }
 
 /// The role as chat templates know it.
-fn check_role(param: &str, role: Option<&str>) -> Result<&'static str, ApiError> {
+///
+/// # Errors
+/// If they do not.
+pub(crate) fn check_role(param: &str, role: Option<&str>) -> Result<&'static str, ApiError> {
     match role {
         // The newer name of the same role.
         Some("system" | "developer") => Ok("system"),
@@ -117,12 +144,16 @@ fn check_role(param: &str, role: Option<&str>) -> Result<&'static str, ApiError>
     }
 }
 
-fn check_part(path: &str, part: Part) -> Result<String, ApiError> {
+/// The text of a part.
+///
+/// # Errors
+/// If it is something else.
+pub(crate) fn check_part(path: &str, part: Part, kinds: &PartKinds) -> Result<String, ApiError> {
     let Part { kind, text, rest } = part;
-    if kind != "text" {
+    if !kinds.text.contains(&kind.as_str()) {
         return Err(ApiError::unsupported(format!("{path}.type"), "the model reads text parts only"));
     }
-    unsupported::refuse(&rest, path, |_| None)?;
+    unsupported::refuse(&rest, path, kinds.rules)?;
     text.ok_or_else(|| ApiError::invalid(format!("{path}.text"), "a text part has a text"))
 }
 
@@ -133,14 +164,25 @@ fn check_call(path: &str, call: ToolCallBody) -> Result<ToolCall, ApiError> {
     }
     unsupported::refuse(&rest, path, unsupported::tool_call)?;
     let id = id.ok_or_else(|| ApiError::invalid(format!("{path}.id"), "a call has an id"))?;
-    let arguments: Value = match serde_json::from_str(&function.arguments) {
-        Ok(arguments @ Value::Object(_)) => arguments,
-        // Some clients send nothing for no arguments.
-        _ if function.arguments.trim().is_empty() => Value::Object(serde_json::Map::new()),
-        _ => {
-            let path = format!("{path}.function.arguments");
-            return Err(ApiError::invalid(path, "must be the JSON of an object"));
-        }
-    };
+    let arguments = check_arguments(&format!("{path}.function.arguments"), &function.arguments)?;
     Ok(ToolCall { id, name: function.name, arguments })
+}
+
+/// The name of the tool that was called under an id.
+pub(crate) fn called(messages: &[ChatMessage], id: &str) -> Option<String> {
+    let mut calls = messages.iter().rev().flat_map(|message| &message.tool_calls);
+    calls.find(|call| call.id == id).map(|call| call.name.clone())
+}
+
+/// The arguments of a call, which history has as JSON.
+///
+/// # Errors
+/// If it is something else.
+pub(crate) fn check_arguments(param: &str, arguments: &str) -> Result<Value, ApiError> {
+    match serde_json::from_str(arguments) {
+        Ok(arguments @ Value::Object(_)) => Ok(arguments),
+        // Some clients send nothing for no arguments.
+        _ if arguments.trim().is_empty() => Ok(Value::Object(serde_json::Map::new())),
+        _ => Err(ApiError::invalid(param, "must be the JSON of an object")),
+    }
 }

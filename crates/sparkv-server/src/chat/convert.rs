@@ -4,12 +4,11 @@ use std::num::NonZeroUsize;
 
 use axum::response::sse;
 use sparkv_engine::{FinishReason, GenerateRequest, TextLogprob, Usage};
-use uuid::Uuid;
 
 use crate::chat::types::{
     AnswerCall, AnswerFunction, AnswerMessage, ChatChunk, ChatCompletion, Choice, ChunkChoice, Delta,
 };
-use crate::common::convert::{Head, SYSTEM_FINGERPRINT, finish_reason};
+use crate::common::convert::{Head, SYSTEM_FINGERPRINT, finish_reason, new_id};
 use crate::common::logprobs::ChatLogprobs;
 use crate::common::types::UsageBody;
 use crate::reply::{Answer, Call, Delivery, End, Part, Reply, data, done};
@@ -59,21 +58,17 @@ impl ChatReply {
     }
 }
 
-/// An id by which a call's answer refers to it.
-pub(crate) fn call_id() -> String {
-    format!("call_{}", Uuid::new_v4().simple())
-}
-
 /// Why an answer ended, calls considered.
 fn reason(end: &End) -> &'static str {
     if end.called && end.reason == FinishReason::Stop { "tool_calls" } else { finish_reason(end.reason) }
 }
 
 fn choice(index: usize, answer: Answer, with_logprobs: bool) -> Choice {
-    let Answer { text, logprobs, calls, end } = answer;
+    let Answer { items, end } = answer;
+    let (text, logprobs, calls) = Answer::sorted(items);
     let call = |Call { name, arguments }| AnswerCall {
         index: None,
-        id: Some(call_id()),
+        id: Some(new_id("call")),
         kind: Some("function"),
         function: AnswerFunction { name: Some(name), arguments },
     };
@@ -122,7 +117,7 @@ impl Reply for ChatReply {
                 self.calls[index] += 1;
                 delta.tool_calls.push(AnswerCall {
                     index: Some(self.calls[index] - 1),
-                    id: Some(call_id()),
+                    id: Some(new_id("call")),
                     kind: Some("function"),
                     function: AnswerFunction { name: Some(name), arguments: String::new() },
                 });

@@ -13,6 +13,9 @@ const MAX_NAME: usize = 64;
 /// Tools of a request.
 const MAX_TOOLS: usize = 128;
 
+/// The field that chooses.
+const PARAM: &str = "tool_choice";
+
 /// A tool, and whether its arguments have to keep to their schema.
 #[derive(Debug)]
 pub(crate) struct Offered {
@@ -47,22 +50,36 @@ pub(crate) enum Mode {
 /// # Errors
 /// The first that cannot be offered.
 pub(crate) fn check(tools: Vec<ToolBody>) -> Result<Vec<Offered>, ApiError> {
+    check_each(tools, |path, tool| {
+        if tool.kind != "function" {
+            return Err(ApiError::unsupported(format!("{path}.type"), "only functions can be called"));
+        }
+        let path = format!("{path}.function");
+        match tool.function {
+            Some(function) => Ok((path, function)),
+            None => Err(ApiError::invalid(path, "a function is required")),
+        }
+    })
+}
+
+/// Checks tools of any endpoint. `function` is told where a tool is, and finds the function in it, and where that is.
+///
+/// # Errors
+/// The first that cannot be offered.
+pub(crate) fn check_each<T>(
+    tools: Vec<T>,
+    function: impl Fn(String, T) -> Result<(String, FunctionBody), ApiError>,
+) -> Result<Vec<Offered>, ApiError> {
     if tools.len() > MAX_TOOLS {
         let message = format!("at most {MAX_TOOLS} tools can be offered, got {}", tools.len());
         return Err(ApiError::invalid("tools", message));
     }
     let mut offered: Vec<Offered> = Vec::new();
     for (index, tool) in tools.into_iter().enumerate() {
-        let path = format!("tools[{index}]");
-        if tool.kind != "function" {
-            return Err(ApiError::unsupported(format!("{path}.type"), "only functions can be called"));
-        }
-        let function = tool.function;
-        let function = function
-            .ok_or_else(|| ApiError::invalid(format!("{path}.function"), "a function is required"))?;
-        let tool = check_function(&format!("{path}.function"), function)?;
+        let (path, function) = function(format!("tools[{index}]"), tool)?;
+        let tool = check_function(&path, function)?;
         if offered.iter().any(|other| other.tool.name == tool.tool.name) {
-            return Err(ApiError::invalid(format!("{path}.function.name"), "two tools have this name"));
+            return Err(ApiError::invalid(format!("{path}.name"), "two tools have this name"));
         }
         offered.push(tool);
     }
@@ -73,7 +90,7 @@ pub(crate) fn check(tools: Vec<ToolBody>) -> Result<Vec<Offered>, ApiError> {
 ///
 /// # Errors
 /// If it has no name that can be told apart from text.
-pub(crate) fn check_function(path: &str, function: FunctionBody) -> Result<Offered, ApiError> {
+fn check_function(path: &str, function: FunctionBody) -> Result<Offered, ApiError> {
     let FunctionBody { name, description, parameters, strict } = function;
     let is_fit = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(is_fit) {
@@ -96,31 +113,59 @@ pub(crate) fn check_choice(
     parallel: Option<bool>,
     tools: &[Offered],
 ) -> Result<Choice, ApiError> {
-    const PARAM: &str = "tool_choice";
     let mode = match choice {
-        None if tools.is_empty() => Mode::Never,
         None => Mode::Maybe,
-        Some(ToolChoice::Mode(mode)) => match mode.as_str() {
-            "none" => Mode::Never,
-            "auto" if tools.is_empty() => Mode::Never,
-            "auto" => Mode::Maybe,
-            "required" => Mode::Any,
-            _ => return Err(ApiError::invalid(PARAM, "must be none, auto, required or a function")),
-        },
-        Some(ToolChoice::Function(FunctionChoice { kind, function })) if kind == "function" => {
-            if !tools.iter().any(|offered| offered.tool.name == function.name) {
-                let message = format!("there is no tool `{}`", function.name);
-                return Err(ApiError::invalid(format!("{PARAM}.function.name"), message));
-            }
+        Some(ToolChoice::Mode(mode)) => check_mode(&mode)?,
+        Some(ToolChoice::Function(FunctionChoice { kind, function })) => {
+            check_kind(&kind)?;
             Mode::Only(function.name)
         }
-        Some(ToolChoice::Function(_)) => {
-            return Err(ApiError::unsupported(format!("{PARAM}.type"), "only functions can be chosen"));
-        }
     };
-    if mode == Mode::Any && tools.is_empty() {
-        return Err(ApiError::invalid(PARAM, "only allowed with tools"));
+    choose(mode, "tool_choice.function.name", parallel, tools)
+}
+
+/// A choice that is a word, as OpenAI has them.
+///
+/// # Errors
+/// If it is another word.
+pub(crate) fn check_mode(mode: &str) -> Result<Mode, ApiError> {
+    match mode {
+        "none" => Ok(Mode::Never),
+        "auto" => Ok(Mode::Maybe),
+        "required" => Ok(Mode::Any),
+        _ => Err(ApiError::invalid(PARAM, "must be none, auto, required or a function")),
     }
+}
+
+/// The type of a choice that is an object.
+///
+/// # Errors
+/// If it is no function.
+pub(crate) fn check_kind(kind: &str) -> Result<(), ApiError> {
+    match kind {
+        "function" => Ok(()),
+        _ => Err(ApiError::unsupported(format!("{PARAM}.type"), "only functions can be chosen")),
+    }
+}
+
+/// Chooses among the tools there are; `name_param` is where a tool to be called is named.
+///
+/// # Errors
+/// If it is none of those there are.
+pub(crate) fn choose(
+    mode: Mode,
+    name_param: &str,
+    parallel: Option<bool>,
+    tools: &[Offered],
+) -> Result<Choice, ApiError> {
+    let mode = match mode {
+        Mode::Maybe if tools.is_empty() => Mode::Never,
+        Mode::Any if tools.is_empty() => return Err(ApiError::invalid(PARAM, "only allowed with tools")),
+        Mode::Only(name) if !tools.iter().any(|offered| offered.tool.name == name) => {
+            return Err(ApiError::invalid(name_param, format!("there is no tool `{name}`")));
+        }
+        mode => mode,
+    };
     let strict = tools.iter().any(|offered| offered.strict);
     Ok(Choice { mode, several: parallel.unwrap_or(true), strict })
 }

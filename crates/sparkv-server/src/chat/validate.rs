@@ -7,7 +7,7 @@ use crate::chat::conversation::{self, Conversation};
 use crate::chat::types::ChatBody;
 use crate::chat::{PROMPT, tools};
 use crate::common;
-use crate::common::validate::{Asked, Checked};
+use crate::common::validate::{Asked, Checked, Names};
 use crate::error::ApiError;
 use crate::unsupported;
 
@@ -22,9 +22,10 @@ pub(crate) fn validate(body: ChatBody, app: &App) -> Result<Checked, ApiError> {
     let (calls, parser) = tools::calls(&chat.tools, choice, app);
     let asked = Asked {
         prompts: vec![Prompt::Chat(chat)],
-        prompt_param: PROMPT,
+        names: Names::usual(PROMPT),
         default_max_tokens: None,
         logprobs: check_logprobs(logprobs.logprobs, logprobs.top_logprobs)?,
+        format: None,
         calls,
         parser,
     };

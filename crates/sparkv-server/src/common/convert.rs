@@ -1,4 +1,4 @@
-//! What answers of both generating endpoints carry besides their text.
+//! What answers of generating endpoints carry besides their text.
 
 use std::num::NonZeroUsize;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -52,6 +52,11 @@ impl Head {
     pub(crate) fn chunk_usage(&self, usage: Option<UsageBody>) -> Option<Option<UsageBody>> {
         self.include_usage.then_some(usage)
     }
+}
+
+/// A new id, of the form that most of OpenAI's and Anthropic's objects have; `prefix` tells the kind of object.
+pub(crate) fn new_id(prefix: &str) -> String {
+    format!("{prefix}_{}", Uuid::new_v4().simple())
 }
 
 /// Seconds since 1970; 0 on a clock set before.

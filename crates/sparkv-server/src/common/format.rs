@@ -32,6 +32,7 @@ pub(crate) fn check(fields: FormatFields) -> Result<Option<AskedFormat>, ApiErro
     let mut ask = |param: &'static str, format: Option<OutputFormat>| {
         asked.extend(format.map(|format| AskedFormat { format, param }));
     };
+    let response = |format| check_response(RESPONSE_FORMAT, format, Place::Nested);
     ask(RESPONSE_FORMAT, response_format.map(response).transpose()?.flatten());
     ask("structured_outputs", structured_outputs.map(structured).transpose()?);
     ask("guided_json", guided_json.map(|json| schema("guided_json", json)).transpose()?);
@@ -44,23 +45,43 @@ pub(crate) fn check(fields: FormatFields) -> Result<Option<AskedFormat>, ApiErro
     }
 }
 
-/// OpenAI's field, with `regex` and `lark` beside its types.
-fn response(format: Value) -> Result<Option<OutputFormat>, ApiError> {
+/// Where a schema's name and the schema are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In a field `json_schema`, as chats have it.
+    Nested,
+    /// Beside the type, as responses have it.
+    Beside,
+}
+
+/// OpenAI's field, found at `path`, with `regex` and `lark` beside its types.
+///
+/// # Errors
+/// If it is not what it should be.
+pub(crate) fn check_response(
+    path: &str,
+    format: Value,
+    place: Place,
+) -> Result<Option<OutputFormat>, ApiError> {
     let invalid = |field: &str, message: &str| {
         let dot = if field.is_empty() { "" } else { "." };
-        ApiError::invalid(format!("{RESPONSE_FORMAT}{dot}{field}"), message)
+        ApiError::invalid(format!("{path}{dot}{field}"), message)
     };
     let Some(fields) = format.as_object() else {
         return Err(invalid("", r#"must be an object, such as {"type": "json_object"}"#));
     };
     let kind = fields.get("type").and_then(Value::as_str).ok_or_else(|| invalid("type", "is required"))?;
     let own = match kind {
+        "json_schema" if place == Place::Beside => {
+            let fields = fields.iter().filter(|(name, _)| *name != "type");
+            return json_schema(path, fields).map(Some);
+        }
         "text" | "json_object" => "type",
         kind @ ("json_schema" | "regex" | "lark") => kind,
         _ => return Err(invalid("type", "must be text, json_object, json_schema, regex or lark")),
     };
     if let Some(other) = fields.keys().find(|name| *name != "type" && *name != own) {
-        return Err(ApiError::UnknownField { param: format!("{RESPONSE_FORMAT}.{other}") });
+        return Err(ApiError::UnknownField { param: format!("{path}.{other}") });
     }
     let text = || {
         let text = fields.get(own).and_then(Value::as_str);
@@ -71,34 +92,43 @@ fn response(format: Value) -> Result<Option<OutputFormat>, ApiError> {
         "json_object" => Ok(Some(any_object())),
         "regex" => Ok(Some(OutputFormat::Regex(text()?))),
         "lark" => Ok(Some(OutputFormat::Lark(text()?))),
-        _ => json_schema(fields.get(own)).map(Some),
+        _ => match fields.get(own).and_then(Value::as_object) {
+            Some(fields) => json_schema(&format!("{path}.{own}"), fields.iter()).map(Some),
+            None => Err(invalid(own, r#"must be an object, such as {"name": "..", "schema": {..}}"#)),
+        },
     }
 }
 
 /// `{"name", "schema", "strict", "description"}`; all answers keep to the schema, strict or not.
-fn json_schema(format: Option<&Value>) -> Result<OutputFormat, ApiError> {
-    const PATH: &str = "response_format.json_schema";
-    let Some(fields) = format.and_then(Value::as_object) else {
-        return Err(ApiError::invalid(PATH, r#"must be an object, such as {"name": "..", "schema": {..}}"#));
-    };
+fn json_schema<'a>(
+    path: &str,
+    fields: impl Iterator<Item = (&'a String, &'a Value)>,
+) -> Result<OutputFormat, ApiError> {
+    let (mut named, mut schema) = (false, None);
     for (name, value) in fields {
         let right = match name.as_str() {
-            "name" => value.is_string(),
+            "name" => {
+                named = true;
+                value.is_string()
+            }
             "description" => value.is_string() || value.is_null(),
             "strict" => value.is_boolean() || value.is_null(),
-            "schema" => true,
-            _ => return Err(ApiError::UnknownField { param: format!("{PATH}.{name}") }),
+            "schema" => {
+                schema = Some(value);
+                true
+            }
+            _ => return Err(ApiError::UnknownField { param: format!("{path}.{name}") }),
         };
         if !right {
-            return Err(ApiError::invalid(format!("{PATH}.{name}"), "has another type"));
+            return Err(ApiError::invalid(format!("{path}.{name}"), "has another type"));
         }
     }
-    if !fields.contains_key("name") {
-        return Err(ApiError::invalid(format!("{PATH}.name"), "a schema has a name"));
+    if !named {
+        return Err(ApiError::invalid(format!("{path}.name"), "a schema has a name"));
     }
-    match fields.get("schema") {
+    match schema {
         Some(schema) if schema.is_object() => Ok(OutputFormat::JsonSchema(schema.clone())),
-        _ => Err(ApiError::invalid(format!("{PATH}.schema"), "must be a JSON schema, which is an object")),
+        _ => Err(ApiError::invalid(format!("{path}.schema"), "must be a JSON schema, which is an object")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Log probabilities, as chats and as completions report them.
+//! Log probabilities, as chats (and responses) and as completions report them.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -15,14 +15,14 @@ pub(crate) struct ChatLogprobs {
 }
 
 /// A token and what else might have stood in its place.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct ChatToken {
     #[serde(flatten)]
     token: TokenLogprob,
     top_logprobs: Vec<TokenLogprob>,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 struct TokenLogprob {
     /// Its text; where its bytes are part of a character, with a replacement character.
     token: String,

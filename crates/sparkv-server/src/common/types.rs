@@ -11,7 +11,7 @@ use crate::body::Fields;
 use crate::error::ApiError;
 
 /// Fields about how to generate.
-#[derive(Debug, ToSchema)]
+#[derive(Debug, Default, ToSchema)]
 pub(crate) struct GenerationFields {
     /// Name of the model; absent means the one that is served.
     pub(crate) model: Option<String>,
@@ -91,15 +91,36 @@ impl GenerationFields {
     }
 }
 
-fn take_kv(fields: &mut Fields) -> Result<Option<KvOptions>, ApiError> {
+/// Takes `kv_cache` out of a body.
+///
+/// # Errors
+/// If it, or a field of it, has another type.
+pub(crate) fn take_kv(fields: &mut Fields) -> Result<Option<KvOptions>, ApiError> {
     fields.check_object(&["kv_cache"], r#"{"preset": "balanced"}"#)?;
     fields.check_object(&["kv_cache", "eviction"], r#"{"policy": "snapkv", "keep_ratio": 0.5}"#)?;
     fields.check_object(&["kv_cache", "pruning"], r#"{"key_ratio": 0.5, "value_ratio": 0.5}"#)?;
     Ok(fields.take("kv_cache")?.filter(|options| *options != KvOptions::default()))
 }
 
-/// The ways to ask for a language of the answer: OpenAI's, and vLLM's of now and before.
+/// The model's name, where nothing is generated.
 #[derive(Debug, ToSchema)]
+pub(crate) struct ModelField {
+    /// Absent means the one that is served.
+    pub(crate) model: Option<String>,
+}
+
+impl ModelField {
+    /// Takes the field out of a body.
+    ///
+    /// # Errors
+    /// If it has another type.
+    pub(crate) fn take(fields: &mut Fields) -> Result<Self, ApiError> {
+        Ok(Self { model: fields.take("model")? })
+    }
+}
+
+/// The ways to ask for a language of the answer: OpenAI's, and vLLM's of now and before.
+#[derive(Debug, Default, ToSchema)]
 pub(crate) struct FormatFields {
     pub(crate) response_format: Option<Value>,
     pub(crate) structured_outputs: Option<StructuredOutputs>,

@@ -8,7 +8,7 @@ use sparkv::{KvChoice, KvOptions};
 use sparkv_engine::{CallParser, GenerateRequest, OutputFormat, Prompt, SamplingParams};
 
 use crate::app::App;
-use crate::common::format;
+use crate::common::format::{self, AskedFormat};
 use crate::common::types::{GenerationFields, Stop, StreamOptions};
 use crate::error::{ApiError, Fault};
 use crate::reply::Delivery;
@@ -40,17 +40,38 @@ pub(crate) struct Work {
     pub(crate) fault: Fault,
 }
 
+/// What an endpoint calls the fields that go by several names.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Names {
+    /// What holds the prompts.
+    pub(crate) prompt: &'static str,
+    /// What is in `max_tokens`.
+    pub(crate) max_tokens: &'static str,
+    /// What is in `stop`.
+    pub(crate) stop: &'static str,
+    /// What asks for a format.
+    pub(crate) format: &'static str,
+}
+
+impl Names {
+    /// As chats and completions have them.
+    pub(crate) const fn usual(prompt: &'static str) -> Self {
+        Self { prompt, max_tokens: "max_tokens", stop: "stop", format: "response_format" }
+    }
+}
+
 /// What an endpoint adds to the fields that all take.
 #[derive(Debug)]
 pub(crate) struct Asked {
     /// One or more.
     pub(crate) prompts: Vec<Prompt>,
-    /// The field that they came from.
-    pub(crate) prompt_param: &'static str,
+    pub(crate) names: Names,
     /// Tokens of an answer if the body sets none and they fit; all that fit if `None`.
     pub(crate) default_max_tokens: Option<usize>,
     /// Alternatives to report with each token, if any.
     pub(crate) logprobs: Option<usize>,
+    /// A format that a field of its own asks for.
+    pub(crate) format: Option<AskedFormat>,
     /// What tools that have to be called make of the answer, and the field that asks for it.
     pub(crate) calls: Option<(OutputFormat, &'static str)>,
     pub(crate) parser: Option<CallParser>,
@@ -63,27 +84,33 @@ pub(crate) struct Asked {
 pub(crate) fn validate(fields: GenerationFields, asked: Asked, app: &App) -> Result<Checked, ApiError> {
     app.check_model(fields.model.as_deref())?;
     let answers = check_n(fields.n, asked.prompts.len())?;
-    let format = format::check(fields.formats)?.map(|asked| (asked.format, asked.param));
+    let names = asked.names;
+    let format = match (format::check(fields.formats)?, asked.format) {
+        (Some(AskedFormat { param, .. }), Some(_)) => {
+            return Err(ApiError::invalid(param, "only one field can ask for a format"));
+        }
+        (one, other) => one.or(other).map(|asked| (asked.format, asked.param)),
+    };
     let (format, format_param) = match (format, asked.calls) {
         (Some((_, param)), Some(_)) => {
             let reason = "with tools that may be called, answers have no other format";
             return Err(ApiError::unsupported(param, reason));
         }
         (asked, calls) => {
-            asked.or(calls).map_or((None, "response_format"), |(format, param)| (Some(format), param))
+            asked.or(calls).map_or((None, names.format), |(format, param)| (Some(format), param))
         }
     };
     let fault = Fault {
-        prompt: asked.prompt_param,
+        prompt: names.prompt,
         max_tokens: if fields.max_completion_tokens.is_some() {
             "max_completion_tokens"
         } else {
-            "max_tokens"
+            names.max_tokens
         },
         format: format_param,
         default_kv: fields.kv_cache.is_none(),
     };
-    let max_tokens = check_max_tokens(fields.max_tokens, fields.max_completion_tokens)?;
+    let max_tokens = check_max_tokens(fields.max_tokens, fields.max_completion_tokens, names)?;
     let sampling = SamplingParams {
         temperature: fields.temperature.unwrap_or(1.0),
         top_p: fields.top_p.unwrap_or(1.0),
@@ -93,12 +120,12 @@ pub(crate) fn validate(fields: GenerationFields, asked: Asked, app: &App) -> Res
         frequency_penalty: fields.frequency_penalty.unwrap_or(0.0),
         repetition_penalty: fields.repetition_penalty.unwrap_or(1.0),
         logit_bias: check_logit_bias(fields.logit_bias)?,
-        min_tokens: check_min_tokens(fields.min_tokens, max_tokens)?,
+        min_tokens: check_min_tokens(fields.min_tokens, max_tokens, names)?,
         logprobs: asked.logprobs,
         seed: check_seed(fields.seed)?,
     };
     sampling.validate().map_err(|error| ApiError::invalid(error.param, error.message))?;
-    let (stop, kv) = (check_stop(fields.stop)?, check_kv(fields.kv_cache, app)?);
+    let (stop, kv) = (check_stop(fields.stop, names.stop)?, check_kv(fields.kv_cache, app)?);
     let stop_tokens = check_stop_tokens(fields.stop_token_ids)?;
     let request = |prompt| GenerateRequest {
         prompt,
@@ -138,10 +165,11 @@ fn check_logit_bias(bias: Option<BTreeMap<String, f32>>) -> Result<BTreeMap<u32,
     bias.unwrap_or_default().into_iter().map(token).collect()
 }
 
-fn check_min_tokens(min: Option<usize>, max: Option<usize>) -> Result<usize, ApiError> {
+fn check_min_tokens(min: Option<usize>, max: Option<usize>, names: Names) -> Result<usize, ApiError> {
     match (min, max) {
         (Some(min), Some(max)) if min > max => {
-            Err(ApiError::invalid("min_tokens", format!("must be at most max_tokens, {max}, got {min}")))
+            let message = format!("must be at most {}, {max}, got {min}", names.max_tokens);
+            Err(ApiError::invalid("min_tokens", message))
         }
         (min, _) => Ok(min.unwrap_or(0)),
     }
@@ -174,7 +202,7 @@ fn check_seed(seed: Option<Number>) -> Result<Option<u64>, ApiError> {
     .transpose()
 }
 
-fn check_max_tokens(old: Option<usize>, new: Option<usize>) -> Result<Option<usize>, ApiError> {
+fn check_max_tokens(old: Option<usize>, new: Option<usize>, names: Names) -> Result<Option<usize>, ApiError> {
     let (param, tokens) = match (old, new) {
         (Some(old), Some(new)) if old != new => {
             return Err(ApiError::invalid(
@@ -183,7 +211,7 @@ fn check_max_tokens(old: Option<usize>, new: Option<usize>) -> Result<Option<usi
             ));
         }
         (_, Some(new)) => ("max_completion_tokens", new),
-        (Some(old), None) => ("max_tokens", old),
+        (Some(old), None) => (names.max_tokens, old),
         (None, None) => return Ok(None),
     };
     match tokens {
@@ -192,7 +220,7 @@ fn check_max_tokens(old: Option<usize>, new: Option<usize>) -> Result<Option<usi
     }
 }
 
-fn check_stop(stop: Option<Stop>) -> Result<Vec<String>, ApiError> {
+fn check_stop(stop: Option<Stop>, param: &str) -> Result<Vec<String>, ApiError> {
     let strings = match stop {
         None => return Ok(Vec::new()),
         Some(Stop::One(string)) => vec![string],
@@ -200,10 +228,10 @@ fn check_stop(stop: Option<Stop>) -> Result<Vec<String>, ApiError> {
     };
     if strings.len() > MAX_STOP_STRINGS {
         let message = format!("at most {MAX_STOP_STRINGS} strings are searched for, got {}", strings.len());
-        return Err(ApiError::invalid("stop", message));
+        return Err(ApiError::invalid(param, message));
     }
     if strings.iter().any(String::is_empty) {
-        return Err(ApiError::invalid("stop", "an empty string would stop at once"));
+        return Err(ApiError::invalid(param, "an empty string would stop at once"));
     }
     Ok(strings)
 }

@@ -55,7 +55,8 @@ impl Reply for CompletionReply {
 
     fn body(mut self, answers: Vec<Answer>, usage: Vec<Usage>) -> Completion {
         let mut choices = Vec::new();
-        for (index, Answer { text, logprobs, end, .. }) in answers.into_iter().enumerate() {
+        for (index, Answer { items, end }) in answers.into_iter().enumerate() {
+            let (text, logprobs, _) = Answer::sorted(items);
             let text = std::mem::take(&mut self.echo[index]) + &text;
             let finish_reason = Some(finish_reason(end.reason));
             choices.push(Choice { text, index, logprobs: self.logprobs(index, logprobs), finish_reason });

@@ -4,7 +4,7 @@ use sparkv_engine::{GenerateRequest, Prompt, sampler::MAX_TOP_LOGPROBS};
 
 use crate::app::App;
 use crate::common;
-use crate::common::validate::{Asked, Checked};
+use crate::common::validate::{Asked, Checked, Names};
 use crate::completions::PROMPT;
 use crate::completions::types::{CompletionBody, CompletionFields, PromptField};
 use crate::error::ApiError;
@@ -29,9 +29,10 @@ pub(crate) fn validate(body: CompletionBody, app: &App) -> Result<Checked, ApiEr
     }
     let asked = Asked {
         prompts: check_prompts(prompt)?,
-        prompt_param: PROMPT,
+        names: Names::usual(PROMPT),
         default_max_tokens: Some(DEFAULT_MAX_TOKENS),
         logprobs,
+        format: None,
         calls: None,
         parser: None,
     };

@@ -90,6 +90,26 @@ async fn bad_chats() {
         json!({ "stream": true, "stream_options": { "include_obfuscation": true } }),
         json!({ "ignore_eos": 1 }),
         json!({ "colour": "red" }),
+    ];
+    insta::assert_json_snapshot!(refusals(&routes, &cases).await);
+}
+
+/// What chats with these fields get.
+async fn refusals(routes: &Router, cases: &[Value]) -> Vec<Value> {
+    let mut seen = Vec::new();
+    for case in cases {
+        let reply = chat(routes, &chat_body(case.clone())).await;
+        // Long texts would only blow up the snapshot.
+        let case = if case.to_string().len() > 200 { json!("(long)") } else { case.clone() };
+        seen.push(json!({ "sent": case, "got": refused(routes, reply).await }));
+    }
+    seen
+}
+
+#[tokio::test]
+async fn bad_sampling_tools_and_formats() {
+    let routes = Setup::default().routes();
+    let cases = [
         json!({ "logit_bias": { "a": 1 } }),
         json!({ "logit_bias": { "9999": 1 } }),
         json!({ "logit_bias": { "5": 101 } }),
@@ -132,14 +152,7 @@ async fn bad_chats() {
         json!({ "chat_template_kwargs": { "messages": [] } }),
         json!({ "add_generation_prompt": true, "continue_final_message": true }),
     ];
-    let mut seen = Vec::new();
-    for case in cases {
-        let reply = chat(&routes, &chat_body(case.clone())).await;
-        // Long texts would only blow up the snapshot.
-        let case = if case.to_string().len() > 200 { json!("(long)") } else { case };
-        seen.push(json!({ "sent": case, "got": refused(&routes, reply).await }));
-    }
-    insta::assert_json_snapshot!(seen);
+    insta::assert_json_snapshot!(refusals(&routes, &cases).await);
 }
 
 #[tokio::test]

@@ -10,6 +10,8 @@ mod fields;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod messages;
+#[cfg(test)]
 mod observing;
 #[cfg(test)]
 mod openapi;
@@ -19,6 +21,10 @@ mod operations;
 mod origins;
 #[cfg(test)]
 mod policy;
+#[cfg(test)]
+mod responses;
+#[cfg(test)]
+mod responses_errors;
 #[cfg(test)]
 mod socket;
 #[cfg(test)]

@@ -103,3 +103,18 @@ async fn every_reference_leads_somewhere() {
     assert!(document["paths"]["/health"]["get"].get("security").is_none());
     assert_eq!(document["paths"]["/metrics"]["get"]["security"], json!([{ "api_key": [] }]));
 }
+
+#[tokio::test]
+async fn every_field_is_in_the_documentation() {
+    let routes = Setup::default().routes();
+    let document = document(&routes).await;
+    let text = include_str!("../../../../docs/api.md");
+    for (path, item) in object(&document["paths"]) {
+        assert!(text.contains(path.as_str()) || item.get("post").is_none(), "{path}");
+        if item.get("post").is_some() {
+            for (field, _) in fields(&document, path) {
+                assert!(text.contains(&format!("`{field}`")), "{path} {field}");
+            }
+        }
+    }
+}

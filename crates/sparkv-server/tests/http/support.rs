@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::sync::Once;
 use std::time::Duration;
 
 use axum::Router;
@@ -45,8 +46,20 @@ impl Default for Setup {
     }
 }
 
+/// A place in the code that logs is asked once whether anybody wants to hear of it. Tests listen to their own thread
+/// and run beside each other, so one that listens might come too late for a place that another has just passed; with
+/// this, somebody always wants to hear.
+fn hear_everything() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // An error means that somebody listens to everything already.
+        let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry());
+    });
+}
+
 impl Setup {
     pub(crate) fn server(self) -> (Server, TextEngine, Probe) {
+        hear_everything();
         let (model, probe) = FakeModel::new(self.fake);
         let text =
             TextModel::new(tokenizer().unwrap(), self.chat_template, Some("<s>"), Some("</s>")).unwrap();
@@ -132,7 +145,7 @@ pub(crate) fn completion_body(extra: Value) -> Value {
     with(json!({ "prompt": "hello", "temperature": 0, "max_tokens": 12 }), extra)
 }
 
-fn with(mut body: Value, extra: Value) -> Value {
+pub(crate) fn with(mut body: Value, extra: Value) -> Value {
     let extra = extra.as_object().unwrap().clone();
     body.as_object_mut().unwrap().extend(extra);
     body
@@ -168,4 +181,51 @@ pub(crate) fn redact(mut value: Value) -> Value {
         }
     }
     value
+}
+
+/// The named events of a stream, with their data, whose type is the same name.
+pub(crate) fn named_events(reply: &Reply) -> Vec<Value> {
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+    assert_eq!(reply.header("content-type"), Some("text/event-stream"));
+    let event = |event: &str| {
+        let (name, data) = event.strip_prefix("event: ").unwrap().split_once("\ndata: ").unwrap();
+        let data: Value = serde_json::from_str(data).unwrap();
+        assert_eq!(data["type"], name);
+        data
+    };
+    reply.text.split("\n\n").filter(|text| !text.is_empty()).map(event).collect()
+}
+
+/// Replaces what differs from run to run, at any depth: random ids and times. Sorts fields, whose order depends on
+/// what else is built.
+pub(crate) fn redact_all(mut value: Value) -> Value {
+    match &mut value {
+        Value::Object(fields) => {
+            for (name, field) in &mut *fields {
+                let id = field.as_str().and_then(|text| text.rsplit_once('_'));
+                match (name.as_str(), id) {
+                    ("id" | "item_id" | "call_id", Some((prefix, random)))
+                        if random.len() == 32 && random.bytes().all(|byte| byte.is_ascii_hexdigit()) =>
+                    {
+                        *field = json!(format!("{prefix}_[uuid]"));
+                    }
+                    ("created_at" | "completed_at", _) if !field.is_null() => {
+                        assert!(field.as_u64().unwrap() > 1_700_000_000);
+                        *field = json!("[time]");
+                    }
+                    _ => *field = redact_all(field.take()),
+                }
+            }
+            fields.sort_keys();
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| *item = redact_all(item.take())),
+        _ => {}
+    }
+    value
+}
+
+/// A model whose context has room for descriptions of tools, and that may break lines, as calls of tools do.
+pub(crate) fn talkative() -> FakeConfig {
+    let says = sparkv_models::fake::BYTE_OFFSET + 0x0a..sparkv_models::fake::BYTE_OFFSET + 0x7f;
+    FakeConfig { context_length: 4096, says, ..FakeConfig::default() }
 }

@@ -1,0 +1,40 @@
+//! Checks of a body of /v1/messages.
+
+use sparkv_engine::Prompt;
+
+use crate::app::App;
+use crate::chat::conversation::Conversation;
+use crate::chat::tools;
+use crate::common;
+use crate::common::validate::{Asked, Checked, Names};
+use crate::error::ApiError;
+use crate::messages::types::MessagesBody;
+use crate::messages::{PROMPT, conversation};
+use crate::unsupported;
+
+const NAMES: Names =
+    Names { prompt: PROMPT, max_tokens: "max_tokens", stop: "stop_sequences", format: "tools" };
+
+/// Checks a body and makes the engine's request of it.
+///
+/// # Errors
+/// The first field that cannot be honoured.
+pub(crate) fn validate(body: MessagesBody, app: &App) -> Result<Checked, ApiError> {
+    let MessagesBody { conversation, generation, rest } = body;
+    unsupported::refuse(&rest, "", unsupported::messages)?;
+    if generation.max_tokens.is_none() {
+        return Err(ApiError::invalid(NAMES.max_tokens, "is required"));
+    }
+    let Conversation { chat, choice } = conversation::check(conversation)?;
+    let (calls, parser) = tools::calls(&chat.tools, choice, app);
+    let asked = Asked {
+        prompts: vec![Prompt::Chat(chat)],
+        names: NAMES,
+        default_max_tokens: None,
+        logprobs: None,
+        format: None,
+        calls,
+        parser,
+    };
+    common::validate::validate(generation, asked, app)
+}

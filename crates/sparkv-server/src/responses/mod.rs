@@ -1,0 +1,36 @@
+//! /v1/responses, as far as nothing has to be stored for it.
+
+mod convert;
+mod items;
+mod types;
+mod validate;
+
+use axum::extract::State;
+use axum::response::Response;
+
+use crate::app::App;
+use crate::body::Fields;
+use crate::common::validate::Checked;
+use crate::error::ApiError;
+use crate::reply::{Answers, respond};
+
+/// The field that holds the conversation.
+const PROMPT: &str = "input";
+
+/// Answers a conversation.
+#[utoipa::path(
+    post,
+    path = "/v1/responses",
+    request_body = types::ResponsesRequest,
+    responses((status = 200, description = "The answer; with `stream`, events of the API's types", content(
+        (types::ResponseBody = "application/json"),
+        (String = "text/event-stream"),
+    )))
+)]
+pub(crate) async fn create(State(app): State<App>, fields: Fields) -> Result<Response, ApiError> {
+    let body = types::ResponsesBody::take(fields)?;
+    let (Checked { work, delivery, parser }, echo) = validate::validate(body, &app)?;
+    let reply = convert::ResponsesReply::new(app.model_name(), echo);
+    let events = app.generate(work).await?;
+    respond(Answers { events, parser }, reply, delivery).await
+}
