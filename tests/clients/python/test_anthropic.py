@@ -29,6 +29,11 @@ def ask(messages, model: str):
     return ask
 
 
+def prompt_tokens(usage) -> int:
+    """All of the prompt: `input_tokens` are those that no cache had."""
+    return usage.input_tokens + (usage.cache_read_input_tokens or 0) + (usage.cache_creation_input_tokens or 0)
+
+
 def test_an_answer_has_what_was_asked_for(ask, model: str):
     message = ask()
     assert (message.type, message.role, message.model) == ("message", "assistant", model)
@@ -37,7 +42,7 @@ def test_an_answer_has_what_was_asked_for(ask, model: str):
     [block] = message.content
     assert block.type == "text"
     assert ANSWER in block.text
-    assert message.usage.input_tokens > 20
+    assert prompt_tokens(message.usage) > 20
     assert message.usage.output_tokens > 0
 
 
@@ -47,7 +52,7 @@ def test_it_is_the_answer_of_a_chat(ask, client, model: str):
     chat = client.chat.completions.create(model=model, messages=turns, temperature=0)
     assert ask(system=system).content[0].text == chat.choices[0].message.content
     blocks = [{"type": "text", "text": system}]
-    assert ask(system=blocks).usage.input_tokens == chat.usage.prompt_tokens
+    assert prompt_tokens(ask(system=blocks).usage) == chat.usage.prompt_tokens
 
 
 def test_turns_and_blocks_are_read(ask):
@@ -75,7 +80,7 @@ def test_streamed_text_is_the_whole_text(ask, messages, model: str):
     assert kinds[:2] == ["message_start", "content_block_start"]
     assert kinds[-3:] == ["content_block_stop", "message_delta", "message_stop"]
     assert set(kinds[2:-3]) == {"content_block_delta"}
-    assert events[0].message.usage.input_tokens == whole.usage.input_tokens
+    assert prompt_tokens(events[0].message.usage) == prompt_tokens(whole.usage)
     text = "".join(event.delta.text for event in events if event.type == "content_block_delta")
     assert text == whole.content[0].text
     [end] = [event for event in events if event.type == "message_delta"]
@@ -116,16 +121,33 @@ def test_results_are_sent_back(ask):
     assert all(block.type == "text" for block in message.content)
 
 
-def test_errors_have_the_types_of_this_api(ask, url: str, model: str):
-    with pytest.raises(anthropic.NotFoundError) as refused:
-        ask(model="no-such-model")
-    assert refused.value.body["type"] == "error"
-    assert refused.value.body["error"]["type"] == "not_found_error"
-    with pytest.raises(anthropic.BadRequestError) as refused:
-        ask(max_tokens=-1)
-    assert refused.value.body["error"]["type"] == "invalid_request_error"
-    assert "max_tokens" in refused.value.body["error"]["message"]
+@pytest.fixture
+def refused(messages, model: str):
+    """The error's type and message, which has a shape of its own here."""
+
+    def refused(kind: type[anthropic.APIStatusError], messages=messages, **settings) -> tuple[str, str]:
+        with pytest.raises(kind) as refused:
+            messages.create(**{"model": model, "max_tokens": 5, "messages": ASKED} | settings)
+        assert refused.value.body["type"] == "error"
+        error = refused.value.body["error"]
+        return error["type"], error["message"]
+
+    return refused
+
+
+def test_a_model_that_is_not_served_is_not_found(refused):
+    kind, message = refused(anthropic.NotFoundError, model="no-such-model")
+    assert kind == "not_found_error"
+    assert "no-such-model" in message
+
+
+def test_a_value_that_cannot_be_is_named(refused):
+    kind, message = refused(anthropic.BadRequestError, max_tokens=-1)
+    assert kind == "invalid_request_error"
+    assert "max_tokens" in message
+
+
+def test_nobody_gets_an_answer(refused, url: str):
     with Anthropic(base_url=url, api_key="wrong", max_retries=0) as nobody:
-        with pytest.raises(anthropic.AuthenticationError) as refused:
-            nobody.messages.create(model=model, max_tokens=5, messages=ASKED)
-    assert refused.value.body["error"]["type"] == "authentication_error"
+        kind, _ = refused(anthropic.AuthenticationError, nobody.messages)
+    assert kind == "authentication_error"
