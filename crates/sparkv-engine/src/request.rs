@@ -224,10 +224,11 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// Clients look for the first words, to tell this from other refusals.
 fn context_message(limit: usize, prompt: PromptLength, max_tokens: Option<usize>) -> String {
     let asked = match max_tokens {
         Some(max) => format!("{prompt} in the prompt and {max} to generate"),
         None => format!("{prompt} in the prompt, which leaves none to generate"),
     };
-    format!("this model's context holds {limit} tokens; the request has {asked}")
+    format!("this model's maximum context length is {limit} tokens; the request has {asked}")
 }

@@ -273,6 +273,11 @@ impl ApiError {
         }
     }
 
+    /// Its HTTP status.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.http().0
+    }
+
     /// Writes the error to the log. What is wrong with a request is said without its message: that quotes what
     /// was sent, which may be a prompt.
     pub(crate) fn log(&self) {
@@ -320,10 +325,10 @@ impl From<GenerateError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let (status, _, _) = self.http();
         self.log();
-        let mut response = (status, Json(self.body())).into_response();
+        let mut response = (self.status(), Json(self.body())).into_response();
         response.extensions_mut().insert(ErrorCode(self.code()));
+        response.extensions_mut().insert(self.body());
         let headers = response.headers_mut();
         match self {
             Self::QueueFull(_) | Self::Loading => {

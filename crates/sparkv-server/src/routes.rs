@@ -44,7 +44,8 @@ pub(crate) fn router(app: App) -> Router {
     let protected = protected
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn_with_state(app.clone(), auth::require_key));
+        .layer(middleware::from_fn_with_state(app.clone(), auth::require_key))
+        .layer(middleware::from_fn(messages::mark_errors));
     let (open, _) = open().split_for_parts();
     let open = open.method_not_allowed_fallback(method_not_allowed);
     let (metrics, adopt_trace) = (app.metrics().clone(), app.config().adopt_trace);

@@ -72,7 +72,7 @@ impl TokenizeFields {
 #[derive(Debug, ToSchema)]
 struct DetokenizeFields {
     model: Option<String>,
-    #[schema(required = true)]
+    #[schema(required = true, value_type = Vec<u32>)]
     tokens: Option<Vec<u32>>,
 }
 

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 
 from conversations import ENDLESS, FACTS
 
@@ -97,20 +97,15 @@ def test_logprobs_belong_to_the_text(ask):
         assert sum(map(math.exp, top.values())) <= 1 + 1e-4
 
 
-def test_echo_alone_generates_nothing(ask):
-    answer = ask(echo=True, max_tokens=0)
-    assert text_of(answer) == PROMPT
-    assert answer.usage.completion_tokens == 0
-
-
-def test_echo_scores_the_prompt(ask):
-    """What evaluations are made of: how likely a text is to the model."""
-    answer = ask(echo=True, logprobs=1, max_tokens=1)
-    logprobs = answer.choices[0].logprobs
-    assert "".join(logprobs.tokens).endswith(text_of(answer))
-    # Nothing comes before the first token that could make it likely.
-    assert logprobs.token_logprobs[0] is None
-    assert all(logprob <= 0 for logprob in logprobs.token_logprobs[1:])
+@pytest.mark.parametrize(
+    ("settings", "param"),
+    [({"max_tokens": 0}, "max_tokens"), ({"logprobs": 1}, "echo")],
+)
+def test_prompts_are_not_scored_and_it_says_so(ask, settings: dict, param: str):
+    """What evaluations make of completions: how likely a text is to the model."""
+    with pytest.raises(BadRequestError) as refused:
+        ask(echo=True, **settings)
+    assert refused.value.param == param
 
 
 def test_stop_strings_end_the_text(ask):

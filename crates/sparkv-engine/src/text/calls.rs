@@ -23,6 +23,8 @@ pub struct CallParser {
     format: ToolFormat,
     /// Names of the tools.
     names: Vec<String>,
+    /// Whether what begins like a call is one, because the answer was held to that.
+    held_to: bool,
     /// Text not yet told.
     held: String,
     state: State,
@@ -40,9 +42,10 @@ enum State {
 }
 
 impl CallParser {
-    /// For answers in `format` that may call `names`.
-    pub fn new(format: ToolFormat, names: Vec<String>) -> Self {
-        Self { format, names, held: String::new(), state: State::Text, spoken: false, called: false }
+    /// For answers in `format` that may call `names`. `held_to`: what begins like a call is one, because the answer
+    /// was held to a format; so a call that is cut off is not text.
+    pub fn new(format: ToolFormat, names: Vec<String>, held_to: bool) -> Self {
+        Self { format, names, held_to, held: String::new(), state: State::Text, spoken: false, called: false }
     }
 
     /// Whether a call was found.
@@ -62,13 +65,26 @@ impl CallParser {
     pub fn finish(&mut self) -> Vec<Piece> {
         let mut pieces = Vec::new();
         let text = match std::mem::replace(&mut self.state, State::Between) {
+            State::Text if self.held_to && !self.spoken && self.begins_call() => String::new(),
             State::Text => std::mem::take(&mut self.held),
+            State::Call(_) if self.held_to => String::new(),
             // What was not announced was no call.
             State::Call(call) if !call.announced => call.raw + &std::mem::take(&mut self.held),
             State::Call(_) | State::Between => String::new(),
         };
         self.say(text, &mut pieces);
         pieces
+    }
+
+    /// Whether what is held may be the beginning of a marker.
+    fn begins_call(&self) -> bool {
+        let held = self.held.trim_start();
+        let marker = match self.format {
+            ToolFormat::Tagged { .. } => OPEN,
+            ToolFormat::List { .. } => LIST,
+            ToolFormat::Json => "{",
+        };
+        !held.is_empty() && marker.starts_with(held)
     }
 
     /// Does one thing with what is held; false if more has to come first.
@@ -343,7 +359,7 @@ mod tests {
 
     /// Text, and calls with their arguments, of an answer in pieces.
     fn parse(format: ToolFormat, pieces: &[&str]) -> (String, Vec<(String, String)>) {
-        let mut parser = CallParser::new(format, vec!["f".to_owned(), "g".to_owned()]);
+        let mut parser = CallParser::new(format, vec!["f".to_owned(), "g".to_owned()], false);
         let mut told: Vec<Piece> = pieces.iter().flat_map(|piece| parser.push(piece)).collect();
         told.extend(parser.finish());
         let (mut text, mut calls) = (String::new(), Vec::<(String, String)>::new());
@@ -418,6 +434,28 @@ mod tests {
     fn calls_are_found_in_each_format() {
         for (format, answer, text, calls) in cases() {
             assert_eq!(parse(format, &[answer]), (text.to_owned(), calls), "{answer}");
+        }
+    }
+
+    #[test]
+    fn a_call_that_is_cut_off_is_no_text_where_there_has_to_be_one() {
+        for (format, answer) in [
+            (TAGGED, "<tool_call>\n{\"name\": \"f\", \"arguments\": {"),
+            (ToolFormat::Json, "{\"name\": \"f\", \"parameters\": {"),
+            (MISTRAL, "[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {"),
+        ] {
+            for end in 1..=answer.len() {
+                let mut parser = CallParser::new(format.clone(), vec!["f".to_owned()], true);
+                let mut pieces = parser.push(&answer[..end]);
+                pieces.extend(parser.finish());
+                assert!(
+                    !pieces.iter().any(|piece| matches!(piece, Piece::Text(_))),
+                    "{}: {pieces:?}",
+                    &answer[..end]
+                );
+            }
+            let mut parser = CallParser::new(format, vec!["f".to_owned()], true);
+            assert_eq!(parser.push("Hello"), [Piece::Text("Hello".to_owned())]);
         }
     }
 

@@ -58,11 +58,15 @@ impl TextEngine {
         if stop.iter().any(String::is_empty) {
             return Err(RequestError::invalid("stop", "a stop string must not be empty"));
         }
-        if request.ignore_eos && request.format.is_some() {
-            return Err(RequestError::invalid(
-                "ignore_eos",
-                "an answer in a format ends where the format does",
-            ));
+        if request.format.is_some() {
+            for (param, is_set) in
+                [("ignore_eos", request.ignore_eos), ("min_tokens", sampling.min_tokens > 0)]
+            {
+                if is_set {
+                    let message = "an answer in a format ends where the format does";
+                    return Err(RequestError::invalid(param, message));
+                }
+            }
         }
         // An answer is a text of its own; a completion goes on where its prompt ends, leading space and all.
         let continues = !matches!(&prompt, Prompt::Chat(chat) if chat.next == Turn::Answer);

@@ -241,7 +241,7 @@ fn forced_calls_are_calls() {
         };
         let answer = answer(&engine, request).unwrap();
         let names = vec!["first".to_owned(), "second".to_owned()];
-        let mut parser = CallParser::new(engine.text().tool_format().clone(), names);
+        let mut parser = CallParser::new(engine.text().tool_format().clone(), names, true);
         let mut pieces = parser.push(&answer.text);
         pieces.extend(parser.finish());
         if !parser.has_called() {

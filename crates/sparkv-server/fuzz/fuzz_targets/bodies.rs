@@ -1,8 +1,7 @@
 //! The first byte says which route, the others are the body: whatever they hold, there is an answer, it is no failure
 //! of the server, and the server goes on.
 //!
-//! From `crates/sparkv-server`: `cargo +nightly fuzz run bodies -- -dict=fuzz/bodies.dict`, with `seeds` of
-//! `fuzz/seeds` if the corpus is empty.
+//! From `crates/sparkv-server`: `cargo +nightly fuzz run bodies fuzz/corpus/bodies fuzz/seeds -- -dict=fuzz/bodies.dict`
 
 #![no_main]
 

@@ -8,7 +8,7 @@ use sparkv_engine::{FinishReason, GenerateRequest, TextLogprob, Usage};
 use crate::chat::types::{
     AnswerCall, AnswerFunction, AnswerMessage, ChatChunk, ChatCompletion, Choice, ChunkChoice, Delta,
 };
-use crate::common::convert::{Head, SYSTEM_FINGERPRINT, finish_reason, new_id};
+use crate::common::convert::{Head, SYSTEM_FINGERPRINT, call_id, finish_reason};
 use crate::common::logprobs::ChatLogprobs;
 use crate::common::types::UsageBody;
 use crate::reply::{Answer, Call, Delivery, End, Part, Reply, data, done};
@@ -68,7 +68,7 @@ fn choice(index: usize, answer: Answer, with_logprobs: bool) -> Choice {
     let (text, logprobs, calls) = Answer::sorted(items);
     let call = |Call { name, arguments }| AnswerCall {
         index: None,
-        id: Some(new_id("call")),
+        id: Some(call_id()),
         kind: Some("function"),
         function: AnswerFunction { name: Some(name), arguments },
     };
@@ -117,7 +117,7 @@ impl Reply for ChatReply {
                 self.calls[index] += 1;
                 delta.tool_calls.push(AnswerCall {
                     index: Some(self.calls[index] - 1),
-                    id: Some(new_id("call")),
+                    id: Some(call_id()),
                     kind: Some("function"),
                     function: AnswerFunction { name: Some(name), arguments: String::new() },
                 });

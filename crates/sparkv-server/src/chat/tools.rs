@@ -183,7 +183,6 @@ pub(crate) fn calls(
         return (None, None);
     }
     let names = tools.iter().map(|tool| tool.name.clone()).collect();
-    let parser = CallParser::new(app.tool_format(), names);
     let format = |tools: Vec<Tool>, or_text, several| OutputFormat::ToolCalls { tools, or_text, several };
     let several = choice.several;
     let format = match choice.mode {
@@ -196,5 +195,6 @@ pub(crate) fn calls(
             Some(format(only.collect(), false, false))
         }
     };
+    let parser = CallParser::new(app.tool_format(), names, format.is_some());
     (format.map(|format| (format, "tools")), Some(parser))
 }

@@ -59,7 +59,7 @@ pub(crate) struct LogprobFields {
 /// Fields about what was said, and what may be.
 #[derive(Debug, ToSchema)]
 pub(crate) struct ConversationFields {
-    #[schema(required = true)]
+    #[schema(required = true, value_type = Vec<Message>, min_items = 1)]
     pub(crate) messages: Option<Vec<Message>>,
     pub(crate) tools: Option<Vec<ToolBody>>,
     pub(crate) tool_choice: Option<ToolChoice>,
@@ -94,7 +94,7 @@ impl ConversationFields {
 #[schema(as = ChatMessage)]
 #[serde(expecting = "a message, which is an object")]
 pub(crate) struct Message {
-    #[schema(required = true)]
+    #[schema(required = true, value_type = String, pattern = "^(system|developer|user|assistant|tool)$")]
     pub(crate) role: Option<String>,
     pub(crate) content: Option<Content>,
     /// What the assistant called.
@@ -122,7 +122,9 @@ pub(crate) enum Content {
 #[serde(expecting = "a part, which is an object")]
 pub(crate) struct Part {
     #[serde(rename = "type")]
+    #[schema(pattern = "^text$")]
     pub(crate) kind: String,
+    #[schema(required = true, value_type = String)]
     pub(crate) text: Option<String>,
     /// Fields to be refused.
     #[serde(flatten)]
@@ -135,7 +137,9 @@ pub(crate) struct Part {
 #[serde(deny_unknown_fields, expecting = "a tool, which is an object")]
 pub(crate) struct ToolBody {
     #[serde(rename = "type")]
+    #[schema(pattern = "^function$")]
     pub(crate) kind: String,
+    #[schema(required = true, value_type = FunctionBody)]
     pub(crate) function: Option<FunctionBody>,
 }
 
@@ -143,6 +147,7 @@ pub(crate) struct ToolBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "a function, which is an object")]
 pub(crate) struct FunctionBody {
+    #[schema(pattern = "^[A-Za-z0-9_.-]{1,64}$")]
     pub(crate) name: String,
     pub(crate) description: Option<String>,
     /// JSON schema; absent means no arguments.

@@ -59,6 +59,11 @@ pub(crate) fn new_id(prefix: &str) -> String {
     format!("{prefix}_{}", Uuid::new_v4().simple())
 }
 
+/// A new id of a call. Nine letters and digits: templates of Mistral's refuse others when the call comes back as history.
+pub(crate) fn call_id() -> String {
+    Uuid::new_v4().simple().to_string().chars().take(9).collect()
+}
+
 /// Seconds since 1970; 0 on a clock set before.
 pub(crate) fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())

@@ -44,7 +44,7 @@ described_as_one!(CompletionBody, "CompletionRequest", [CompletionFields, Genera
 /// Fields that chats do not have.
 #[derive(Debug, ToSchema)]
 pub(crate) struct CompletionFields {
-    #[schema(required = true)]
+    #[schema(required = true, value_type = PromptField)]
     pub(crate) prompt: Option<PromptField>,
     /// Whether answers begin with their prompt.
     pub(crate) echo: Option<bool>,

@@ -4,7 +4,7 @@ use axum::response::sse;
 use serde_json::{Value, json};
 use sparkv_engine::{FinishReason, Usage};
 
-use crate::common::convert::new_id;
+use crate::common::convert::{call_id, new_id};
 use crate::error::ApiError;
 use crate::messages::MarkedError;
 use crate::messages::types::{Block, Delta, MessageBody, MessageUsage, StopBody, StreamEvent};
@@ -81,7 +81,7 @@ fn empty_text() -> Block {
 /// A call's block. Arguments that were cut off are no input at all: nobody should act on half of them.
 fn tool_use(name: String, arguments: &str) -> Block {
     let input = serde_json::from_str(arguments).ok().filter(Value::is_object);
-    Block::ToolUse { id: new_id("toolu"), name, input: input.unwrap_or_else(|| json!({})) }
+    Block::ToolUse { id: call_id(), name, input: input.unwrap_or_else(|| json!({})) }
 }
 
 impl From<End> for StopBody {
@@ -182,6 +182,6 @@ impl Reply for MessagesReply {
     }
 
     fn failed(&mut self, error: &ApiError) -> Vec<sse::Event> {
-        vec![named("error", &MarkedError::mark(error.body()))]
+        vec![named("error", &MarkedError::new(error.status(), error.body()))]
     }
 }

@@ -6,7 +6,9 @@ mod types;
 mod validate;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use sparkv_engine::Prompt;
@@ -24,13 +26,12 @@ use crate::unsupported;
 /// The field that holds the conversation.
 const PROMPT: &str = "messages";
 
-/// An error as clients of either kind read it: the common shape, and the mark that Anthropic's have.
-#[derive(Debug)]
-pub(crate) struct MarkedError(ApiError);
+/// What the paths of these routes begin with.
+const ROUTE: &str = "/v1/messages";
 
-/// Its body.
+/// An error as Anthropic's clients read it: a mark beside the common shape, and types of its own.
 #[derive(Debug, Serialize)]
-struct MarkedBody {
+struct MarkedError {
     #[serde(rename = "type")]
     kind: &'static str,
     #[serde(flatten)]
@@ -38,22 +39,32 @@ struct MarkedBody {
 }
 
 impl MarkedError {
-    fn mark(body: ErrorBody) -> MarkedBody {
-        MarkedBody { kind: "error", body }
+    fn new(status: StatusCode, mut body: ErrorBody) -> Self {
+        body.error.kind = match status {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::NOT_FOUND => "not_found_error",
+            StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
+            StatusCode::GATEWAY_TIMEOUT => "timeout_error",
+            status if status.is_server_error() => "api_error",
+            _ => "invalid_request_error",
+        };
+        Self { kind: "error", body }
     }
 }
 
-impl From<ApiError> for MarkedError {
-    fn from(error: ApiError) -> Self {
-        Self(error)
-    }
-}
-
-impl IntoResponse for MarkedError {
-    fn into_response(self) -> Response {
-        let body = Json(Self::mark(self.0.body())).into_response().into_body();
-        let (head, _) = self.0.into_response().into_parts();
-        Response::from_parts(head, body)
+/// Writes the errors of these routes as Anthropic's clients read them, wherever they were made.
+pub(crate) async fn mark_errors(request: Request, next: Next) -> Response {
+    let is_ours = request.uri().path().starts_with(ROUTE);
+    let response = next.run(request).await;
+    match response.extensions().get::<ErrorBody>() {
+        Some(body) if is_ours => {
+            let marked = MarkedError::new(response.status(), body.clone());
+            let (head, _) = response.into_parts();
+            Response::from_parts(head, Json(marked).into_response().into_body())
+        }
+        _ => response,
     }
 }
 
@@ -67,17 +78,14 @@ impl IntoResponse for MarkedError {
         (String = "text/event-stream"),
     )))
 )]
-pub(crate) async fn create(
-    State(app): State<App>,
-    fields: Result<Fields, ApiError>,
-) -> Result<Response, MarkedError> {
-    let body = types::MessagesBody::take(fields?)?;
+pub(crate) async fn create(State(app): State<App>, fields: Fields) -> Result<Response, ApiError> {
+    let body = types::MessagesBody::take(fields)?;
     let Checked { work, delivery, parser } = validate::validate(body, &app)?;
     let events = app.generate(work).await?;
     // Those read from the cache are known at the end only.
     let prompt_tokens = events.first().map_or(0, Observed::prompt_tokens);
     let reply = convert::MessagesReply::new(app.model_name(), prompt_tokens);
-    Ok(respond(Answers { events, parser }, reply, delivery).await?)
+    respond(Answers { events, parser }, reply, delivery).await
 }
 
 /// Tells how many tokens a conversation has.
@@ -89,9 +97,8 @@ pub(crate) async fn create(
 )]
 pub(crate) async fn count_tokens(
     State(app): State<App>,
-    fields: Result<Fields, ApiError>,
-) -> Result<Json<types::TokenCount>, MarkedError> {
-    let mut fields = fields?;
+    mut fields: Fields,
+) -> Result<Json<types::TokenCount>, ApiError> {
     app.check_model(ModelField::take(&mut fields)?.model.as_deref())?;
     let conversation = types::ConversationFields::take(&mut fields)?;
     unsupported::refuse(&fields.take_rest(), "", unsupported::count_tokens)?;

@@ -47,7 +47,7 @@ pub(crate) struct CountTokensRequest;
 struct MessageFields {
     /// Name of the model; absent means the one that is served.
     model: Option<String>,
-    #[schema(required = true, minimum = 1)]
+    #[schema(required = true, value_type = usize, minimum = 1)]
     max_tokens: Option<usize>,
     #[schema(minimum = 0)]
     temperature: Option<f32>,
@@ -101,7 +101,7 @@ impl From<MessageFields> for GenerationFields {
 #[derive(Debug, ToSchema)]
 #[schema(as = MessagesConversation)]
 pub(crate) struct ConversationFields {
-    #[schema(required = true)]
+    #[schema(required = true, value_type = Vec<Message>, min_items = 1)]
     pub(crate) messages: Option<Vec<Message>>,
     /// What the assistant is told before all messages.
     pub(crate) system: Option<Content>,
@@ -129,8 +129,10 @@ impl ConversationFields {
 #[schema(as = MessagesMessage)]
 #[serde(expecting = "a message, which is an object")]
 pub(crate) struct Message {
+    #[schema(required = true, value_type = String, pattern = "^(user|assistant)$")]
     pub(crate) role: Option<String>,
     /// A text, or blocks of several kinds, each of which is read as what it says it is.
+    #[schema(required = true, value_type = Value)]
     pub(crate) content: Option<Value>,
     /// Fields to be refused.
     #[serde(flatten)]

@@ -4,7 +4,7 @@ use axum::response::sse;
 use serde::de::IgnoredAny;
 use sparkv_engine::{FinishReason, TextLogprob, Usage};
 
-use crate::common::convert::{new_id, unix_time};
+use crate::common::convert::{call_id, new_id, unix_time};
 use crate::common::logprobs::{ChatToken, tokens};
 use crate::error::{ApiError, ErrorFields};
 use crate::reply::{Answer, Call, End, Item, Part, Reply, named};
@@ -166,7 +166,7 @@ impl OutputItem {
     }
 
     fn call(name: String, arguments: String) -> Self {
-        Self::FunctionCall { id: new_id("fc"), call_id: new_id("call"), name, arguments, status: IN_PROGRESS }
+        Self::FunctionCall { id: new_id("fc"), call_id: call_id(), name, arguments, status: IN_PROGRESS }
     }
 
     /// Nothing more comes, for `reason`. A call is complete if its arguments are, whatever cut the answer off.

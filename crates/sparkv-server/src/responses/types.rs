@@ -19,7 +19,7 @@ use crate::responses::PROMPT;
 #[derive(Debug, ToSchema)]
 pub(crate) struct ResponsesBody {
     /// A text, or items of several kinds, each of which is read as what it says it is.
-    #[schema(required = true)]
+    #[schema(required = true, value_type = Value)]
     pub(crate) input: Option<Value>,
     /// A system message that stands before everything else.
     pub(crate) instructions: Option<String>,

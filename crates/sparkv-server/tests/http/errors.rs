@@ -148,6 +148,7 @@ async fn bad_sampling_tools_and_formats() {
         json!({ "structured_outputs": { "regex": "a", "grammar": "start: \"a\"" } }),
         json!({ "structured_outputs": { "whitespace": true } }),
         json!({ "ignore_eos": true, "response_format": { "type": "json_object" } }),
+        json!({ "min_tokens": 2, "response_format": { "type": "json_object" } }),
         json!({ "chat_template_kwargs": [1] }),
         json!({ "chat_template_kwargs": { "messages": [] } }),
         json!({ "add_generation_prompt": true, "continue_final_message": true }),

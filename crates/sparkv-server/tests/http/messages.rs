@@ -427,7 +427,7 @@ async fn errors_are_marked_wherever_they_arise() {
     let routes = Setup { fake: FakeConfig { fault, ..FakeConfig::default() }, ..Setup::default() }.routes();
     let events = named_events(&send_message(&routes, json!({ "stream": true })).await);
     let error = events.last().unwrap();
-    assert_eq!((&error["type"], &error["error"]["type"]), (&json!("error"), &json!("server_error")));
+    assert_eq!((&error["type"], &error["error"]["type"]), (&json!("error"), &json!("api_error")));
     assert!(events.len() > 3, "text came before the failure");
 }
 

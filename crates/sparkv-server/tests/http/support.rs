@@ -202,13 +202,16 @@ pub(crate) fn redact_all(mut value: Value) -> Value {
     match &mut value {
         Value::Object(fields) => {
             for (name, field) in &mut *fields {
+                let is_random = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+                let is_call = field.as_str().is_some_and(|text| text.len() == 9 && is_random(text));
                 let id = field.as_str().and_then(|text| text.rsplit_once('_'));
                 match (name.as_str(), id) {
                     ("id" | "item_id" | "call_id", Some((prefix, random)))
-                        if random.len() == 32 && random.bytes().all(|byte| byte.is_ascii_hexdigit()) =>
+                        if random.len() == 32 && is_random(random) =>
                     {
                         *field = json!(format!("{prefix}_[uuid]"));
                     }
+                    ("id" | "call_id", None) if is_call => *field = json!("[call]"),
                     ("created_at" | "completed_at", _) if !field.is_null() => {
                         assert!(field.as_u64().unwrap() > 1_700_000_000);
                         *field = json!("[time]");

@@ -232,7 +232,8 @@ async fn tools_are_called() {
         );
         let calls = choice["message"]["tool_calls"].as_array().unwrap();
         assert_eq!((calls.len(), &calls[0]["type"]), (1, &json!("function")));
-        assert!(calls[0]["id"].as_str().unwrap().starts_with("call_"));
+        let id = calls[0]["id"].as_str().unwrap();
+        assert!(id.len() == 9 && id.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{id}");
         let function = &calls[0]["function"];
         assert!(names.contains(&function["name"].as_str().unwrap()), "{function}");
         let arguments: Value = serde_json::from_str(function["arguments"].as_str().unwrap()).unwrap();
