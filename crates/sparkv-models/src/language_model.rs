@@ -144,7 +144,7 @@ pub trait LanguageModel: Send {
 
 /// The most rows of a prompt that go through a layer at a time: enough to keep matrix products busy, few enough
 /// that what they need in passing stays small.
-pub const PREFILL_CHUNK: usize = 256;
+pub const PREFILL_CHUNK: usize = 512;
 
 /// What can go wrong while a model runs. (Loading has its own error.)
 #[derive(Debug, thiserror::Error)]

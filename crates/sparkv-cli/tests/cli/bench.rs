@@ -15,7 +15,9 @@ fn bench(arguments: &[&str]) -> Value {
 }
 
 fn fields(value: &Value) -> Vec<&str> {
-    value.as_object().unwrap().keys().map(String::as_str).collect()
+    let mut fields: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    fields.sort_unstable();
+    fields
 }
 
 fn number(row: &Value, pointer: &str) -> f64 {
