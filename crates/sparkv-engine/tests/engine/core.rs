@@ -111,7 +111,7 @@ fn context_limit() {
     let message = exceeded(30, Some(21)).to_string();
     assert_eq!(
         message,
-        "this model's context holds 50 tokens; the request has 30 in the prompt and 21 to generate"
+        "this model's maximum context length is 50 tokens; the request has 30 in the prompt and 21 to generate"
     );
 }
 
