@@ -233,5 +233,5 @@ fn requests_come_and_go() {
     // Everything that is to be tried was.
     assert!(all.finished > 300 && all.cancelled > 300 && all.refused > 100, "{all:?}");
     assert!(all.too_large > 10 && all.failed > 20 && all.late > 20, "{all:?}");
-    assert!(all.preempted > 10 && all.shared > 1000, "{all:?}");
+    assert!(all.preempted > 0 && all.shared > 1000, "{all:?}");
 }
