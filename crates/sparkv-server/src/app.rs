@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-use sparkv::{KvChoice, Presets};
+use sparkv::KvChoice;
 use sparkv_engine::{RequestError, TextEngine, ToolFormat};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
@@ -93,11 +93,6 @@ impl App {
     pub(crate) fn set_policy(&self, policy: Policy) {
         self.0.engine.set_presets(policy.presets.clone());
         *self.0.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
-    }
-
-    /// What requests may name in `kv_cache.preset`.
-    pub(crate) fn presets(&self) -> Presets {
-        self.policy().presets.clone()
     }
 
     /// What the cache of a request without `kv_cache` may cost.
@@ -255,6 +250,7 @@ impl App {
 mod tests {
     use std::num::NonZeroUsize;
 
+    use sparkv::Presets;
     use sparkv_engine::{EngineConfig, GenerateRequest, Prompt, TextModel};
     use sparkv_models::fake::{FakeConfig, FakeModel, tokenizer};
     use tokio::time::timeout;

@@ -164,6 +164,13 @@ pub(crate) struct Fault {
     pub(crate) default_kv: bool,
 }
 
+impl Fault {
+    /// For routes that generate nothing.
+    pub(crate) fn of_prompt(prompt: &'static str) -> Self {
+        Self { prompt, max_tokens: "max_tokens", format: "response_format", default_kv: false }
+    }
+}
+
 impl ApiError {
     pub(crate) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Invalid { param: param.into(), message: message.into() }

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use sparkv_engine::{Prompt, RequestError};
+use sparkv_engine::Prompt;
 use utoipa::ToSchema;
 
 use crate::app::App;
@@ -12,7 +12,7 @@ use crate::chat::PROMPT as MESSAGES;
 use crate::chat::conversation::{self, Conversation};
 use crate::chat::types::ConversationFields;
 use crate::common::types::ModelField;
-use crate::error::ApiError;
+use crate::error::{ApiError, Fault};
 use crate::openapi::described_as_one;
 use crate::unsupported;
 
@@ -106,7 +106,7 @@ pub(crate) async fn tokenize(
             _ => engine.text().encode(Prompt::Chat(chat)),
         },
     });
-    let tokens = tokens.await?.map_err(|error| refused(error, param))?;
+    let tokens = tokens.await?.map_err(|error| ApiError::refused(error, &Fault::of_prompt(param)))?;
     let token_strs = return_token_strs.unwrap_or(false).then(|| app.token_texts(&tokens));
     Ok(Json(Tokenized { count: tokens.len(), max_model_len: app.context_length(), tokens, token_strs }))
 }
@@ -152,12 +152,7 @@ pub(crate) async fn apply_template(
     unsupported::refuse(&fields.take_rest(), "", |_| None)?;
     let Conversation { chat, .. } = conversation::check(conversation)?;
     let prompt = app.encode(move |engine| engine.text().render(chat)).await?;
-    Ok(Json(PromptText { prompt: prompt.map_err(|error| refused(error, MESSAGES))? }))
-}
-
-fn refused(error: RequestError, param: &str) -> ApiError {
-    match error {
-        RequestError::InvalidParam { param, message } => ApiError::Invalid { param, message },
-        error => ApiError::invalid(param, error.to_string()),
-    }
+    Ok(Json(PromptText {
+        prompt: prompt.map_err(|error| ApiError::refused(error, &Fault::of_prompt(MESSAGES)))?,
+    }))
 }

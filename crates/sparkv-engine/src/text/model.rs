@@ -28,8 +28,6 @@ pub struct TextModel {
     tools: ToolFormat,
     /// Made when the first format is asked for: it takes a moment, and memory.
     grammars: OnceLock<Result<Grammars, RequestError>>,
-    /// Bytes of the longest token, at least 1.
-    max_token_bytes: usize,
 }
 
 /// A prompt as the tokenizer is to take it.
@@ -61,13 +59,11 @@ impl TextModel {
     ) -> Result<Self, TextModelError> {
         let template =
             chat_template.map(|source| ChatTemplate::new(source, bos_token, eos_token)).transpose()?;
-        // A vocabulary spells spaces and bytes with longer characters than they are, so this errs upwards.
-        let max_token_bytes = tokenizer.get_vocab(true).keys().map(String::len).max().unwrap_or(1).max(1);
         let vocabulary = Vocabulary::new(&tokenizer);
         let tools = ToolFormat::of_template(chat_template, |name| {
             tokenizer.token_to_id(name).filter(|&id| vocabulary.is_silent(id))
         });
-        Ok(Self { tokenizer, template, vocabulary, tools, grammars: OnceLock::new(), max_token_bytes })
+        Ok(Self { tokenizer, template, vocabulary, tools, grammars: OnceLock::new() })
     }
 
     /// The tokenizer.
@@ -100,7 +96,9 @@ impl TextModel {
     pub(super) fn length(&self, written: &Written) -> PromptLength {
         match written {
             Written::Tokens(tokens) => PromptLength::Exactly(tokens.len()),
-            Written::Text { text, .. } => PromptLength::AtLeast(text.len().div_ceil(self.max_token_bytes)),
+            Written::Text { text, .. } => {
+                PromptLength::AtLeast(text.len().div_ceil(self.vocabulary.longest()))
+            }
         }
     }
 

@@ -21,6 +21,8 @@ pub(super) struct Vocabulary {
     /// Empty for ids that the tokenizer does not have.
     bytes: Vec<Vec<u8>>,
     special: Vec<bool>,
+    /// Bytes of the longest token as the vocabulary spells it, at least 1.
+    longest: usize,
 }
 
 impl Vocabulary {
@@ -32,6 +34,7 @@ impl Vocabulary {
         let added = tokenizer.get_added_vocabulary();
         let spelling = tokenizer.get_decoder().map_or(Spelling::Pieces { space: None }, spelling);
         let letters = byte_letters();
+        let longest = vocab.keys().map(String::len).max().unwrap_or(1).max(1);
         for (token, id) in vocab {
             let id = id as usize;
             special[id] = added.is_special_token(&token);
@@ -39,7 +42,7 @@ impl Vocabulary {
             let is_added = added.get_vocab().contains_key(&token);
             bytes[id] = if is_added { token.into_bytes() } else { spell(&token, spelling, &letters) };
         }
-        Self { bytes, special }
+        Self { bytes, special, longest }
     }
 
     /// A token's bytes; those of its name if it is a special one, none if it is unknown.
@@ -51,6 +54,12 @@ impl Vocabulary {
     pub(super) fn is_silent(&self, id: u32) -> bool {
         let id = id as usize;
         self.special.get(id).copied().unwrap_or(true) || self.bytes[id].is_empty()
+    }
+
+    /// Bytes of the longest token, at least 1. A vocabulary spells spaces and bytes with longer characters than they
+    /// are, so this errs upwards.
+    pub(super) fn longest(&self) -> usize {
+        self.longest
     }
 
     /// How many ids there are.

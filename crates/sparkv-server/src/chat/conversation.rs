@@ -168,10 +168,14 @@ fn check_call(path: &str, call: ToolCallBody) -> Result<ToolCall, ApiError> {
     Ok(ToolCall { id, name: function.name, arguments })
 }
 
-/// The name of the tool that was called under an id.
-pub(crate) fn called(messages: &[ChatMessage], id: &str) -> Option<String> {
+/// The name of the tool that was called under the id that `param` holds.
+///
+/// # Errors
+/// If none was.
+pub(crate) fn called(messages: &[ChatMessage], param: &str, id: &str) -> Result<String, ApiError> {
     let mut calls = messages.iter().rev().flat_map(|message| &message.tool_calls);
-    calls.find(|call| call.id == id).map(|call| call.name.clone())
+    let call = calls.find(|call| call.id == id);
+    call.map(|call| call.name.clone()).ok_or_else(|| ApiError::invalid(param, "no call before has this id"))
 }
 
 /// The arguments of a call, which history has as JSON.

@@ -241,7 +241,8 @@ fn check_kv(options: Option<KvOptions>, app: &App) -> Result<KvChoice, ApiError>
     match options {
         None => Ok(app.default_kv()),
         Some(options) => app
-            .presets()
+            .policy()
+            .presets
             .resolve(&options)
             .map_err(|error| ApiError::invalid(format!("kv_cache.{}", error.param), error.message)),
     }

@@ -151,16 +151,13 @@ fn without_type(mut block: Value) -> Value {
 fn check_result(path: &str, block: ToolResult, messages: &[ChatMessage]) -> Result<ChatMessage, ApiError> {
     let ToolResult { tool_use_id, content, is_error, rest } = block;
     unsupported::refuse(&rest, path, unsupported::block)?;
-    let name = conversation::called(messages, &tool_use_id);
-    if name.is_none() {
-        return Err(ApiError::invalid(format!("{path}.tool_use_id"), "no call before has this id"));
-    }
+    let name = conversation::called(messages, &format!("{path}.tool_use_id"), &tool_use_id)?;
     let content = content.map(|content| conversation::text_of(&format!("{path}.content"), content, &PARTS));
     let mut content = content.transpose()?.unwrap_or_default();
     if is_error.unwrap_or(false) {
         content.insert_str(0, "Error: ");
     }
-    Ok(ChatMessage { tool_call_id: Some(tool_use_id), name, ..ChatMessage::new("tool", content) })
+    Ok(ChatMessage { tool_call_id: Some(tool_use_id), name: Some(name), ..ChatMessage::new("tool", content) })
 }
 
 fn check_tools(tools: Vec<ToolBody>) -> Result<Vec<Offered>, ApiError> {

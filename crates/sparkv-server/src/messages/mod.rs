@@ -104,7 +104,6 @@ pub(crate) async fn count_tokens(
     unsupported::refuse(&fields.take_rest(), "", unsupported::count_tokens)?;
     let Conversation { chat, .. } = conversation::check(conversation)?;
     let tokens = app.encode(move |engine| engine.text().encode(Prompt::Chat(chat))).await?;
-    let fault = Fault { prompt: PROMPT, max_tokens: "max_tokens", format: "tools", default_kv: false };
-    let tokens = tokens.map_err(|error| ApiError::refused(error, &fault))?;
+    let tokens = tokens.map_err(|error| ApiError::refused(error, &Fault::of_prompt(PROMPT)))?;
     Ok(Json(types::TokenCount { input_tokens: tokens.len() }))
 }

@@ -100,13 +100,10 @@ fn check_call(path: &str, call: CallItem) -> Result<ToolCall, ApiError> {
 fn check_output(path: &str, item: OutputOfCall, messages: &[ChatMessage]) -> Result<ChatMessage, ApiError> {
     let OutputOfCall { call_id, name: told, output, rest } = item;
     unsupported::refuse(&rest, path, unsupported::item)?;
-    let name = conversation::called(messages, &call_id);
-    if name.is_none() {
-        return Err(ApiError::invalid(format!("{path}.call_id"), "no call before has this id"));
-    }
-    if told.is_some() && told != name {
+    let name = conversation::called(messages, &format!("{path}.call_id"), &call_id)?;
+    if told.is_some_and(|told| told != name) {
         return Err(ApiError::invalid(format!("{path}.name"), "the call with this id has another name"));
     }
     let output = conversation::text_of(&format!("{path}.output"), output, &PARTS)?;
-    Ok(ChatMessage { tool_call_id: Some(call_id), name, ..ChatMessage::new("tool", output) })
+    Ok(ChatMessage { tool_call_id: Some(call_id), name: Some(name), ..ChatMessage::new("tool", output) })
 }

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use axum::Router;
 use serde_json::{Value, json};
-use sparkv_engine::EngineConfig;
+use sparkv_engine::{EngineConfig, GenerateRequest, Prompt};
 use sparkv_models::fake::{BOS, BYTE_OFFSET, EOS, FakeConfig};
 
 use crate::support::*;
@@ -342,4 +342,18 @@ async fn tokens_to_and_fro() {
             "{path}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_full_line_turns_away_who_wants_tokens() {
+    let (server, engine, probe) = Setup { max_queue: 1, ..Setup::default() }.server();
+    probe.gate().close();
+    let request = || GenerateRequest::new(Prompt::Text("hello".to_owned()));
+    let mut waiting = Vec::new();
+    while let Ok(stream) = engine.generate(request()) {
+        waiting.push(stream);
+    }
+    let reply = post(&server.router(), "/tokenize", json!({ "prompt": "a" }).to_string()).await;
+    assert_eq!((reply.status.as_u16(), reply.json()["error"]["code"].as_str()), (429, Some("queue_full")));
+    probe.gate().open();
 }
