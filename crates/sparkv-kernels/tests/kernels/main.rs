@@ -7,3 +7,5 @@ mod attention;
 mod broken;
 #[cfg(test)]
 mod extremes;
+#[cfg(test)]
+mod stored;
