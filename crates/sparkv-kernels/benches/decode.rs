@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use sparkv_kernels::{
     BLOCK, Fill, Format, Isa, KeptFormat, KvRun, Layout, LayoutError, Levels, Packing, QueryTile, Rows, Side,
-    TileScratch, attend_tile_with, dense, seal,
+    TileScratch, attend_tile_with, dense, quantize,
 };
 
 /// Rows a thread takes at a time.
@@ -54,8 +54,8 @@ impl Store {
             })
             .collect();
         let mut block = vec![0; layout.bytes(BLOCK)];
-        if layout.is_sealed() {
-            seal(&layout, &rows, &mut block);
+        if layout.is_quantized() {
+            quantize(&layout, &rows, &mut block);
         } else {
             let rows = rows.chunks_exact(head_dim).enumerate();
             rows.for_each(|(index, row)| dense::write_row(&layout, row, &mut block, index));

@@ -129,7 +129,7 @@ pub fn attend_tile_with(
         scratch.expanded.reserve(run.values.layout());
     }
     let with_codes =
-        |scaled: bool| runs.iter().any(|run| run.scaled == scaled && run.keys.layout().is_sealed());
+        |scaled: bool| runs.iter().any(|run| run.scaled == scaled && run.keys.layout().is_quantized());
     scratch.queries.set(isa, tile.queries, head_dim, with_codes(false));
     scratch.scaled_queries.set(
         isa,
@@ -301,7 +301,7 @@ pub fn score_rows(queries: &[f32], rows: &Rows<'_>, scores: &mut [f32], scratch:
     let head_dim = rows.layout().head_dim();
     let count = queries.len() / head_dim;
     assert_eq!((queries.len(), scores.len()), (count * head_dim, count * rows.len()), "shape of scores");
-    scratch.queries.set(Isa::best(), queries, head_dim, rows.layout().is_sealed());
+    scratch.queries.set(Isa::best(), queries, head_dim, rows.layout().is_quantized());
     scratch.expanded.reserve(rows.layout());
     scratch.scores.resize(count.next_multiple_of(PANEL));
     dispatch(Isa::best(), ScoreRows { rows, scores, scratch });

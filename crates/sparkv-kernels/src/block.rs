@@ -1,4 +1,4 @@
-//! Sealed blocks: [`BLOCK`] rows in int8, int4 or packed, written at once. This is the reference; faster
+//! Quantized blocks: [`BLOCK`] rows in int8, int4 or packed, written at once. This is the reference; faster
 //! code gives the same bytes.
 //!
 //! With D channels, T of them kept and P = D - T pruned, a block is these sections, one after the other; all
@@ -40,10 +40,10 @@ pub(crate) const KEY_BIAS: u8 = 128;
 /// What is added to the codes of int4 rows.
 pub(crate) const INT4_BIAS: u8 = 8;
 
-/// Seals `rows` ([`BLOCK`], head_dim) into `bytes` ([`Layout::unit_bytes`]).
+/// Quantizes `rows` ([`BLOCK`], head_dim) into `bytes` ([`Layout::unit_bytes`]).
 ///
 /// # Panics
-/// If the lengths are not those, or the layout is not sealed.
+/// If the lengths are not those, or the layout is not quantized.
 pub fn encode(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
     check(layout, rows.len(), bytes.len());
     match layout.format() {
@@ -58,7 +58,7 @@ pub fn encode(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
 /// recovered. Bytes that [`encode`] never wrote give some rows, too.
 ///
 /// # Panics
-/// If the lengths are not those, or the layout is not sealed.
+/// If the lengths are not those, or the layout is not quantized.
 pub fn decode(layout: &Layout, bytes: &[u8], rows: &mut [f32]) {
     check(layout, rows.len(), bytes.len());
     for_each(layout, bytes, |token, channel, value| rows[token * layout.head_dim() + channel] = value);
@@ -75,7 +75,7 @@ pub(crate) fn for_each(layout: &Layout, bytes: &[u8], put: impl FnMut(usize, usi
 }
 
 pub(crate) fn check(layout: &Layout, values: usize, bytes: usize) {
-    assert!(layout.is_sealed(), "dense rows are not sealed");
+    assert!(layout.is_quantized(), "dense rows are not quantized");
     assert_eq!((values, bytes), (BLOCK * layout.head_dim(), layout.unit_bytes()), "lengths of a block");
 }
 
@@ -87,7 +87,7 @@ fn encode_int8(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
         *step = store_f16(largest_magnitude(row) / 127.0, bytes);
     }
     lane_order(layout.side(), head_dim, true).enumerate().for_each(|(element, (token, channel))| {
-        let code = quantize(rows[token * head_dim + channel], steps[token], 127.0);
+        let code = to_code(rows[token * head_dim + channel], steps[token], 127.0);
         codes[element] = code_byte(layout.side(), code);
     });
 }
@@ -116,7 +116,7 @@ fn encode_int4(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
     nibble_order(layout.side(), head_dim).enumerate().for_each(|(element, nibbles)| {
         let [low, high] = nibbles.map(|(token, channel)| {
             let step = steps[channel / INT4_CHANNELS][token];
-            quantize(rows[token * head_dim + channel], step, 7.0)
+            to_code(rows[token * head_dim + channel], step, 7.0)
                 .wrapping_add_unsigned(INT4_BIAS)
                 .cast_unsigned()
         });
@@ -164,7 +164,7 @@ fn encode_packed(layout: &Layout, packing: &Packing, rows: &[f32], bytes: &mut [
         match packing.values {
             KeptFormat::F32 => values.as_chunks_mut().0[kept] = value.to_le_bytes(),
             KeptFormat::F16 => values.as_chunks_mut().0[kept] = to_f16(value).to_le_bytes(),
-            KeptFormat::Int8 => values[kept] = code_byte(side, quantize(value, scales[token], 127.0)),
+            KeptFormat::Int8 => values[kept] = code_byte(side, to_code(value, scales[token], 127.0)),
         }
         kept += 1;
     });
@@ -201,7 +201,7 @@ pub(crate) fn encode_scalars(
             let exact = int8_scale(largest_magnitude(row), fills[levels - 1]);
             let scale = store_f16(exact, &mut scalars.as_chunks_mut().0[token]);
             for (level, fill) in fills.iter().enumerate() {
-                let steps = quantize(*fill, exact, 127.0).unsigned_abs();
+                let steps = to_code(*fill, exact, 127.0).unsigned_abs();
                 scalars[F16_BYTES * BLOCK + level * BLOCK + token] = steps;
             }
             scale
@@ -271,7 +271,7 @@ pub(crate) fn int8_scale(largest: f32, fill: f32) -> f32 {
 
 /// `value` in steps of `scale`, rounded to even and saturated to [-`limit` - 1, `limit`] for `limit` 7, to
 /// ±127 for 127; 0 where the scale is 0.
-pub(crate) fn quantize(value: f32, scale: f32, limit: f32) -> i8 {
+pub(crate) fn to_code(value: f32, scale: f32, limit: f32) -> i8 {
     if scale == 0.0 {
         return 0;
     }
@@ -461,7 +461,7 @@ pub(crate) mod tests {
             let packed = Packing::format_for(64, ratio, values, fill, levels);
             for format in [packed, Format::Int8, Format::Int4] {
                 let layout = Layout::new(side, 64, format).unwrap();
-                if layout.is_sealed() {
+                if layout.is_quantized() {
                     decode(&layout, &bytes[..layout.unit_bytes()], &mut [0.0; 64 * BLOCK]);
                 }
             }

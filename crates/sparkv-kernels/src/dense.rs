@@ -12,7 +12,7 @@ use crate::layout::{F16_BYTES, Format, GROUP, Layout, MAX_HEAD_DIM, Side};
 /// Stores `row` (head_dim) as row `index` of the groups in `bytes`.
 ///
 /// # Panics
-/// If the layout is sealed, or `bytes` has no such row.
+/// If the layout is quantized, or `bytes` has no such row.
 pub fn write_row(layout: &Layout, row: &[f32], bytes: &mut [u8], index: usize) {
     let group = group_of(layout, bytes.len(), index);
     let bytes = &mut bytes[group];
@@ -39,7 +39,7 @@ pub fn write_row(layout: &Layout, row: &[f32], bytes: &mut [u8], index: usize) {
 /// Reads the [`GROUP`] rows of group `index` of `bytes` into `rows` (GROUP, head_dim).
 ///
 /// # Panics
-/// If the layout is sealed, the length of `rows` is not that, or `bytes` has no such group.
+/// If the layout is quantized, the length of `rows` is not that, or `bytes` has no such group.
 pub fn read_group(layout: &Layout, bytes: &[u8], index: usize, rows: &mut [f32]) {
     let head_dim = layout.head_dim();
     assert_eq!(rows.len(), GROUP * head_dim, "rows of a group");
@@ -70,7 +70,7 @@ pub fn read_group(layout: &Layout, bytes: &[u8], index: usize, rows: &mut [f32])
 
 /// The bytes of the group that holds row `index`.
 fn group_of(layout: &Layout, len: usize, index: usize) -> std::ops::Range<usize> {
-    assert!(!layout.is_sealed(), "rows of sealed blocks are written together");
+    assert!(!layout.is_quantized(), "rows of quantized blocks are written together");
     let group = index / GROUP * layout.unit_bytes();
     assert!(group + layout.unit_bytes() <= len, "row {index} of {len} bytes");
     group..group + layout.unit_bytes()

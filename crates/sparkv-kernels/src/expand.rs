@@ -1,4 +1,4 @@
-//! Sealed blocks read back into f32, laid out as dense groups are: the way of machines without an integer
+//! Quantized blocks read back into f32, laid out as dense groups are: the way of machines without an integer
 //! dot product, and of f16 and f32 values. (AVX-512 has one of its own for f16 values.)
 //!
 //! [`crate::block`] looks at every element in turn. Here 64 of them, a unit of [`Shape`], are read at once, which
@@ -31,7 +31,7 @@ pub(crate) struct Masks {
 }
 
 /// Reads the block `bytes` of keys into `keys` (2 groups, head_dim): a channel of 16 tokens each. The same values
-/// as [`crate::block::decode`] gives for what was sealed (but a zero may have the other sign).
+/// as [`crate::block::decode`] gives for what was quantized (but a zero may have the other sign).
 #[inline(always)] // into functions that are compiled for the instructions
 pub(crate) fn keys<S: Simd>(simd: S, layout: &Layout, bytes: &[u8], keys: &mut [[f32; LANES]]) {
     let shape = Shape { side: Side::Keys, head_dim: layout.head_dim() };

@@ -1,4 +1,4 @@
-//! The order in which a sealed block holds its elements.
+//! The order in which a quantized block holds its elements.
 //!
 //! Kernels read a block from its first byte to its last, a register at a time, and want every lane of a
 //! register to add to a sum of its own: a token per lane for scores, a channel per lane for weighted sums.

@@ -5,7 +5,7 @@ use crate::select::{KeptFormat, Levels, Packing};
 /// Rows of a dense store are laid out in groups of this many: one token per lane of a 512-bit register.
 pub const GROUP: usize = 16;
 
-/// Rows of a sealed block.
+/// Rows of a quantized block.
 pub const BLOCK: usize = 32;
 
 /// The largest head_dim: buffers for a row are of this size, on the stack.
@@ -95,15 +95,15 @@ impl Layout {
         self.format
     }
 
-    /// Whether rows are sealed [`BLOCK`] at a time and never written again; otherwise they are dense, and can
+    /// Whether rows are quantized [`BLOCK`] at a time and never written again; otherwise they are dense, and can
     /// be written one by one.
-    pub fn is_sealed(&self) -> bool {
+    pub fn is_quantized(&self) -> bool {
         !matches!(self.format, Format::F32 | Format::F16)
     }
 
-    /// Rows that are laid out together: [`BLOCK`] where sealed, else [`GROUP`].
+    /// Rows that are laid out together: [`BLOCK`] where quantized, else [`GROUP`].
     pub fn unit_rows(&self) -> usize {
-        if self.is_sealed() { BLOCK } else { GROUP }
+        if self.is_quantized() { BLOCK } else { GROUP }
     }
 
     /// Bytes of [`Layout::unit_rows`] rows; a multiple of 4.
@@ -208,7 +208,7 @@ mod tests {
             let layout = Layout::new(Side::Values, 128, format).unwrap();
             assert_eq!(layout.unit_bytes(), layout.unit_rows() * row_bytes);
             assert_eq!(layout.bytes(0), 0);
-            assert_eq!(layout.bytes(33), row_bytes * if layout.is_sealed() { 64 } else { 48 });
+            assert_eq!(layout.bytes(33), row_bytes * if layout.is_quantized() { 64 } else { 48 });
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Cache row formats and the attention over them: slices in, slices out, no tensors.
 //!
 //! A **row** is one token's key or value vector of one KV head, `head_dim` channels. [`Layout`] says how
-//! rows are stored: [`dense`], one by one, in f32 or f16; or in sealed blocks of [`BLOCK`] ([`block`]), in int8 or int4
+//! rows are stored: [`dense`], one by one, in f32 or f16; or in quantized blocks of [`BLOCK`] ([`block`]), in int8 or int4
 //! or **packed**, with only the most salient channels kept and the others recovered as a sign times one
 //! magnitude ([`select`]). All rows of a layout take the same number of bytes, so offsets are computed and
 //! never stored, and elements lie in the order in which kernels want them.
@@ -32,9 +32,9 @@ mod expand;
 mod isa;
 mod lanes;
 pub mod layout;
+pub mod quantize;
 mod rows;
 mod score;
-pub mod seal;
 pub mod select;
 mod simd;
 mod weigh;
@@ -44,7 +44,7 @@ pub use attention::{
 };
 pub use isa::Isa;
 pub use layout::{BLOCK, Format, GROUP, Layout, LayoutError, MAX_HEAD_DIM, Side};
+pub use quantize::quantize;
 pub use rows::{KvRun, Rows};
 pub use score::KEY_BLOCK;
-pub use seal::seal;
 pub use select::{Fill, KeptFormat, Levels, Packing};

@@ -22,7 +22,7 @@ impl<'a> Rows<'a> {
     /// If `bytes` is not [`Layout::bytes`] of `len` long, or a block is not whole.
     pub fn new(layout: Layout, bytes: &'a [u8], len: usize) -> Self {
         assert_eq!(bytes.len(), layout.bytes(len), "bytes of {len} rows");
-        assert!(!layout.is_sealed() || len.is_multiple_of(BLOCK), "sealed rows come in blocks");
+        assert!(!layout.is_quantized() || len.is_multiple_of(BLOCK), "quantized rows come in blocks");
         Self { layout, bytes, len }
     }
 
@@ -67,7 +67,7 @@ impl<'a> Rows<'a> {
         for (index, (bytes, rows)) in
             self.units().zip(rows.chunks_exact_mut(unit_rows * head_dim)).enumerate()
         {
-            if self.layout.is_sealed() {
+            if self.layout.is_quantized() {
                 block::decode(&self.layout, bytes, rows);
             } else {
                 dense::read_group(&self.layout, self.bytes, index, rows);

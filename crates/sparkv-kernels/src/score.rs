@@ -313,9 +313,9 @@ mod tests {
         let rows: Vec<f32> =
             (0..len * head_dim).map(|i| ((i * 7919) % 10007) as f32 / 5000.0 - 1.0).collect();
         let mut bytes = vec![0; layout.bytes(len)];
-        if layout.is_sealed() {
+        if layout.is_quantized() {
             let blocks = rows.chunks(BLOCK * head_dim).zip(bytes.chunks_mut(layout.unit_bytes()));
-            blocks.for_each(|(rows, bytes)| crate::seal(&layout, rows, bytes));
+            blocks.for_each(|(rows, bytes)| crate::quantize(&layout, rows, bytes));
         } else {
             let rows = rows.chunks(head_dim).enumerate();
             rows.for_each(|(index, row)| crate::dense::write_row(&layout, row, &mut bytes, index));

@@ -46,6 +46,14 @@ pub struct Packing {
 }
 
 impl Packing {
+    /// The packing that prunes `ratio` (in [0, 1)) of `head_dim` channels: T = D - floor(ratio * D). None where that
+    /// prunes nothing.
+    pub fn new(head_dim: usize, ratio: f64, values: KeptFormat, fill: Fill) -> Option<Self> {
+        let pruned = (ratio * head_dim as f64).floor() as usize;
+        let kept = head_dim.saturating_sub(pruned);
+        (pruned > 0).then_some(Self { kept, values, fill, levels: Levels::One })
+    }
+
     /// The format that prunes `ratio` (in [0, 1)) of `head_dim` channels: T = D - floor(ratio * D). Dense,
     /// with the same storage of values, where that prunes nothing.
     pub fn format_for(head_dim: usize, ratio: f64, values: KeptFormat, fill: Fill, levels: Levels) -> Format {

@@ -63,12 +63,12 @@ pub(crate) trait Simd: Copy {
     #[inline(always)]
     fn prefetch(self, _address: *const u8) {}
 
-    /// Reads a sealed block of keys into (2 groups, head_dim).
+    /// Reads a quantized block of keys into (2 groups, head_dim).
     fn expand_keys(self, layout: &Layout, block: &[u8], keys: &mut [[f32; LANES]]) {
         expand::keys(self, layout, block, keys);
     }
 
-    /// Reads a sealed block of values into (BLOCK, ceil(head_dim / 16)).
+    /// Reads a quantized block of values into (BLOCK, ceil(head_dim / 16)).
     fn expand_values(self, layout: &Layout, block: &[u8], values: &mut [[f32; LANES]]) {
         expand::values(self, layout, block, values);
     }
@@ -109,7 +109,7 @@ pub(crate) trait Simd: Copy {
         self.load(&expand::spread_floats::<BYTES>(masks, floats, values))
     }
 
-    /// Scores a sealed block of keys, from a group of the scores on, by integer products; `false` if that is
+    /// Scores a quantized block of keys, from a group of the scores on, by integer products; `false` if that is
     /// not done here.
     fn score_codes(
         self,
@@ -122,7 +122,7 @@ pub(crate) trait Simd: Copy {
         false
     }
 
-    /// Adds sealed blocks of values, [`crate::KEY_BLOCK`] rows at the most, to `sums`, weighted from a group of the
+    /// Adds quantized blocks of values, [`crate::KEY_BLOCK`] rows at the most, to `sums`, weighted from a group of the
     /// weights on, by integer products; `false` if that is not done here.
     fn weigh_codes(
         self,

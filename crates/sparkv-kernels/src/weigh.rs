@@ -25,12 +25,12 @@ impl Weighing<'_, '_> {
         match self.values.layout().format() {
             Format::F32 => self.add_dense::<S, { 4 * LANES }>(simd),
             Format::F16 => self.add_dense::<S, { F16_BYTES * LANES }>(simd),
-            _ => self.add_sealed(simd),
+            _ => self.add_quantized(simd),
         }
     }
 
     #[inline(always)]
-    fn add_sealed<S: Simd>(&mut self, simd: S) {
+    fn add_quantized<S: Simd>(&mut self, simd: S) {
         let Self { values, upcoming, expanded, weights: (weights, group), sums } = self;
         if simd.weigh_codes(values, (weights, *group), (expanded, upcoming), sums) {
             return;

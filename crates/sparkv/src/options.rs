@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::budget::Budget;
 
-/// Storage of the values that are kept: of the pruned rows' kept channels, or of all rows where none is pruned. Sinks,
+/// Storage of rows that are not pruned. Of those that are, the kept channels are int8, or f32 where this is. Sinks,
 /// window and the block that fills up behind it are f16 even where this is less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -12,7 +12,7 @@ use crate::budget::Budget;
 pub enum Precision {
     /// 4 bytes a value; for exactness tests.
     F32,
-    /// 2 bytes a value.
+    /// 2 bytes a value; without pruning.
     F16,
     /// 1 byte a value and one f16 scale a row.
     Int8,
@@ -84,10 +84,6 @@ pub struct PruningOptions {
     /// How query energy is combined over a group of query heads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query_statistic: Option<QueryStatistic>,
-    /// Magnitudes that pruned channels are recovered with: 1, as in the paper, or 2, which costs one more bit
-    /// for each channel and a second magnitude.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub levels: Option<u8>,
     /// Whether the mean key of the prompt is subtracted from keys before they are pruned; not in the paper.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub center_keys: Option<bool>,
@@ -110,7 +106,7 @@ pub struct KvOptions {
     /// Which channels stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pruning: Option<PruningOptions>,
-    /// How kept values are stored.
+    /// How values are stored. Left out: f16, and int8 for the channels that pruned rows keep.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision: Option<Precision>,
     /// Tokens of the observation window, and of the recent tail that stays dense.
@@ -147,7 +143,6 @@ pub(crate) fn merge(base: &KvOptions, over: KvOptions) -> KvOptions {
             key_ratio: over.key_ratio.or(base.key_ratio),
             value_ratio: over.value_ratio.or(base.value_ratio),
             query_statistic: over.query_statistic.or(base.query_statistic),
-            levels: over.levels.or(base.levels),
             center_keys: over.center_keys.or(base.center_keys),
         }),
         (base, over) => over.or(base),

@@ -244,16 +244,13 @@ fn seal_plan(
     survivors: &Survivors,
 ) -> Result<SealPlan, SettingsError> {
     let head_dim = shape.attention.head_dim;
-    let format = |ratio: f64, fill| {
-        let kept = match settings.precision {
-            Precision::F32 => KeptFormat::F32,
-            Precision::F16 => KeptFormat::F16,
-            Precision::Int8 => KeptFormat::Int8,
-            // Settings with int4 prune nothing.
-            Precision::Int4 => return Format::Int4,
-        };
-        Packing::format_for(head_dim, ratio, kept, fill, settings.levels)
+    let (whole, kept) = match settings.precision {
+        Precision::F32 => (Format::F32, KeptFormat::F32),
+        Precision::F16 => (Format::F16, KeptFormat::Int8),
+        Precision::Int8 => (Format::Int8, KeptFormat::Int8),
+        Precision::Int4 => (Format::Int4, KeptFormat::Int8),
     };
+    let format = |ratio: f64, fill| Packing::new(head_dim, ratio, kept, fill).map_or(whole, Format::Packed);
     let key_format = format(settings.key_ratio, Fill::RootMeanSquare);
     let value_format = format(settings.value_ratio, Fill::MeanMagnitude);
     let sinks = if shape.attention.sliding_window.is_some() { 0 } else { settings.sinks };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytemuck::{Pod, Zeroable};
 use memmap2::MmapMut;
 use sparkv_kernels::dense;
-use sparkv_kernels::{BLOCK, GROUP, KvRun, Layout, Rows, seal};
+use sparkv_kernels::{BLOCK, GROUP, KvRun, Layout, Rows, quantize};
 
 use crate::pool::{Charge, KvPool};
 
@@ -189,7 +189,7 @@ impl RowStore {
 
     /// Rows that [`RowStore::share`] would give.
     pub(crate) fn shareable(&self) -> usize {
-        if self.limit == Limit::NONE && !self.layout.is_sealed() { self.len / GROUP * GROUP } else { 0 }
+        if self.limit == Limit::NONE && !self.layout.is_quantized() { self.len / GROUP * GROUP } else { 0 }
     }
 
     /// Gives what can be shared of the rows held, whole groups: nobody writes them any more from then on. What
@@ -245,9 +245,9 @@ impl RowStore {
     /// Stores [`BLOCK`] more rows (BLOCK, head_dim). Only blocks are pushed to a store that gets any.
     pub(crate) fn push_block(&mut self, rows: &[f32]) {
         if let Some((layout, bytes, index)) = self.next_rows(BLOCK) {
-            if layout.is_sealed() {
+            if layout.is_quantized() {
                 let start = index / BLOCK * layout.unit_bytes();
-                seal(&layout, rows, &mut bytes[start..start + layout.unit_bytes()]);
+                quantize(&layout, rows, &mut bytes[start..start + layout.unit_bytes()]);
             } else {
                 for (offset, row) in rows.chunks_exact(layout.head_dim()).enumerate() {
                     dense::write_row(&layout, row, bytes, index + offset);

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use sparkv_kernels::{BLOCK, Levels};
+use sparkv_kernels::BLOCK;
 
 use crate::budget::Budget;
 use crate::options::merge;
@@ -104,7 +104,6 @@ pub struct KvSettings {
     pub(crate) key_ratio: f64,
     pub(crate) value_ratio: f64,
     pub(crate) query_statistic: QueryStatistic,
-    pub(crate) levels: Levels,
     pub(crate) center_keys: bool,
     pub(crate) precision: Precision,
     pub(crate) window: usize,
@@ -121,7 +120,6 @@ impl KvSettings {
             key_ratio: 0.0,
             value_ratio: 0.0,
             query_statistic: QueryStatistic::default(),
-            levels: Levels::One,
             center_keys: false,
             precision: Precision::F16,
             window: DEFAULT_WINDOW,
@@ -150,7 +148,7 @@ impl KvSettings {
         self.value_ratio
     }
 
-    /// How kept values are stored.
+    /// How rows that are not pruned are stored. Of those that are, kept channels are int8, or f32 where this is.
     pub fn precision(&self) -> Precision {
         self.precision
     }
@@ -169,11 +167,6 @@ impl KvSettings {
     /// nothing is compressed: then any request goes on from it, and loses nothing.
     pub fn continues(&self) -> bool {
         self.continues && (self.seals() || self.eviction != Eviction::None)
-    }
-
-    /// How many magnitudes pruned channels are recovered with.
-    pub fn levels(&self) -> Levels {
-        self.levels
     }
 
     /// Whether the mean key is subtracted from keys before they are pruned.
@@ -267,8 +260,8 @@ impl Presets {
         if spelled_out == KvOptions::default() {
             return check(name.to_owned(), base);
         }
-        if options.preset.is_none() {
-            // Starting from `exact`, which is what remains where nothing is set.
+        if options.preset.is_none() || options.budget.is_some() {
+            // Starting from `exact`, which is what remains where nothing is set; a budget stands alone.
             return check(CUSTOM.to_owned(), options);
         }
         check(CUSTOM.to_owned(), &merge(base, spelled_out))
@@ -290,21 +283,17 @@ pub(crate) fn check(preset: String, options: &KvOptions) -> Result<KvChoice, Set
         key_ratio: prune_ratio("pruning.key_ratio", pruning.key_ratio)?,
         value_ratio: prune_ratio("pruning.value_ratio", pruning.value_ratio)?,
         query_statistic: pruning.query_statistic.unwrap_or_default(),
-        levels: match pruning.levels.unwrap_or(1) {
-            1 => Levels::One,
-            2 => Levels::Two,
-            other => {
-                return Err(SettingsError::new("pruning.levels", format!("must be 1 or 2, got {other}")));
-            }
-        },
         center_keys: pruning.center_keys.unwrap_or(false),
         precision: options.precision.unwrap_or(Precision::F16),
         window: options.window.unwrap_or(DEFAULT_WINDOW),
         sinks: options.sinks.unwrap_or(DEFAULT_SINKS),
         continues: options.continues.unwrap_or(false),
     };
-    if settings.precision == Precision::Int4 && (settings.key_ratio > 0.0 || settings.value_ratio > 0.0) {
-        let reason = "int4 holds rows that are not pruned; with pruning use f16 or int8";
+    let prunes = settings.key_ratio > 0.0 || settings.value_ratio > 0.0;
+    if let Some(Precision::F16 | Precision::Int4) = options.precision
+        && prunes
+    {
+        let reason = "f16 and int4 hold rows that are not pruned; pruned rows keep their channels in int8";
         return Err(SettingsError::new("precision", reason));
     }
     if settings.window == 0 || settings.window > MAX_WINDOW {
@@ -429,8 +418,8 @@ mod tests {
             (r#"{"preset": "best"}"#, "preset"),
             (r#"{"pruning": {"key_ratio": 1.0}}"#, "pruning.key_ratio"),
             (r#"{"pruning": {"value_ratio": -0.1}}"#, "pruning.value_ratio"),
-            (r#"{"pruning": {"levels": 3}}"#, "pruning.levels"),
             (r#"{"pruning": {"value_ratio": 0.5}, "precision": "int4"}"#, "precision"),
+            (r#"{"pruning": {"key_ratio": 0.5}, "precision": "f16"}"#, "precision"),
             (r#"{"window": 0}"#, "window"),
             (r#"{"window": 100000}"#, "window"),
             (r#"{"sinks": 100000}"#, "sinks"),
@@ -457,6 +446,8 @@ mod tests {
         }
         fixed(r#"{"eviction": {"policy": "snapkv", "max_tokens": 36}}"#);
         fixed(r#"{"eviction": {"policy": "streaming", "max_tokens": 36}}"#);
+        fixed(r#"{"pruning": {"key_ratio": 0.0}, "precision": "f16"}"#);
+        fixed(r#"{"preset": "exact", "pruning": {"key_ratio": 0.5}}"#);
     }
 
     #[test]
@@ -468,6 +459,7 @@ mod tests {
             r#"{"eviction": {"policy": "lru"}}"#,
             r#"{"eviction": {"policy": "snapkv", "tokens": 5}}"#,
             r#"{"pruning": {"ratio": 0.5}}"#,
+            r#"{"pruning": {"key_ratio": 0.5, "levels": 2}}"#,
             r#"{"pruning": {"key_ratio": "half"}}"#,
         ] {
             assert!(serde_json::from_str::<KvOptions>(json).is_err(), "{json}");

@@ -14,7 +14,7 @@ use sparkv_kernels::{
 /// Bytes that describe the case.
 const HEAD: usize = 8;
 
-/// A sealed layout, if these bytes stand for one that can be.
+/// A quantized layout, if these bytes stand for one that can be.
 fn layout(side: Side, head_dim: usize, kind: u8, kept: u8) -> Option<Layout> {
     let values = match kind & 3 {
         0 => KeptFormat::F32,

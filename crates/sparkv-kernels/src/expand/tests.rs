@@ -4,7 +4,7 @@ use super::*;
 use crate::block;
 use crate::block::tests::{any_packing, any_rows, any_side};
 use crate::isa::{Isa, Task, dispatch};
-use crate::seal::seal;
+use crate::quantize::quantize;
 use crate::select::{Fill, Levels};
 
 struct Expand<'a>(&'a Layout, &'a [u8], &'a mut [[f32; LANES]]);
@@ -64,15 +64,15 @@ proptest! {
         let packed = Packing::format_for(head_dim, ratio, values, fill, levels);
         for format in [packed, Format::Int8, Format::Int4] {
             let layout = Layout::new(side, head_dim, format).unwrap();
-            if layout.is_sealed() {
+            if layout.is_quantized() {
                 let mut bytes = vec![0; layout.unit_bytes()];
-                seal(&layout, &rows, &mut bytes);
+                quantize(&layout, &rows, &mut bytes);
                 assert_same(Isa::available(), &layout, &bytes);
             }
         }
     }
 
-    /// Bytes that were never sealed too, but for magnitudes of more than 127 steps, which do not fit a code.
+    /// Bytes that were never quantized too, but for magnitudes of more than 127 steps, which do not fit a code.
     #[test]
     fn any_bytes_are_read_as_by_the_reference(
         bytes in prop::collection::vec(any::<u8>(), 32 * 700), side in any_side(),
@@ -108,7 +108,7 @@ fn every_head_dim_is_read() {
             for side in [Side::Keys, Side::Values] {
                 let layout = Layout::new(side, head_dim, format).unwrap();
                 let mut bytes = vec![0; layout.unit_bytes()];
-                seal(&layout, &rows, &mut bytes);
+                quantize(&layout, &rows, &mut bytes);
                 assert_same(Isa::available(), &layout, &bytes);
             }
         }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use proptest::prelude::*;
 use sparkv_kernels::{
     BLOCK, Fill, Format, GROUP, Isa, KEY_BLOCK, KeptFormat, KvRun, Layout, Levels, Packing, Partial,
-    QueryTile, Rows, Side, TileScratch, attend_tile_with, dense, score_rows, seal,
+    QueryTile, Rows, Side, TileScratch, attend_tile_with, dense, quantize, score_rows,
 };
 
 /// Rows of a layout, and what they decode to.
@@ -17,15 +17,15 @@ struct Stored {
 }
 
 impl Stored {
-    /// Stores `rows` (n, head_dim); n is a multiple of [`BLOCK`] where the layout seals.
+    /// Stores `rows` (n, head_dim); n is a multiple of [`BLOCK`] where the layout quantizes.
     fn new(layout: Layout, rows: &[f32]) -> Self {
         let head_dim = layout.head_dim();
         let len = rows.len() / head_dim;
         // Behind the last row there may be anything that was once written.
         let mut bytes = vec![0x11; layout.bytes(len)];
-        if layout.is_sealed() {
+        if layout.is_quantized() {
             let blocks = rows.chunks(BLOCK * head_dim).zip(bytes.chunks_mut(layout.unit_bytes()));
-            blocks.for_each(|(rows, bytes)| seal(&layout, rows, bytes));
+            blocks.for_each(|(rows, bytes)| quantize(&layout, rows, bytes));
         } else {
             let rows = rows.chunks(head_dim).enumerate();
             rows.for_each(|(index, row)| dense::write_row(&layout, row, &mut bytes, index));
@@ -84,7 +84,7 @@ pub(super) struct Case {
     pub(super) keys: Vec<f32>,
     pub(super) values: Vec<f32>,
     pub(super) queries: Vec<f32>,
-    /// Blocks that are sealed; the other rows are dense.
+    /// Blocks that are quantized; the other rows are dense.
     pub(super) blocks: usize,
     pub(super) visible: Vec<Range<usize>>,
 }
@@ -120,13 +120,13 @@ fn cases() -> impl Strategy<Value = Case> {
 pub(super) fn attend(isa: Isa, case: &Case, keys: Format, values: Format) -> (Vec<f32>, Vec<f64>) {
     let head_dim = case.head_dim;
     let layout = |side, format| Layout::new(side, head_dim, format).unwrap();
-    let sealed = case.blocks * BLOCK * head_dim;
+    let quantized = case.blocks * BLOCK * head_dim;
     let store = |side, format, rows: &[f32]| {
         // With nothing between two others.
         [
-            Stored::new(layout(side, format), &rows[..sealed]),
+            Stored::new(layout(side, format), &rows[..quantized]),
             Stored::new(layout(side, Format::F32), &[]),
-            Stored::new(layout(side, Format::F32), &rows[sealed..]),
+            Stored::new(layout(side, Format::F32), &rows[quantized..]),
         ]
     };
     let keys = store(Side::Keys, keys, &case.keys);

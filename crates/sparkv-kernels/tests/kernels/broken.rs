@@ -1,4 +1,4 @@
-//! Blocks that were never sealed: read by every instruction set without a panic.
+//! Blocks that were never quantized: read by every instruction set without a panic.
 
 use proptest::prelude::*;
 use sparkv_kernels::{

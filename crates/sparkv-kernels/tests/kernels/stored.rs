@@ -1,6 +1,6 @@
 //! The bytes of stored rows: the same from version to version, and with every instruction set.
 
-use sparkv_kernels::seal::seal_with;
+use sparkv_kernels::quantize::quantize_with;
 use sparkv_kernels::{BLOCK, Fill, Format, Isa, KeptFormat, Layout, Levels, Packing, Side, dense};
 
 /// FNV-1a.
@@ -60,8 +60,8 @@ fn store(isa: Isa, layout: &Layout) -> Vec<u8> {
     let mut all = Vec::new();
     for rows in blocks(layout.head_dim()) {
         let mut bytes = vec![0x5a; layout.bytes(BLOCK)];
-        if layout.is_sealed() {
-            seal_with(isa, layout, &rows, &mut bytes);
+        if layout.is_quantized() {
+            quantize_with(isa, layout, &rows, &mut bytes);
         } else {
             let rows = rows.chunks(layout.head_dim()).enumerate();
             rows.for_each(|(index, row)| dense::write_row(layout, row, &mut bytes, index));

@@ -14,11 +14,12 @@ fn shape_of(layers: usize, head_dim: usize) -> KvShape {
     KvShape { layers, attention: config(head_dim) }
 }
 
-/// Bytes per packed token of keys and values together, by the arithmetic.
-fn packed_bytes(head_dim: usize, ratios: (f64, f64), value_bytes: usize, magnitude: usize) -> usize {
+/// Bytes per packed token of keys and values together, by the arithmetic: a byte for each kept channel, two bits for
+/// each of all, and the scale and the magnitude.
+fn packed_bytes(head_dim: usize, ratios: (f64, f64)) -> usize {
     let row = |ratio: f64| {
         let pruned = (ratio * head_dim as f64).floor() as usize;
-        value_bytes * (head_dim - pruned) + head_dim / 8 + head_dim / 8 + magnitude
+        head_dim - pruned + head_dim / 8 + head_dim / 8 + 3
     };
     row(ratios.0) + row(ratios.1)
 }
@@ -27,12 +28,12 @@ fn packed_bytes(head_dim: usize, ratios: (f64, f64), value_bytes: usize, magnitu
 #[test]
 fn held_bytes_are_those_of_the_arithmetic() {
     let cases = [
-        (r#"{"pruning": {"key_ratio": 0.8, "value_ratio": 0.8}}"#, packed_bytes(128, (0.8, 0.8), 2, 2)),
+        (r#"{"pruning": {"key_ratio": 0.8, "value_ratio": 0.8}}"#, packed_bytes(128, (0.8, 0.8))),
         (
             r#"{"pruning": {"key_ratio": 0.75, "value_ratio": 0.5}, "precision": "int8"}"#,
-            packed_bytes(128, (0.75, 0.5), 1, 3),
+            packed_bytes(128, (0.75, 0.5)),
         ),
-        (r#"{"preset": "balanced"}"#, packed_bytes(128, (0.5, 0.5), 1, 3)),
+        (r#"{"preset": "balanced"}"#, packed_bytes(128, (0.5, 0.5))),
     ];
     for (json, packed) in cases {
         let config = config(128);
@@ -75,7 +76,7 @@ fn a_long_generation_keeps_its_bytes_per_token() {
     layer.attend(&tokens.slice(520, 320));
     let added = layer.cache.bytes() - before;
     // 10 blocks of keys and of values for each of 2 heads, in whole lines of 64 bytes.
-    let block = 32 * packed_bytes(64, (0.5, 0.5), 1, 3) / 2;
+    let block = 32 * packed_bytes(64, (0.5, 0.5)) / 2;
     assert_eq!(added as usize, 2 * 10 * 2 * block.next_multiple_of(64));
 }
 
@@ -208,15 +209,18 @@ fn rows_that_are_not_wanted_change_nothing_for_those_that_are() {
 
 fn any_settings() -> impl Strategy<Value = String> {
     let ratio = || prop::sample::select(vec![0.0, 0.01, 0.5, 0.8, 0.9]);
-    let precision = prop::sample::select(vec!["f32", "f16", "int8", "int4"]);
+    let precision = prop::sample::select(vec!["", "f32", "f16", "int8", "int4"]);
     let policy = prop::sample::select(vec!["none", "streaming", "snapkv", "pyramidkv", "expected_attention"]);
     (ratio(), ratio(), precision, policy, 1usize..50, 0usize..40, 0usize..300).prop_map(
         |(keys, values, precision, policy, window, sinks, extra)| {
             let bound = window + sinks + 32 + extra;
-            let (keys, values) = if precision == "int4" { (0.0, 0.0) } else { (keys, values) };
+            let (keys, values) =
+                if matches!(precision, "f16" | "int4") { (0.0, 0.0) } else { (keys, values) };
+            let precision =
+                if precision.is_empty() { String::new() } else { format!(r#""precision": "{precision}","#) };
             let bound = if policy == "none" { String::new() } else { format!(r#", "max_tokens": {bound}"#) };
             format!(
-                r#"{{"pruning": {{"key_ratio": {keys}, "value_ratio": {values}}}, "precision": "{precision}",
+                r#"{{"pruning": {{"key_ratio": {keys}, "value_ratio": {values}}}, {precision}
                     "window": {window}, "sinks": {sinks}, "eviction": {{"policy": "{policy}"{bound}}}}}"#
             )
         },

@@ -1,4 +1,4 @@
-//! Sealed blocks read back into f32 with NEON.
+//! Quantized blocks read back into f32 with NEON.
 //!
 //! A look-up of bytes in a register brings values to where the mask has bits.
 

@@ -3,7 +3,7 @@
 mod codes;
 mod expand;
 mod neon;
-mod sealed;
+mod quantized;
 
 use self::neon::Neon;
 use crate::isa::{Isa, Kind, Task};

@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::{expand, sealed};
+use super::{expand, quantized};
 use crate::arch::integers::Integers;
 use crate::expand::{Masks, Unit};
 use crate::isa::Task;
@@ -263,7 +263,7 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         scores: (&mut [BlockScores], usize),
     ) -> bool {
         // SAFETY: see above.
-        DOT && unsafe { sealed::score_codes(Neon::<true>(()), layout, block, queries, work, scores) }
+        DOT && unsafe { quantized::score_codes(Neon::<true>(()), layout, block, queries, work, scores) }
     }
 
     #[inline(always)]
@@ -275,7 +275,7 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         sums: &mut [[f32; LANES]],
     ) -> bool {
         // SAFETY: see above.
-        DOT && unsafe { sealed::weigh_codes(Neon::<true>(()), values, weights, work, sums) }
+        DOT && unsafe { quantized::weigh_codes(Neon::<true>(()), values, weights, work, sums) }
     }
 }
 

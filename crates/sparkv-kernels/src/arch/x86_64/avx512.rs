@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::sealed;
+use super::quantized;
 use crate::arch::integers::Integers;
 use crate::isa::Task;
 use crate::lanes::QUAD;
@@ -246,13 +246,13 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn expand_keys(self, layout: &Layout, block: &[u8], keys: &mut [[f32; LANES]]) {
         // SAFETY: `self` is proof of the instructions.
-        unsafe { sealed::expand_keys(self, layout, block, keys) }
+        unsafe { quantized::expand_keys(self, layout, block, keys) }
     }
 
     #[inline(always)]
     fn expand_values(self, layout: &Layout, block: &[u8], values: &mut [[f32; LANES]]) {
         // SAFETY: `self` is proof of the instructions.
-        unsafe { sealed::expand_values(self, layout, block, values) }
+        unsafe { quantized::expand_values(self, layout, block, values) }
     }
 
     #[inline(always)]
@@ -265,7 +265,7 @@ impl Simd for Avx512 {
         scores: (&mut [BlockScores], usize),
     ) -> bool {
         // SAFETY: `self` is proof of the instructions.
-        unsafe { sealed::score_codes(self, layout, block, queries, work, scores) }
+        unsafe { quantized::score_codes(self, layout, block, queries, work, scores) }
     }
 
     #[inline(always)]
@@ -277,6 +277,6 @@ impl Simd for Avx512 {
         sums: &mut [[f32; LANES]],
     ) -> bool {
         // SAFETY: `self` is proof of the instructions.
-        unsafe { sealed::weigh_codes(self, values, weights, work, sums) }
+        unsafe { quantized::weigh_codes(self, values, weights, work, sums) }
     }
 }

@@ -1,4 +1,4 @@
-//! Sealed blocks read back into f32 with AVX2.
+//! Quantized blocks read back into f32 with AVX2.
 //!
 //! There are no instructions that spread values out by a mask, but there are shuffles.
 

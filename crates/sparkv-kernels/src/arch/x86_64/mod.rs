@@ -6,9 +6,9 @@ mod codes;
 mod expand;
 mod expand_avx2;
 mod packed;
-pub(crate) mod seal;
-pub(crate) mod seal_avx2;
-mod sealed;
+pub(crate) mod quantize;
+pub(crate) mod quantize_avx2;
+mod quantized;
 
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 

@@ -3,7 +3,7 @@
 //! The reference looks at every element in turn. Here the bits of elements (kept, negative, high) are brought
 //! into lane order in words of 64; few elements are kept, and only those are visited.
 
-use crate::block::{code_byte, encode_scalars, quantize, to_f16};
+use crate::block::{code_byte, encode_scalars, to_code, to_f16};
 use crate::lanes::{CHANNELS, QUAD, Shape};
 use crate::layout::{BLOCK, GROUP, Layout, MAX_HEAD_DIM, Side};
 use crate::select::{KeptFormat, Levels, Packing, Selection};
@@ -13,7 +13,7 @@ type Bits = [[u64; BLOCK]; MAX_HEAD_DIM / 64];
 
 /// As [`crate::block::encode`], of a packed block.
 #[inline(always)] // into the functions that are compiled for one processor
-pub(crate) fn seal_packed(layout: &Layout, packing: &Packing, rows: &[f32], bytes: &mut [u8]) {
+pub(crate) fn quantize_packed(layout: &Layout, packing: &Packing, rows: &[f32], bytes: &mut [u8]) {
     let shape = Shape { side: layout.side(), head_dim: layout.head_dim() };
     let order = Order { shape, quads: packing.values == KeptFormat::Int8 };
     let sections = packing.sections(shape.head_dim);
@@ -44,7 +44,7 @@ pub(crate) fn seal_packed(layout: &Layout, packing: &Packing, rows: &[f32], byte
                 KeptFormat::F32 => bytes.as_chunks_mut().0[written] = value.to_le_bytes(),
                 KeptFormat::F16 => bytes.as_chunks_mut().0[written] = to_f16(value).to_le_bytes(),
                 KeptFormat::Int8 => {
-                    bytes[written] = code_byte(shape.side, quantize(value, scales[token], 127.0));
+                    bytes[written] = code_byte(shape.side, to_code(value, scales[token], 127.0));
                 }
             }
             written += 1;

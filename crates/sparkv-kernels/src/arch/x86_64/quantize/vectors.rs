@@ -133,10 +133,10 @@ pub(super) fn reciprocal(scale: __m512) -> __m512 {
     _mm512_maskz_div_ps(is_some, _mm512_set1_ps(1.0), scale)
 }
 
-/// `value` in steps of which `reciprocal` is the reciprocal, as [`crate::block::quantize`].
+/// `value` in steps of which `reciprocal` is the reciprocal, as [`crate::block::to_code`].
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-pub(super) fn quantize(value: __m512, reciprocal: __m512, limits: [f32; 2]) -> __m512i {
+pub(super) fn to_code(value: __m512, reciprocal: __m512, limits: [f32; 2]) -> __m512i {
     let steps = _mm512_mul_ps(value, reciprocal);
     // A NaN becomes 0.
     let is_number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(steps, steps);

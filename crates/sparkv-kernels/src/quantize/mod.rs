@@ -1,4 +1,4 @@
-//! Sealing: pruning, quantizing and packing a block of rows. The same bytes as [`crate::block::encode`],
+//! Quantizing: pruning, quantizing and packing a block of rows. The same bytes as [`crate::block::encode`],
 //! faster.
 
 pub(crate) mod words;
@@ -11,28 +11,28 @@ use crate::isa::Isa;
 use crate::isa::Kind;
 use crate::layout::{Format, Layout};
 
-/// Seals `rows` ([`crate::layout::BLOCK`], head_dim) into `bytes` ([`Layout::unit_bytes`]).
+/// Quantizes `rows` ([`crate::layout::BLOCK`], head_dim) into `bytes` ([`Layout::unit_bytes`]).
 ///
 /// # Panics
-/// If the lengths are not those, or the layout is not sealed.
-pub fn seal(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
-    seal_with(Isa::best(), layout, rows, bytes);
+/// If the lengths are not those, or the layout is not quantized.
+pub fn quantize(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
+    quantize_with(Isa::best(), layout, rows, bytes);
 }
 
-/// As [`seal`], with the instructions of `isa`.
+/// As [`quantize`], with the instructions of `isa`.
 ///
 /// # Panics
-/// As [`seal`].
-pub fn seal_with(isa: Isa, layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
+/// As [`quantize`].
+pub fn quantize_with(isa: Isa, layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
     block::check(layout, rows.len(), bytes.len());
     match (isa.0, layout.format()) {
         #[cfg(target_arch = "x86_64")]
-        (Kind::Avx512, _) => x86_64::seal::seal(isa, layout, rows, bytes),
+        (Kind::Avx512, _) => x86_64::quantize::quantize(isa, layout, rows, bytes),
         #[cfg(target_arch = "x86_64")]
         (Kind::Avx2, Format::Packed(packing)) => {
-            x86_64::seal_avx2::seal_packed(isa, layout, &packing, rows, bytes);
+            x86_64::quantize_avx2::quantize_packed(isa, layout, &packing, rows, bytes);
         }
-        (_, Format::Packed(packing)) => words::seal_packed(layout, &packing, rows, bytes),
+        (_, Format::Packed(packing)) => words::quantize_packed(layout, &packing, rows, bytes),
         _ => block::encode(layout, rows, bytes),
     }
 }
@@ -49,14 +49,14 @@ mod tests {
     /// The reference and every instruction set agree, whatever was in the bytes before.
     fn assert_same(side: Side, format: Format, rows: &[f32]) {
         let layout = Layout::new(side, rows.len() / BLOCK, format).unwrap();
-        if !layout.is_sealed() {
+        if !layout.is_quantized() {
             return;
         }
         let mut expected = vec![0x5a; layout.unit_bytes()];
         block::encode(&layout, rows, &mut expected);
         for isa in Isa::available() {
             let mut bytes = vec![0xa5; layout.unit_bytes()];
-            seal_with(isa, &layout, rows, &mut bytes);
+            quantize_with(isa, &layout, rows, &mut bytes);
             let differs = bytes.iter().zip(&expected).position(|(a, b)| a != b);
             assert_eq!(differs, None, "byte of {layout:?}, {}", isa.name());
         }
@@ -156,6 +156,6 @@ mod tests {
     #[should_panic(expected = "lengths of a block")]
     fn lengths_are_checked() {
         let layout = Layout::new(Side::Keys, 64, Format::Int8).unwrap();
-        seal(&layout, &[0.0; 64 * BLOCK], &mut [0; 64]);
+        quantize(&layout, &[0.0; 64 * BLOCK], &mut [0; 64]);
     }
 }

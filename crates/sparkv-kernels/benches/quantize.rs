@@ -1,4 +1,4 @@
-//! Sealing, for each format and instruction set: time for a block of rows of 128 channels.
+//! Quantizing, for each format and instruction set: time for a block of rows of 128 channels.
 
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 
@@ -9,12 +9,12 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sparkv_kernels::Isa;
 use sparkv_kernels::layout::{BLOCK, Format, Layout, Side};
-use sparkv_kernels::seal::seal_with;
+use sparkv_kernels::quantize::quantize_with;
 use sparkv_kernels::select::{Fill, KeptFormat, Levels, Packing};
 
 const HEAD_DIM: usize = 128;
 
-/// Blocks sealed in turn, so that branches cannot be learnt by heart.
+/// Blocks quantized in turn, so that branches cannot be learnt by heart.
 const BLOCKS: usize = 64;
 
 fn formats(side: Side) -> Vec<(String, Format)> {
@@ -41,11 +41,11 @@ fn rows() -> Vec<f32> {
     (0..BLOCKS * BLOCK * HEAD_DIM).map(|_| (0..4).map(|_| rng.random_range(-1f32..1.0)).sum()).collect()
 }
 
-fn seal(criterion: &mut Criterion) {
+fn quantize(criterion: &mut Criterion) {
     let rows = rows();
     let mut blocks = rows.chunks_exact(BLOCK * HEAD_DIM).cycle();
     for (side, side_name) in [(Side::Keys, "keys"), (Side::Values, "values")] {
-        let mut group = criterion.benchmark_group(format!("seal/{side_name}"));
+        let mut group = criterion.benchmark_group(format!("quantize/{side_name}"));
         group.throughput(Throughput::Elements(BLOCK as u64));
         for (name, format) in formats(side) {
             let Ok(layout) = Layout::new(side, HEAD_DIM, format) else { continue };
@@ -54,7 +54,7 @@ fn seal(criterion: &mut Criterion) {
                 group.bench_function(format!("{name}/{}", isa.name()), |bencher| {
                     bencher.iter(|| {
                         if let Some(rows) = blocks.next() {
-                            seal_with(isa, &layout, black_box(rows), black_box(&mut bytes));
+                            quantize_with(isa, &layout, black_box(rows), black_box(&mut bytes));
                         }
                     });
                 });
@@ -63,5 +63,5 @@ fn seal(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, seal);
+criterion_group!(benches, quantize);
 criterion_main!(benches);

@@ -1,4 +1,4 @@
-//! Sealing with AVX-512: the bytes of [`crate::block::encode`], a block at a time.
+//! Quantizing with AVX-512: the bytes of [`crate::block::encode`], a block at a time.
 //!
 //! Rows are read where tokens are apart; what is stored has tokens side by side. So every row is turned into
 //! bytes (codes) and bits (kept, negative, high) first, and these are transposed, which is cheap because they
@@ -13,8 +13,8 @@ use std::arch::x86_64::*;
 use self::choose::{Chosen, choose};
 use self::lanes::{Codes, Output, bits_in_lane_order, write_quads};
 use self::vectors::{
-    LANES, Row, largest_magnitude, load_f32, load_u8, load_word, quantize, reciprocal, store_128, store_256,
-    store_512, store_f32, to_f16, transpose,
+    LANES, Row, largest_magnitude, load_f32, load_u8, load_word, reciprocal, store_128, store_256, store_512,
+    store_f32, to_code, to_f16, transpose,
 };
 use crate::block::{INT4_BIAS, KEY_BIAS};
 use crate::isa::{Isa, Kind};
@@ -28,26 +28,26 @@ const INT8_LIMITS: [f32; 2] = [-127.0, 127.0];
 /// What codes of half a byte are clamped to.
 const INT4_LIMITS: [f32; 2] = [-8.0, 7.0];
 
-/// Seals a block; the lengths are those of the layout, as [`crate::block::encode`] has them.
+/// Quantizes a block; the lengths are those of the layout, as [`crate::block::encode`] has them.
 ///
 /// # Panics
 /// If `isa` is not AVX-512.
-pub(crate) fn seal(isa: Isa, layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
+pub(crate) fn quantize(isa: Isa, layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
     assert_eq!(isa.0, Kind::Avx512);
     // SAFETY: a value of `Isa` is proof that the processor has these instructions.
     unsafe {
         // Words of 64 channels.
         match layout.head_dim().div_ceil(64) {
-            1 => seal_words::<1>(layout, rows, bytes),
-            2 => seal_words::<2>(layout, rows, bytes),
-            3 | 4 => seal_words::<4>(layout, rows, bytes),
-            _ => seal_words::<8>(layout, rows, bytes),
+            1 => quantize_words::<1>(layout, rows, bytes),
+            2 => quantize_words::<2>(layout, rows, bytes),
+            3 | 4 => quantize_words::<4>(layout, rows, bytes),
+            _ => quantize_words::<8>(layout, rows, bytes),
         }
     }
 }
 
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn seal_words<const W: usize>(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
+fn quantize_words<const W: usize>(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
     let mut padded = None;
     let rows = if layout.head_dim() == 64 * W {
         rows.as_chunks().0.as_chunks().0.first_chunk::<BLOCK>()
@@ -60,15 +60,15 @@ fn seal_words<const W: usize>(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
     };
     let Some(rows) = rows else { return };
     match layout.format() {
-        Format::Int8 => seal_int8::<W>(layout, rows, bytes),
-        Format::Int4 => seal_int4::<W>(layout, rows, bytes),
-        Format::Packed(packing) => seal_packed::<W>(layout, &packing, rows, bytes),
+        Format::Int8 => quantize_int8::<W>(layout, rows, bytes),
+        Format::Int4 => quantize_int4::<W>(layout, rows, bytes),
+        Format::Packed(packing) => quantize_packed::<W>(layout, &packing, rows, bytes),
         Format::F32 | Format::F16 => {}
     }
 }
 
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn seal_int8<const W: usize>(layout: &Layout, rows: &[Row<W>; BLOCK], bytes: &mut [u8]) {
+fn quantize_int8<const W: usize>(layout: &Layout, rows: &[Row<W>; BLOCK], bytes: &mut [u8]) {
     let shape = Shape { side: layout.side(), head_dim: layout.head_dim() };
     let mut largest = [0.0; BLOCK];
     for (largest, row) in largest.iter_mut().zip(rows) {
@@ -87,7 +87,7 @@ fn seal_int8<const W: usize>(layout: &Layout, rows: &[Row<W>; BLOCK], bytes: &mu
 }
 
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn seal_int4<const W: usize>(layout: &Layout, rows: &[Row<W>; BLOCK], bytes: &mut [u8]) {
+fn quantize_int4<const W: usize>(layout: &Layout, rows: &[Row<W>; BLOCK], bytes: &mut [u8]) {
     let shape = Shape { side: layout.side(), head_dim: layout.head_dim() };
     let groups = shape.head_dim.div_ceil(INT4_CHANNELS);
     let mut scales = [0; MAX_HEAD_DIM / INT4_CHANNELS * BLOCK * F16_BYTES];
@@ -210,8 +210,8 @@ fn int8_codes<const W: usize>(side: Side, rows: &[Row<W>; BLOCK], reciprocals: &
 fn codes_of(word: &[f32; 64], reciprocals: [f32; 2], limits: [f32; 2]) -> __m512i {
     let [low, high] = [_mm512_set1_ps(reciprocals[0]), _mm512_set1_ps(reciprocals[1])];
     let [a, b, c, d] = load_word(word);
-    let (a, b) = (quantize(a, low, limits), quantize(b, low, limits));
-    let (c, d) = (quantize(c, high, limits), quantize(d, high, limits));
+    let (a, b) = (to_code(a, low, limits), to_code(b, low, limits));
+    let (c, d) = (to_code(c, high, limits), to_code(d, high, limits));
     // Packing goes by parts of 128 bits: each has 4 channels of a, of b, of c and of d.
     let parts = _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
     let order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
@@ -219,7 +219,12 @@ fn codes_of(word: &[f32; 64], reciprocals: [f32; 2], limits: [f32; 2]) -> __m512
 }
 
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn seal_packed<const W: usize>(layout: &Layout, packing: &Packing, rows: &[Row<W>; BLOCK], bytes: &mut [u8]) {
+fn quantize_packed<const W: usize>(
+    layout: &Layout,
+    packing: &Packing,
+    rows: &[Row<W>; BLOCK],
+    bytes: &mut [u8],
+) {
     let shape = Shape { side: layout.side(), head_dim: layout.head_dim() };
     let sections = packing.sections(shape.head_dim);
     let quads = packing.values == KeptFormat::Int8;
@@ -274,7 +279,7 @@ fn scalars_of<const W: usize>(packing: &Packing, chosen: &Chosen<W>) -> ([u8; 8 
                 KeptFormat::F32 => store_512(&mut scalars[4 * lane..], _mm512_castps_si512(fill)),
                 KeptFormat::F16 => store_256(&mut scalars[F16_BYTES * lane..], to_f16(fill)),
                 KeptFormat::Int8 => {
-                    let steps = _mm512_abs_epi32(quantize(fill, reciprocal(exact), INT8_LIMITS));
+                    let steps = _mm512_abs_epi32(to_code(fill, reciprocal(exact), INT8_LIMITS));
                     store_128(&mut scalars[F16_BYTES * BLOCK + lane..], _mm512_cvtepi32_epi8(steps));
                 }
             }

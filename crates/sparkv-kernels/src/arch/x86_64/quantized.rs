@@ -1,4 +1,4 @@
-//! Which way each sealed layout goes.
+//! Which way each quantized layout goes.
 
 use super::avx512::{Avx512, Quad};
 use super::codes::{self, Codes8};
@@ -20,7 +20,7 @@ fn packing_of(layout: &Layout, values: KeptFormat) -> Option<Packing> {
     }
 }
 
-/// Reads a sealed block of keys into (2 groups, head_dim).
+/// Reads a quantized block of keys into (2 groups, head_dim).
 #[target_feature(
     enable = "avx2,fma,f16c,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni"
 )]
@@ -32,7 +32,7 @@ pub(super) fn expand_keys(simd: Avx512, layout: &Layout, block: &[u8], keys: &mu
     }
 }
 
-/// Reads a sealed block of values into (BLOCK, ceil(head_dim / 16)).
+/// Reads a quantized block of values into (BLOCK, ceil(head_dim / 16)).
 #[target_feature(
     enable = "avx2,fma,f16c,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni"
 )]

@@ -2,14 +2,14 @@
 
 use crate::isa::{Isa, Kind};
 use crate::layout::Layout;
-use crate::seal::words;
+use crate::quantize::words;
 use crate::select::Packing;
 
-/// As [`words::seal_packed`].
+/// As [`words::quantize_packed`].
 ///
 /// # Panics
 /// If `isa` is not AVX2.
-pub(crate) fn seal_packed(isa: Isa, layout: &Layout, packing: &Packing, rows: &[f32], bytes: &mut [u8]) {
+pub(crate) fn quantize_packed(isa: Isa, layout: &Layout, packing: &Packing, rows: &[f32], bytes: &mut [u8]) {
     assert_eq!(isa.0, Kind::Avx2);
     // SAFETY: a value of `Isa` is proof that the processor has these instructions.
     unsafe { compiled(layout, packing, rows, bytes) }
@@ -17,5 +17,5 @@ pub(crate) fn seal_packed(isa: Isa, layout: &Layout, packing: &Packing, rows: &[
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn compiled(layout: &Layout, packing: &Packing, rows: &[f32], bytes: &mut [u8]) {
-    words::seal_packed(layout, packing, rows, bytes);
+    words::quantize_packed(layout, packing, rows, bytes);
 }

@@ -1,4 +1,4 @@
-//! Which way each sealed layout goes, where there are integer dot products.
+//! Which way each quantized layout goes, where there are integer dot products.
 
 use super::codes::{self, Codes8};
 use super::expand;
