@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use sparkv_kernels::{
-    BLOCK, Fill, Format, Isa, KeptFormat, KvRun, Layout, LayoutError, Levels, Packing, QueryTile, Rows, Side,
+    BLOCK, Fill, Format, Isa, KeptFormat, KvRun, Layout, LayoutError, Packing, QueryTile, Rows, Side,
     TileScratch, attend_tile_with, dense, quantize,
 };
 
@@ -78,9 +78,10 @@ impl Store {
 }
 
 fn cases(head_dim: usize, tokens: usize, only: &str) -> Result<Vec<Case>, LayoutError> {
-    let packed = |ratio, values, levels| {
-        [Fill::RootMeanSquare, Fill::MeanMagnitude]
-            .map(|fill| Packing::format_for(head_dim, ratio, values, fill, levels))
+    let packed = |ratio| {
+        [Fill::RootMeanSquare, Fill::MeanMagnitude].map(|fill| {
+            Packing::new(head_dim, ratio, KeptFormat::Int8, fill).map_or(Format::Int8, Format::Packed)
+        })
     };
     let same = |format| [format, format];
     let formats = [
@@ -88,13 +89,10 @@ fn cases(head_dim: usize, tokens: usize, only: &str) -> Result<Vec<Case>, Layout
         ("dense f16", same(Format::F16)),
         ("dense int8", same(Format::Int8)),
         ("dense int4", same(Format::Int4)),
-        ("packed .8, f16 kept", packed(0.8, KeptFormat::F16, Levels::One)),
-        ("packed .8, int8 kept", packed(0.8, KeptFormat::Int8, Levels::One)),
-        ("packed .8, int8 kept, two levels", packed(0.8, KeptFormat::Int8, Levels::Two)),
-        ("packed .75, int8 kept", packed(0.75, KeptFormat::Int8, Levels::One)),
-        ("packed .5, int8 kept", packed(0.5, KeptFormat::Int8, Levels::One)),
-        ("packed .5, f16 kept", packed(0.5, KeptFormat::F16, Levels::One)),
-        ("keys packed .8, int8; values int8", [packed(0.8, KeptFormat::Int8, Levels::One)[0], Format::Int8]),
+        ("packed .8, int8 kept", packed(0.8)),
+        ("packed .75, int8 kept", packed(0.75)),
+        ("packed .5, int8 kept", packed(0.5)),
+        ("keys packed .8, int8; values int8", [packed(0.8)[0], Format::Int8]),
     ];
     let store = |side, format| Store::new(side, head_dim, format, tokens);
     formats

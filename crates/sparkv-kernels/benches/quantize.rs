@@ -7,10 +7,8 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use sparkv_kernels::Isa;
-use sparkv_kernels::layout::{BLOCK, Format, Layout, Side};
 use sparkv_kernels::quantize::quantize_with;
-use sparkv_kernels::select::{Fill, KeptFormat, Levels, Packing};
+use sparkv_kernels::{BLOCK, Fill, Format, Isa, KeptFormat, Layout, Packing, Side};
 
 const HEAD_DIM: usize = 128;
 
@@ -23,14 +21,13 @@ fn formats(side: Side) -> Vec<(String, Format)> {
         Side::Values => Fill::MeanMagnitude,
     };
     let mut formats = vec![("int8".to_owned(), Format::Int8), ("int4".to_owned(), Format::Int4)];
-    for (ratio, name, values, levels) in [
-        (0.8, "packed-int8", KeptFormat::Int8, Levels::One),
-        (0.8, "packed-int8-2", KeptFormat::Int8, Levels::Two),
-        (0.8, "packed-f16", KeptFormat::F16, Levels::One),
-        (0.8, "packed-f32", KeptFormat::F32, Levels::One),
-        (0.5, "packed-int8-half", KeptFormat::Int8, Levels::One),
+    for (ratio, name, values) in [
+        (0.8, "packed-int8", KeptFormat::Int8),
+        (0.5, "packed-int8-half", KeptFormat::Int8),
+        (0.8, "packed-f32", KeptFormat::F32),
     ] {
-        formats.push((name.to_owned(), Packing::format_for(HEAD_DIM, ratio, values, fill, levels)));
+        let packing = Packing::new(HEAD_DIM, ratio, values, fill);
+        formats.extend(packing.map(|packing| (name.to_owned(), Format::Packed(packing))));
     }
     formats
 }

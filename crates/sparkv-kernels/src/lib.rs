@@ -21,30 +21,18 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
-#[allow(unsafe_code, reason = "vector instructions; behind safe functions")]
-mod arch;
 pub mod attention;
-mod bits;
-pub mod block;
-mod buffer;
-pub mod dense;
-mod expand;
-mod isa;
-mod lanes;
-pub mod layout;
+pub mod format;
 pub mod quantize;
-mod rows;
-mod score;
-pub mod select;
 mod simd;
-mod weigh;
 
 pub use attention::{
-    Partial, QueryTile, TileScratch, attend_tile, attend_tile_with, score_rows, softmax_weight,
+    KEY_BLOCK, KvRun, Partial, QueryTile, TileScratch, attend_tile, attend_tile_with, score_rows,
+    softmax_weight,
 };
-pub use isa::Isa;
-pub use layout::{BLOCK, Format, GROUP, Layout, LayoutError, MAX_HEAD_DIM, Side};
+pub use format::{
+    BLOCK, Fill, Format, GROUP, KeptFormat, Layout, LayoutError, MAX_HEAD_DIM, Packing, Rows, Side, block,
+    dense,
+};
 pub use quantize::quantize;
-pub use rows::{KvRun, Rows};
-pub use score::KEY_BLOCK;
-pub use select::{Fill, KeptFormat, Levels, Packing};
+pub use simd::Isa;

@@ -7,7 +7,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use sparkv_kernels::{
-    BLOCK, Fill, Format, Isa, KeptFormat, KvRun, Layout, Levels, Packing, QueryTile, Rows, Side, TileScratch,
+    BLOCK, Fill, Format, Isa, KeptFormat, KvRun, Layout, Packing, QueryTile, Rows, Side, TileScratch,
     attend_tile_with, block, score_rows,
 };
 
@@ -16,17 +16,12 @@ const HEAD: usize = 8;
 
 /// A quantized layout, if these bytes stand for one that can be.
 fn layout(side: Side, head_dim: usize, kind: u8, kept: u8) -> Option<Layout> {
-    let values = match kind & 3 {
-        0 => KeptFormat::F32,
-        1 => KeptFormat::F16,
-        _ => KeptFormat::Int8,
-    };
-    let levels = if kind & 4 == 0 { Levels::One } else { Levels::Two };
+    let values = if kind & 3 == 0 { KeptFormat::F32 } else { KeptFormat::Int8 };
     let fill = if kind & 8 == 0 { Fill::RootMeanSquare } else { Fill::MeanMagnitude };
     let format = match kind >> 4 {
         0 => Format::Int8,
         1 => Format::Int4,
-        _ => Format::Packed(Packing { kept: usize::from(kept), values, fill, levels }),
+        _ => Format::Packed(Packing { kept: usize::from(kept), values, fill }),
     };
     Layout::new(side, head_dim, format).ok()
 }

@@ -1,17 +1,18 @@
-//! Quantizing: pruning, quantizing and packing a block of rows. The same bytes as [`crate::block::encode`],
-//! faster.
+//! Quantizing: a block of rows is pruned, rounded and packed. The same bytes as [`crate::format::block::encode`], faster.
 
-pub(crate) mod words;
-
+mod words;
 #[cfg(target_arch = "x86_64")]
-use crate::arch::x86_64;
-use crate::block;
-use crate::isa::Isa;
-#[cfg(target_arch = "x86_64")]
-use crate::isa::Kind;
-use crate::layout::{Format, Layout};
+#[allow(unsafe_code, reason = "vector instructions; behind safe functions")]
+mod x86_64;
 
-/// Quantizes `rows` ([`crate::layout::BLOCK`], head_dim) into `bytes` ([`Layout::unit_bytes`]).
+use crate::format::{Layout, block};
+use crate::simd::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Kind;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::x86_64::{Avx2, Avx512};
+
+/// Quantizes `rows` ([`crate::BLOCK`], head_dim) into `bytes` ([`Layout::unit_bytes`]).
 ///
 /// # Panics
 /// If the lengths are not those, or the layout is not quantized.
@@ -19,21 +20,21 @@ pub fn quantize(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
     quantize_with(Isa::best(), layout, rows, bytes);
 }
 
-/// As [`quantize`], with the instructions of `isa`.
+/// As [`quantize`], with the instructions of `isa`. What there is nothing faster for, the reference writes.
 ///
 /// # Panics
 /// As [`quantize`].
 pub fn quantize_with(isa: Isa, layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
     block::check(layout, rows.len(), bytes.len());
-    match (isa.0, layout.format()) {
+    let is_done = match isa.0 {
         #[cfg(target_arch = "x86_64")]
-        (Kind::Avx512, _) => x86_64::quantize::quantize(isa, layout, rows, bytes),
+        Kind::Avx512 => x86_64::avx512::quantize(Avx512::new(isa), layout, rows, bytes),
         #[cfg(target_arch = "x86_64")]
-        (Kind::Avx2, Format::Packed(packing)) => {
-            x86_64::quantize_avx2::quantize_packed(isa, layout, &packing, rows, bytes);
-        }
-        (_, Format::Packed(packing)) => words::quantize_packed(layout, &packing, rows, bytes),
-        _ => block::encode(layout, rows, bytes),
+        Kind::Avx2 => x86_64::avx2::quantize(Avx2::new(isa), layout, rows, bytes),
+        _ => words::quantize(layout, rows, bytes),
+    };
+    if !is_done {
+        block::encode(layout, rows, bytes);
     }
 }
 
@@ -42,16 +43,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::block::tests::{any_packing, any_rows, any_side};
-    use crate::layout::{BLOCK, Side};
-    use crate::select::{Fill, KeptFormat, Levels, Packing};
+    use crate::format::testing::{any_packing, any_rows, any_side, quantized_formats};
+    use crate::format::{BLOCK, Format, Packing, Side};
 
     /// The reference and every instruction set agree, whatever was in the bytes before.
     fn assert_same(side: Side, format: Format, rows: &[f32]) {
         let layout = Layout::new(side, rows.len() / BLOCK, format).unwrap();
-        if !layout.is_quantized() {
-            return;
-        }
         let mut expected = vec![0x5a; layout.unit_bytes()];
         block::encode(&layout, rows, &mut expected);
         for isa in Isa::available() {
@@ -64,15 +61,7 @@ mod tests {
 
     fn assert_all_same(rows: &[f32], kept: usize) {
         for side in [Side::Keys, Side::Values] {
-            assert_same(side, Format::Int8, rows);
-            assert_same(side, Format::Int4, rows);
-            for values in [KeptFormat::F32, KeptFormat::F16, KeptFormat::Int8] {
-                for fill in [Fill::RootMeanSquare, Fill::MeanMagnitude] {
-                    for levels in [Levels::One, Levels::Two] {
-                        assert_same(side, Format::Packed(Packing { kept, values, fill, levels }), rows);
-                    }
-                }
-            }
+            quantized_formats(kept).into_iter().for_each(|format| assert_same(side, format, rows));
         }
     }
 
@@ -100,11 +89,10 @@ mod tests {
         #[test]
         fn packed_bytes_are_those_of_the_reference(
             rows in prop_oneof![any_rows(), tied_rows(), whole_rows(), finite_rows()], side in any_side(),
-            (ratio, values, fill, levels) in any_packing(),
+            (ratio, values, fill) in any_packing(),
         ) {
-            let format = Packing::format_for(rows.len() / BLOCK, ratio, values, fill, levels);
-            if matches!(format, Format::Packed(packing) if packing.kept > 0) {
-                assert_same(side, format, &rows);
+            if let Some(packing) = Packing::new(rows.len() / BLOCK, ratio, values, fill) {
+                assert_same(side, Format::Packed(packing), &rows);
             }
         }
 

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use proptest::prelude::*;
 use sparkv_kernels::{
-    BLOCK, Fill, Format, GROUP, Isa, KEY_BLOCK, KeptFormat, KvRun, Layout, Levels, Packing, Partial,
-    QueryTile, Rows, Side, TileScratch, attend_tile_with, dense, quantize, score_rows,
+    BLOCK, Fill, Format, GROUP, Isa, KEY_BLOCK, KeptFormat, KvRun, Layout, Packing, Partial, QueryTile, Rows,
+    Side, TileScratch, attend_tile_with, dense, quantize, score_rows,
 };
 
 /// Rows of a layout, and what they decode to.
@@ -65,13 +65,10 @@ fn reference(query: &[f32], keys: &[f32], values: &[f32], visible: &Range<usize>
 pub(super) fn formats(head_dim: usize, ratio: f64) -> Vec<(Format, f64)> {
     let mut formats =
         vec![(Format::F32, 2e-5), (Format::F16, 2e-5), (Format::Int8, 8e-2), (Format::Int4, 8e-2)];
-    for values in [KeptFormat::F32, KeptFormat::F16, KeptFormat::Int8] {
-        for levels in [Levels::One, Levels::Two] {
-            for fill in [Fill::RootMeanSquare, Fill::MeanMagnitude] {
-                let format = Packing::format_for(head_dim, ratio, values, fill, levels);
-                let tolerance = if values == KeptFormat::Int8 { 8e-2 } else { 2e-5 };
-                formats.push((format, tolerance));
-            }
+    for (values, tolerance) in [(KeptFormat::F32, 2e-5), (KeptFormat::Int8, 8e-2)] {
+        for fill in [Fill::RootMeanSquare, Fill::MeanMagnitude] {
+            let packing = Packing::new(head_dim, ratio, values, fill);
+            formats.extend(packing.map(|packing| (Format::Packed(packing), tolerance)));
         }
     }
     formats

@@ -2,18 +2,16 @@
 
 use proptest::prelude::*;
 use sparkv_kernels::{
-    BLOCK, Fill, Format, Isa, KEY_BLOCK, KeptFormat, KvRun, Layout, Levels, Packing, QueryTile, Rows, Side,
+    BLOCK, Fill, Format, Isa, KEY_BLOCK, KeptFormat, KvRun, Layout, Packing, QueryTile, Rows, Side,
     TileScratch, attend_tile_with, block, score_rows,
 };
 
 const ROWS: usize = KEY_BLOCK + BLOCK;
 
 fn formats() -> impl Strategy<Value = Format> {
-    let values = prop_oneof![Just(KeptFormat::F32), Just(KeptFormat::F16), Just(KeptFormat::Int8)];
-    let levels = prop_oneof![Just(Levels::One), Just(Levels::Two)];
-    let packed = (1usize..128, values, levels).prop_map(|(kept, values, levels)| {
-        Format::Packed(Packing { kept, values, fill: Fill::MeanMagnitude, levels })
-    });
+    let values = prop_oneof![Just(KeptFormat::F32), Just(KeptFormat::Int8)];
+    let packed = (1usize..128, values)
+        .prop_map(|(kept, values)| Format::Packed(Packing { kept, values, fill: Fill::MeanMagnitude }));
     prop_oneof![1 => Just(Format::Int8), 1 => Just(Format::Int4), 6 => packed]
 }
 

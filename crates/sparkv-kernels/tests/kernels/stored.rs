@@ -1,7 +1,7 @@
 //! The bytes of stored rows: the same from version to version, and with every instruction set.
 
 use sparkv_kernels::quantize::quantize_with;
-use sparkv_kernels::{BLOCK, Fill, Format, Isa, KeptFormat, Layout, Levels, Packing, Side, dense};
+use sparkv_kernels::{BLOCK, Fill, Format, Isa, KeptFormat, Layout, Packing, Side, dense};
 
 /// FNV-1a.
 fn hash(bytes: &[u8]) -> u64 {
@@ -36,7 +36,7 @@ fn blocks(head_dim: usize) -> [Vec<f32>; 5] {
 }
 
 fn packed(kept: usize, values: KeptFormat, fill: Fill) -> Format {
-    Format::Packed(Packing { kept, values, fill, levels: Levels::One })
+    Format::Packed(Packing { kept, values, fill })
 }
 
 fn formats(head_dim: usize) -> Vec<(String, Format)> {

@@ -1,0 +1,96 @@
+//! Quantized blocks as attention reads them.
+//!
+//! There are two ways. Everywhere they can be read back into f32, laid out as dense groups are ([`expand`]); then they
+//! are multiplied like those. Where there are dot products of bytes, blocks in int8, int4 and packed are multiplied as
+//! integers. [`ReadQuantized`] is both, for each instruction set.
+
+#[cfg(target_arch = "aarch64")]
+#[allow(unsafe_code, reason = "vector instructions; behind safe functions")]
+mod aarch64;
+mod expand;
+mod masks;
+mod packed;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod shuffles;
+#[cfg(test)]
+mod tests;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod weights;
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code, reason = "vector instructions; behind safe functions")]
+mod x86_64;
+
+use self::masks::Masks;
+use super::BlockScores;
+use super::buffer::Expanded;
+use super::prefetch::Prefetch;
+use super::queries::Codes;
+use crate::format::lanes::{QUAD, Unit};
+use crate::format::{BLOCK, GROUP, Layout, Rows};
+use crate::simd::{LANES, Scalar, Simd};
+
+/// Groups of a block.
+const GROUPS: usize = BLOCK / GROUP;
+
+/// Quads of a block's tokens.
+const TOKEN_QUADS: usize = BLOCK / QUAD;
+
+/// How quantized blocks are read with the vectors of an instruction set. What is not said otherwise is plain Rust.
+pub(super) trait ReadQuantized: Simd {
+    /// Reads a block of keys into (2 groups, head_dim).
+    fn expand_keys(self, layout: &Layout, block: &[u8], keys: &mut [[f32; LANES]]) {
+        expand::keys(self, layout, block, keys);
+    }
+
+    /// Reads a block of values into (BLOCK, ceil(head_dim / 16)).
+    fn expand_values(self, layout: &Layout, block: &[u8], values: &mut [[f32; LANES]]) {
+        expand::values(self, layout, block, values);
+    }
+
+    /// The four bytes of each lane, as numbers.
+    #[inline(always)]
+    fn widen_codes(self, codes: &Unit) -> [Self::F; QUAD] {
+        let mut vectors = [self.splat(0.0); QUAD];
+        for (term, vector) in vectors.iter_mut().enumerate() {
+            let mut numbers = [0.0; LANES];
+            for (number, lane) in numbers.iter_mut().zip(codes.as_chunks::<QUAD>().0) {
+                *number = f32::from(lane[term].cast_signed());
+            }
+            *vector = self.load(&numbers);
+        }
+        vectors
+    }
+
+    /// Codes of a unit: `values`, one after the other, `flip` taken from them, where elements are kept; else the
+    /// magnitude with its sign.
+    #[inline(always)]
+    fn spread_codes(self, masks: Masks, magnitudes: &Unit, values: (&Unit, u8), codes: &mut Unit) {
+        packed::spread_codes(masks, magnitudes, values, codes);
+    }
+
+    /// Scores a block of keys, from a group of the scores on, by integer products; `false` if that is not done here.
+    fn score_codes(
+        self,
+        _layout: &Layout,
+        _block: &[u8],
+        _queries: &Codes,
+        _work: (&mut Expanded, &mut Prefetch),
+        _scores: (&mut [BlockScores], usize),
+    ) -> bool {
+        false
+    }
+
+    /// Adds blocks of values, [`crate::KEY_BLOCK`] rows at the most, to `sums`, weighted from a group of the weights
+    /// on, by integer products; `false` if that is not done here.
+    fn weigh_codes(
+        self,
+        _values: &Rows<'_>,
+        _weights: (&[BlockScores], usize),
+        _work: (&mut Expanded, &mut Prefetch),
+        _sums: &mut [[f32; LANES]],
+    ) -> bool {
+        false
+    }
+}
+
+impl ReadQuantized for Scalar {}

@@ -1,0 +1,97 @@
+//! What integer products need before and after, whatever the instructions.
+
+use super::{GROUPS, TOKEN_QUADS};
+use crate::attention::{BlockScores, KEY_BLOCK, PANEL};
+use crate::format::lanes::QUAD;
+use crate::format::{BLOCK, F16_BYTES, GROUP};
+use crate::simd::integers::Integers;
+use crate::simd::{LANES, Simd};
+
+/// Weights of tokens in whole numbers, for the queries of a panel.
+pub(super) struct Weights {
+    /// (blocks, BLOCK / 4, PANEL): four bytes each.
+    pub(super) quads: [[[i32; PANEL]; TOKEN_QUADS]; KEY_BLOCK / BLOCK],
+    pub(super) scales: [f32; PANEL],
+    /// Sums of the numbers.
+    pub(super) sums: [i32; PANEL],
+}
+
+impl Weights {
+    /// Adds `products` with the weights, of `N` times 16 channels from vector `first` on, to `sums` (PANEL, vectors).
+    #[inline(always)]
+    pub(super) fn add_to<S: Integers, const N: usize>(
+        &self,
+        simd: S,
+        products: &[[S::I; N]],
+        (sums, vectors): (&mut [[f32; LANES]], usize),
+        first: usize,
+    ) {
+        for (slot, products) in products.iter().enumerate() {
+            let scale = simd.splat(self.scales[slot]);
+            let sums = &mut sums[slot * vectors + first..][..N];
+            for (products, sums) in products.iter().zip(sums) {
+                simd.store(simd.mul_add(simd.to_f32(*products), scale, simd.load(sums)), sums);
+            }
+        }
+    }
+
+    /// Weights times the scales of group `scale_group` of each block, as 8-bit integers up to `limit`: 255 for
+    /// unsigned ones, 127 for signed ones. `blocks`: the scales of each.
+    #[inline(always)]
+    pub(super) fn new<'a, S: Integers>(
+        simd: S,
+        blocks: impl ExactSizeIterator<Item = &'a [u8]>,
+        scale_group: usize,
+        (weights, group): (&[BlockScores], usize),
+        limit: f32,
+    ) -> Self {
+        let mut all = Self {
+            quads: [[[0; PANEL]; TOKEN_QUADS]; KEY_BLOCK / BLOCK],
+            scales: [0.0; PANEL],
+            sums: [0; PANEL],
+        };
+        let mut factors = [simd.splat(0.0); KEY_BLOCK / GROUP];
+        let groups = blocks.len() * GROUPS;
+        for (scales, factors) in blocks.zip(factors.as_chunks_mut::<GROUPS>().0) {
+            let scales = &scales.as_chunks::<{ F16_BYTES * LANES }>().0[scale_group * GROUPS..];
+            *factors = [simd.load_f16(&scales[0]), simd.load_f16(&scales[1])];
+        }
+        for (slot, weights) in weights.iter().enumerate() {
+            let mut products = factors;
+            let mut largest = simd.splat(0.0);
+            for (product, weights) in products[..groups].iter_mut().zip(&weights[group..]) {
+                *product = simd.mul(*product, simd.load(weights));
+                largest = simd.max(largest, simd.abs(*product));
+            }
+            let largest = simd.max_lanes(largest);
+            let inverse = simd.splat(if largest > 0.0 { limit / largest } else { 0.0 });
+            all.scales[slot] = largest / limit;
+            let mut sum = simd.splat_i32(0);
+            for (index, product) in products[..groups].iter().enumerate() {
+                let numbers = simd.to_i32(simd.mul(*product, inverse));
+                sum = simd.add_i32(sum, numbers);
+                let quads = simd.low_bytes(numbers);
+                let to = &mut all.quads[index / GROUPS][index % GROUPS * GROUP / QUAD..];
+                to.iter_mut().zip(quads).for_each(|(to, quad)| to[slot] = quad);
+            }
+            all.sums[slot] = simd.sum_i32(sum);
+        }
+        all
+    }
+}
+
+/// Writes a panel's scores for `N` groups of keys from group `first` on: `totals` times the scales of the queries.
+#[inline(always)]
+pub(super) fn store_scores<S: Simd, const N: usize>(
+    simd: S,
+    totals: [[S::F; N]; PANEL],
+    query_scales: &[f32; PANEL],
+    (scores, first): (&mut [BlockScores], usize),
+) {
+    for ((totals, scores), scale) in totals.into_iter().zip(scores).zip(query_scales) {
+        let scale = simd.splat(*scale);
+        for (total, scores) in totals.into_iter().zip(&mut scores[first..]) {
+            simd.store(simd.mul(total, scale), scores);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Queries as kernels want them.
+
+use super::PANEL;
+use crate::format::lanes::QUAD;
+use crate::format::quantized::largest_magnitude;
+use crate::format::{INT4_CHANNELS, MAX_HEAD_DIM};
+use crate::simd::{Isa, Task, dispatch};
+
+/// Queries in panels of [`PANEL`], the last filled up with zeros, channel by channel.
+#[derive(Debug, Default)]
+pub(crate) struct Queries {
+    pub(super) head_dim: usize,
+    /// (panels, head_dim)
+    panels: Vec<[f32; PANEL]>,
+    pub(super) codes: Codes,
+}
+
+/// The same in whole numbers: a query is its scale times its codes, to a 254th of its largest channel.
+#[derive(Debug, Default)]
+pub(crate) struct Codes {
+    /// (panels, head_dim / 4): four codes each.
+    pub(crate) quads: Vec<[i32; PANEL]>,
+    /// (panels)
+    pub(crate) scales: Vec<[f32; PANEL]>,
+    /// (panels, ceil(head_dim / 32)): sums of the codes of 32 channels.
+    pub(crate) sums: Vec<[i32; PANEL]>,
+}
+
+impl Queries {
+    /// Takes `queries` (n, head_dim), in whole numbers too where `with_codes`.
+    pub(crate) fn set(&mut self, isa: Isa, queries: &[f32], head_dim: usize, with_codes: bool) {
+        self.head_dim = head_dim;
+        dispatch(isa, SetQueries { queries, with_codes, to: self });
+    }
+
+    /// Panels there are.
+    pub(crate) fn panels(&self) -> std::slice::ChunksExact<'_, [f32; PANEL]> {
+        self.panels.chunks_exact(self.head_dim)
+    }
+}
+
+/// [`Queries::set`], compiled for each instruction set.
+struct SetQueries<'a> {
+    queries: &'a [f32],
+    with_codes: bool,
+    to: &'a mut Queries,
+}
+
+impl<S> Task<S> for SetQueries<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, _: S) {
+        let (queries, head_dim) = (self.queries, self.to.head_dim);
+        let panels = (queries.len() / head_dim).div_ceil(PANEL);
+        let by_panel = fill(&mut self.to.panels, panels * head_dim, [0.0; PANEL]).chunks_exact_mut(head_dim);
+        for (panel, queries) in by_panel.zip(queries.chunks(PANEL * head_dim)) {
+            for (slot, query) in queries.chunks_exact(head_dim).enumerate() {
+                panel.iter_mut().zip(query).for_each(|(channel, value)| channel[slot] = *value);
+            }
+        }
+        let (quads, sums) = (head_dim / QUAD, head_dim.div_ceil(INT4_CHANNELS));
+        let panels = if self.with_codes { panels } else { 0 };
+        let codes = &mut self.to.codes;
+        let all_quads = fill(&mut codes.quads, panels * quads, [0; PANEL]);
+        let all_sums = fill(&mut codes.sums, panels * sums, [0; PANEL]);
+        let scales = fill(&mut codes.scales, panels, [0.0; PANEL]);
+        for (panel, queries) in queries.chunks(PANEL * head_dim).take(panels).enumerate() {
+            for (slot, query) in queries.chunks_exact(head_dim).enumerate() {
+                let mut codes = [0i8; MAX_HEAD_DIM];
+                let codes = &mut codes[..head_dim];
+                scales[panel][slot] = quantize_row(query, codes);
+                for (quad, to) in codes.as_chunks().0.iter().zip(&mut all_quads[panel * quads..]) {
+                    to[slot] = i32::from_le_bytes(quad.map(i8::cast_unsigned));
+                }
+                for (codes, to) in codes.chunks(INT4_CHANNELS).zip(&mut all_sums[panel * sums..]) {
+                    to[slot] = codes.iter().map(|code| i32::from(*code)).sum();
+                }
+            }
+        }
+    }
+}
+
+/// Makes `vec` a run of `value`.
+fn fill<T: Copy>(vec: &mut Vec<T>, len: usize, value: T) -> &mut [T] {
+    vec.clear();
+    vec.resize(len, value);
+    vec
+}
+
+/// Whole numbers for the values of `row`, and what they count: a 127th of the largest.
+#[inline(always)]
+fn quantize_row(row: &[f32], codes: &mut [i8]) -> f32 {
+    let scale = largest_magnitude(row) / 127.0;
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    let mut unknown = 0.0;
+    for (code, value) in codes.iter_mut().zip(row) {
+        // Adding 1.5 * 2^23 leaves no room for fractions: rounds to even.
+        const ROUND: f32 = 12_582_912.0;
+        let rounded = (value * inverse + ROUND) - ROUND;
+        *code = rounded as i32 as i8;
+        // NaN where the value is, for it must not pass for a zero; else 0.
+        unknown += value * 0.0;
+    }
+    scale + unknown
+}
