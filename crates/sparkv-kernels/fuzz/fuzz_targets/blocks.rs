@@ -61,11 +61,13 @@ fuzz_target!(|data: &[u8]| {
     let mut scores = vec![0.0; queries * rows];
     score_rows(&query, &keys, &mut scores, &mut scratch);
     let visible = vec![usize::from(see).min(rows)..rows; queries];
+    let scaled_query: Vec<f32> = query.iter().map(|channel| channel / 3.0).collect();
+    let offsets: Vec<f32> = (0..queries).map(|i| i as f32 - 1.0).collect();
     let tile = QueryTile {
         head_dim,
         queries: &query,
-        scaled_queries: &query,
-        scaled_offsets: &[],
+        scaled_queries: &scaled_query,
+        scaled_offsets: if see & 2 == 0 { &[] } else { &offsets },
         visible: &visible,
     };
     for isa in Isa::available() {

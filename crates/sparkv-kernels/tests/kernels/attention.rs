@@ -40,12 +40,16 @@ impl Stored {
     }
 }
 
+fn to_f64(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|value| f64::from(*value)).collect()
+}
+
 /// Attention of one query in f64.
-fn reference(query: &[f32], keys: &[f32], values: &[f32], visible: &Range<usize>) -> Vec<f64> {
+fn reference(query: &[f32], keys: &[f64], values: &[f64], visible: &Range<usize>) -> Vec<f64> {
     let head_dim = query.len();
-    let rows = |all: &[f32]| -> Vec<Vec<f64>> {
+    let rows = |all: &[f64]| -> Vec<Vec<f64>> {
         let visible = visible.start * head_dim..visible.end * head_dim;
-        all[visible].chunks(head_dim).map(|row| row.iter().map(|x| f64::from(*x)).collect()).collect()
+        all[visible].chunks(head_dim).map(<[f64]>::to_vec).collect()
     };
     let scores: Vec<f64> =
         rows(keys).iter().map(|key| key.iter().zip(query).map(|(k, q)| k * f64::from(*q)).sum()).collect();
@@ -74,6 +78,48 @@ pub(super) fn formats(head_dim: usize, ratio: f64) -> Vec<(Format, f64)> {
     formats
 }
 
+/// What keys are stored in: without a mean, and times a scale for each channel.
+#[derive(Debug, Clone)]
+pub(super) struct Domain {
+    scales: Vec<f32>,
+    mean: Vec<f32>,
+}
+
+impl Domain {
+    /// Keys (n, head_dim) as they are stored.
+    fn enter(&self, keys: &[f32]) -> Vec<f32> {
+        let channels = || self.scales.iter().zip(&self.mean);
+        let rows = keys.chunks(self.scales.len());
+        rows.flat_map(|key| key.iter().zip(channels()).map(|(k, (scale, mean))| (k - mean) * scale)).collect()
+    }
+
+    /// Keys (n, head_dim) that were stored.
+    fn leave(&self, keys: &[f32]) -> Vec<f64> {
+        let channels = || self.scales.iter().zip(&self.mean);
+        let rows = keys.chunks(self.scales.len());
+        rows.flat_map(|key| {
+            let back = key.iter().zip(channels());
+            back.map(|(k, (scale, mean))| f64::from(*k) / f64::from(*scale) + f64::from(*mean))
+        })
+        .collect()
+    }
+
+    /// Queries (n, head_dim) that meet such keys, and what is to be added to their scores.
+    fn meet(&self, queries: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let rows = || queries.chunks(self.scales.len());
+        let product = |query: &[f32]| query.iter().zip(&self.mean).map(|(q, mean)| q * mean).sum();
+        (
+            rows().flat_map(|query| query.iter().zip(&self.scales).map(|(q, scale)| q / scale)).collect(),
+            rows().map(product).collect(),
+        )
+    }
+}
+
+fn domains(head_dim: usize, scales: Range<f32>) -> impl Strategy<Value = Domain> {
+    let mean = prop::collection::vec(-1f32..1.0, head_dim);
+    (prop::collection::vec(scales, head_dim), mean).prop_map(|(scales, mean)| Domain { scales, mean })
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Case {
     pub(super) head_dim: usize,
@@ -84,6 +130,8 @@ pub(super) struct Case {
     /// Blocks that are quantized; the other rows are dense.
     pub(super) blocks: usize,
     pub(super) visible: Vec<Range<usize>>,
+    /// What the keys of these blocks are stored in, if it is not what they are.
+    pub(super) domain: Option<Domain>,
 }
 
 fn cases() -> impl Strategy<Value = Case> {
@@ -100,8 +148,9 @@ fn cases() -> impl Strategy<Value = Case> {
             rows(queries, 6.0 / (head_dim as f32).sqrt()),
             0..=tokens / BLOCK,
             prop::collection::vec(visible, queries),
+            prop::option::of(domains(head_dim, 0.5..2.0)),
         )
-            .prop_map(move |(keys, values, queries, blocks, visible)| Case {
+            .prop_map(move |(keys, values, queries, blocks, visible, domain)| Case {
                 head_dim,
                 ratio,
                 keys,
@@ -109,6 +158,7 @@ fn cases() -> impl Strategy<Value = Case> {
                 queries,
                 blocks,
                 visible,
+                domain,
             })
     })
 }
@@ -118,24 +168,33 @@ pub(super) fn attend(isa: Isa, case: &Case, keys: Format, values: Format) -> (Ve
     let head_dim = case.head_dim;
     let layout = |side, format| Layout::new(side, head_dim, format).unwrap();
     let quantized = case.blocks * BLOCK * head_dim;
-    let store = |side, format, rows: &[f32]| {
+    let store = |side, format, quantized: &[f32], dense: &[f32]| {
         // With nothing between two others.
         [
-            Stored::new(layout(side, format), &rows[..quantized]),
+            Stored::new(layout(side, format), quantized),
             Stored::new(layout(side, Format::F32), &[]),
-            Stored::new(layout(side, Format::F32), &rows[quantized..]),
+            Stored::new(layout(side, Format::F32), dense),
         ]
     };
-    let keys = store(Side::Keys, keys, &case.keys);
-    let values = store(Side::Values, values, &case.values);
+    let (first, last) = case.keys.split_at(quantized);
+    let entered = case.domain.as_ref().map(|domain| domain.enter(first));
+    let keys = store(Side::Keys, keys, entered.as_deref().unwrap_or(first), last);
+    let (first, last) = case.values.split_at(quantized);
+    let values = store(Side::Values, values, first, last);
+    let scaled = [case.domain.is_some(), false, false];
     let runs: Vec<KvRun<'_>> = keys
         .iter()
         .zip(&values)
-        .map(|(k, v)| KvRun { keys: k.rows(), values: v.rows(), scaled: false })
+        .zip(scaled)
+        .map(|((k, v), scaled)| KvRun { keys: k.rows(), values: v.rows(), scaled })
         .collect();
     let out = attend_runs(isa, case, &runs, KEY_BLOCK * 2);
-    let decoded = |stored: [Stored; 3]| stored.map(|s| s.decoded).concat();
-    let (keys, values) = (decoded(keys), decoded(values));
+    let decoded = |stored: &[Stored]| stored.iter().flat_map(|s| to_f64(&s.decoded)).collect::<Vec<_>>();
+    let values = decoded(&values);
+    let keys = match &case.domain {
+        Some(domain) => [domain.leave(&keys[0].decoded), decoded(&keys[1..])].concat(),
+        None => decoded(&keys),
+    };
     let expected = case
         .queries
         .chunks(head_dim)
@@ -146,11 +205,13 @@ pub(super) fn attend(isa: Isa, case: &Case, keys: Format, values: Format) -> (Ve
 }
 
 fn attend_runs(isa: Isa, case: &Case, runs: &[KvRun<'_>], part: usize) -> Vec<f32> {
+    let (scaled_queries, scaled_offsets) =
+        case.domain.as_ref().map(|domain| domain.meet(&case.queries)).unwrap_or_default();
     let tile = QueryTile {
         head_dim: case.head_dim,
         queries: &case.queries,
-        scaled_queries: &[],
-        scaled_offsets: &[],
+        scaled_queries: &scaled_queries,
+        scaled_offsets: &scaled_offsets,
         visible: &case.visible,
     };
     let mut scratch = TileScratch::default();
@@ -172,13 +233,34 @@ proptest! {
             for (keys, key_tolerance) in formats(case.head_dim, case.ratio) {
                 for (values, value_tolerance) in formats(case.head_dim, case.ratio) {
                     let (out, expected) = attend(isa, &case, keys, values);
-                    let tolerance = f64::max(key_tolerance, value_tolerance);
+                    // Scales make the largest channel of a query, which the others are rounded by, larger.
+                    let scaled = if case.domain.is_some() { 2.0 } else { 1.0 };
+                    let tolerance = scaled * f64::max(key_tolerance, value_tolerance);
                     for (out, expected) in out.iter().zip(&expected) {
                         prop_assert!(
                             (f64::from(*out) - expected).abs() < tolerance,
                             "{out} for {expected}: {}, {keys:?}, {values:?}", isa.name()
                         );
                     }
+                }
+            }
+        }
+    }
+
+    /// What keys are stored in makes no difference to what attention gives over the keys as they were.
+    #[test]
+    fn attention_over_scaled_and_centred_keys_equals_f64_over_the_originals(
+        (case, domain) in cases().prop_flat_map(|case| (Just(case.clone()), domains(case.head_dim, 0.05..20.0))),
+    ) {
+        let case = Case { domain: Some(domain), ..case };
+        let (keys, values) = (to_f64(&case.keys), to_f64(&case.values));
+        for isa in Isa::available() {
+            let (out, _) = attend(isa, &case, Format::F32, Format::F32);
+            let queries = case.queries.chunks(case.head_dim).zip(&case.visible);
+            for ((query, visible), out) in queries.zip(out.chunks(case.head_dim)) {
+                for (out, expected) in out.iter().zip(reference(query, &keys, &values, visible)) {
+                    let off = (f64::from(*out) - expected).abs();
+                    prop_assert!(off < 1e-4, "{out} for {expected}: {}", isa.name());
                 }
             }
         }

@@ -41,7 +41,9 @@ fn cases() -> impl Strategy<Value = (Layout, Layout, Vec<u8>, Vec<u8>)> {
 
 proptest! {
     #[test]
-    fn any_bytes_are_attended_to((keys, values, key_bytes, value_bytes) in cases(), queries in 1usize..6) {
+    fn any_bytes_are_attended_to(
+        (keys, values, key_bytes, value_bytes) in cases(), queries in 1usize..6, scaled in any::<bool>(),
+    ) {
         let head_dim = keys.head_dim();
         let mut decoded = vec![0.0; BLOCK * head_dim];
         block::decode(&keys, &key_bytes[..keys.unit_bytes()], &mut decoded);
@@ -52,11 +54,12 @@ proptest! {
         let mut scratch = TileScratch::default();
         score_rows(&query, &keys, &mut vec![0.0; queries * ROWS], &mut scratch);
         let visible = vec![3..ROWS; queries];
+        let offsets = vec![0.25; queries];
         let tile = QueryTile {
-            head_dim, queries: &query, scaled_queries: &[], scaled_offsets: &[], visible: &visible,
+            head_dim, queries: &query, scaled_queries: &query, scaled_offsets: &offsets, visible: &visible,
         };
         for isa in Isa::available() {
-            let runs = [KvRun { keys, values, scaled: false }];
+            let runs = [KvRun { keys, values, scaled }];
             let attention = attend_tile_with(isa, &tile, &runs, 0..2 * KEY_BLOCK, &mut scratch);
             prop_assert_eq!(attention.finish().len(), queries * head_dim);
         }

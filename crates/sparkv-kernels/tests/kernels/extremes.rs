@@ -71,6 +71,7 @@ fn cases() -> impl Strategy<Value = Case> {
                         queries: query,
                         blocks,
                         visible: vec![0..tokens; queries],
+                        domain: None,
                     }
                 },
             )
