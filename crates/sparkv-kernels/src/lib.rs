@@ -1,21 +1,29 @@
 //! Cache row formats and the attention over them: slices in, slices out, no tensors.
 //!
-//! A **row** is one token's key or value vector of one KV head, `head_dim` channels. [`Layout`] says how
-//! rows are stored: [`dense`], one by one, in f32 or f16; or in quantized blocks of [`BLOCK`] ([`block`]), in int8 or int4
-//! or **packed**, with only the most salient channels kept and the others recovered as a sign times one
-//! magnitude ([`select`]). All rows of a layout take the same number of bytes, so offsets are computed and
-//! never stored, and elements lie in the order in which kernels want them.
+//! A **row** is one token's key or value vector of one KV head, `head_dim` channels. The crate is laid out by what is
+//! done with rows:
 //!
-//! [`attend_tile`] computes attention for a tile of queries over runs of such rows. It reads every row once
-//! for the whole tile (the query heads of a group, and in prefill many positions), and never holds a dense
-//! copy of more than [`KEY_BLOCK`] rows.
+//! - [`format`](mod@format): bytes, and the reference that defines them. [`Layout`] says how rows are stored: [`dense`], one by one,
+//!   in f32 or f16; or in blocks of [`BLOCK`] ([`block`]): quantized, in int8 or int4, or **packed**, with only the most
+//!   salient channels kept and the others recovered as a sign times one magnitude ([`Packing`]). All rows of a layout
+//!   take the same number of bytes, so offsets are computed and never stored, and elements lie in the order in which
+//!   kernels want them.
+//! - `simd`: vectors and their instances for each instruction set ([`Isa`]): operations, nothing else. Work is written
+//!   once over them, compiled for each, and dispatched at run time.
+//! - [`quantize`](mod@quantize): blocks are written, to the same bytes on every instruction set.
+//! - [`attention`]: [`attend_tile`] computes attention for a tile of queries over runs of rows. It reads every row from
+//!   memory once for the whole tile (the query heads of a group, and in prefill many positions), and never holds a
+//!   copy of more than [`KEY_BLOCK`] rows, a byte an element, or [`BLOCK`] in f32. How quantized rows are read is a trait
+//!   of its own beside its kernels (`attention/quantized`), implemented for each instruction set.
 //!
-//! Kernels are written once, over the operations of a small trait, and compiled for each instruction set
-//! ([`Isa`]), which is chosen at run time. On processors with AVX-512 and its byte instructions, and on 64-bit Arm with
-//! integer dot products, rows in int8, int4 and packed with int8 values are multiplied as integers. Elsewhere they are
-//! first read back into f32, block by block, so that packing **saves memory there, but no time**: with AVX2 (one
-//! thread, 4 queries, 128 channels, 32k tokens), a stored token takes 61 ns in dense f16, 46 ns in int8 and 52 ns in
-//! int4, but 94 ns packed with int8 values and 132 ns with f16 values; that is, packed int8 runs at 0.64 times the
+//! **A row format more** is a file in `format/` with its reference, and a line or an arm in `format/mod.rs`,
+//! `format/layout.rs` and `format/block.rs`: then every operation knows it, by the reference. What makes it fast is said
+//! in `quantize/` and `attention/quantized/`, for the instruction sets where it pays.
+//!
+//! On processors with AVX-512 and its byte instructions, and on 64-bit Arm with integer dot products, rows in int8, int4
+//! and packed are multiplied as integers. Elsewhere they are first read back into f32, block by block, so that packing
+//! **saves memory there, but no time**: with AVX2 (one thread, 4 queries, 128 channels, 32k tokens), a stored token takes
+//! 61 ns in dense f16, 46 ns in int8 and 52 ns in int4, but 94 ns packed; that is, packed rows run at 0.64 times the
 //! speed of dense f16, or 0.47 times where all rows fit the processor's cache. The kernels for Arm are tested in an
 //! emulator; nothing was measured there.
 

@@ -1,8 +1,8 @@
 //! Attention over stored rows.
 //!
-//! [`attend_tile`] goes over the rows block by block: scores of all queries ([`score`]), the weights of an online
-//! softmax ([`tile`]), and values by their weights ([`weigh`]). How quantized rows are read depends on the instruction
-//! set ([`quantized`]).
+//! [`attend_tile`] goes over the rows block by block: scores of all queries (`score`), the weights of an online
+//! softmax (`tile`), and values by their weights (`weigh`). How quantized rows are read depends on the instruction
+//! set (`quantized`).
 
 mod buffer;
 mod partial;

@@ -2,7 +2,7 @@
 //!
 //! A [`Layout`] says how rows are stored: one by one ([`dense`]), or [`BLOCK`] at a time ([`block`]): quantized, in int8
 //! or int4, or packed. Code here is plain Rust that looks at every element in turn; what is faster gives the same
-//! bytes ([`crate::quantize`]), or reads them ([`crate::attention`]).
+//! bytes ([`crate::quantize`](mod@crate::quantize)), or reads them ([`crate::attention`]).
 
 mod bits;
 pub mod block;

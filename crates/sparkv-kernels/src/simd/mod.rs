@@ -1,7 +1,7 @@
 //! Vectors: the few operations that kernels are made of, so that they are written once for all machines, and their
 //! instances for each instruction set.
 //!
-//! Work is a [`Task`] that is compiled for every instance of [`Simd`]; [`dispatch`] picks one at run time by the value
+//! Work is a [`Task`] that is compiled for every instance of [`Simd`]; [`dispatch()`] picks one at run time by the value
 //! of an [`Isa`].
 
 #[cfg(target_arch = "aarch64")]
