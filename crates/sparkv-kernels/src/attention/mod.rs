@@ -30,3 +30,18 @@ const PANEL: usize = 4;
 
 /// Scores or weights of one query for the rows of a block, by groups.
 type BlockScores = [[f32; GROUP]; KEY_BLOCK / GROUP];
+
+/// Scores for rows that begin with a group of a block.
+struct ScoresAt<'a> {
+    /// (queries filled up to panels)
+    scores: &'a mut [BlockScores],
+    group: usize,
+}
+
+/// Weights of rows that begin with a group of a block.
+#[derive(Clone, Copy)]
+struct WeightsAt<'a> {
+    /// (queries filled up to panels)
+    weights: &'a [BlockScores],
+    group: usize,
+}

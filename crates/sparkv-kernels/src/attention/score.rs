@@ -2,14 +2,14 @@
 
 use super::buffer::Expanded;
 use super::prefetch::Prefetch;
-use super::quantized::ReadQuantized;
+use super::quantized::{ReadQuantized, Reading};
 use super::queries::Queries;
-use super::{BlockScores, PANEL};
+use super::{BlockScores, PANEL, ScoresAt};
 use crate::format::{BLOCK, F16_BYTES, Format, GROUP, Rows};
 use crate::simd::{LANES, Lanes, Simd, Task};
 
 impl Queries {
-    /// Scores of all queries for the keys `rows` of `keys`: (queries filled up to panels), from group `group` on.
+    /// Scores of all queries for the keys `rows` of `keys`: (queries filled up to panels), from a group on.
     ///
     /// While rows are read, as many of `prefetch` are asked for.
     #[inline(always)]
@@ -19,8 +19,9 @@ impl Queries {
         keys: &Rows<'_>,
         mut prefetch: Prefetch,
         expanded: &mut Expanded,
-        (scores, group): (&mut [BlockScores], usize),
+        at: ScoresAt<'_>,
     ) {
+        let ScoresAt { scores, group } = at;
         let layout = keys.layout();
         match layout.format() {
             Format::F32 => self.score_dense::<S, { 4 * LANES }>(simd, keys, prefetch, scores, group),
@@ -28,13 +29,9 @@ impl Queries {
             _ => {
                 for (index, block) in keys.units().enumerate() {
                     let group = group + index * BLOCK / GROUP;
-                    if !simd.score_codes(
-                        layout,
-                        block,
-                        &self.codes,
-                        (expanded, &mut prefetch),
-                        (scores, group),
-                    ) {
+                    let reading = Reading { expanded: &mut *expanded, prefetch: &mut prefetch };
+                    let at = ScoresAt { scores: &mut *scores, group };
+                    if !simd.score_codes(layout, block, &self.codes, reading, at) {
                         simd.expand_keys(layout, block, expanded.floats.as_mut_slice());
                         let (a, b) = expanded.floats.as_slice()[..2 * self.head_dim].split_at(self.head_dim);
                         self.score_pair(simd, [a, b], &mut prefetch, scores, group);

@@ -3,7 +3,7 @@ use super::prefetch::Prefetch;
 use super::quantized::ReadQuantized;
 use super::queries::Queries;
 use super::weigh::Weighing;
-use super::{BlockScores, KEY_BLOCK, PANEL};
+use super::{BlockScores, KEY_BLOCK, PANEL, ScoresAt, WeightsAt};
 use crate::format::testing::quantized_formats;
 use crate::format::{BLOCK, Format, GROUP, Layout, Rows, Side, dense};
 use crate::simd::{Isa, LANES, Task, dispatch};
@@ -39,7 +39,7 @@ impl<S: ReadQuantized> Task<S> for Score<'_> {
     fn run(self, simd: S) {
         let mut expanded = Expanded::default();
         expanded.reserve(self.1.layout());
-        self.0.score(simd, &self.1, Prefetch::NONE, &mut expanded, (self.2, 0));
+        self.0.score(simd, &self.1, Prefetch::NONE, &mut expanded, ScoresAt { scores: self.2, group: 0 });
     }
 }
 
@@ -82,8 +82,9 @@ impl<S: ReadQuantized> Task<S> for Weigh<'_> {
     fn run(self, simd: S) {
         let mut expanded = Expanded::default();
         expanded.reserve(self.1.layout());
-        let (values, expanded, weights) = (&self.1, &mut expanded, (self.0, 0));
-        Weighing { values, prefetch: Prefetch::NONE, expanded, weights, sums: self.2 }.add(simd);
+        let at = WeightsAt { weights: self.0, group: 0 };
+        let (values, expanded) = (&self.1, &mut expanded);
+        Weighing { values, prefetch: Prefetch::NONE, expanded, at, sums: self.2 }.add(simd);
     }
 }
 

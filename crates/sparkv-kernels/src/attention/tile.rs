@@ -9,7 +9,7 @@ use super::quantized::ReadQuantized;
 use super::queries::Queries;
 use super::runs::{KvRun, Sequence};
 use super::weigh::Weighing;
-use super::{BlockScores, KEY_BLOCK, PANEL};
+use super::{BlockScores, KEY_BLOCK, PANEL, ScoresAt, WeightsAt};
 use crate::format::{GROUP, Rows};
 use crate::simd::{Isa, LANES, Simd, Task, dispatch, exp, load_all};
 
@@ -157,7 +157,8 @@ impl AttendTile<'_, '_> {
         for (run, rows, group) in self.runs.parts(block) {
             let queries = if run.scaled { &*scaled_queries } else { &*queries };
             let prefetch = Prefetch::new(&run.values, rows.start);
-            queries.score(simd, &run.keys.slice(rows.clone()), prefetch, expanded, (scores, group));
+            let at = ScoresAt { scores: &mut *scores, group };
+            queries.score(simd, &run.keys.slice(rows.clone()), prefetch, expanded, at);
             if run.scaled {
                 for (scores, offset) in scores.iter_mut().zip(self.tile.scaled_offsets) {
                     scores[group..].iter_mut().flatten().take(rows.len()).for_each(|score| *score += offset);
@@ -233,7 +234,7 @@ impl AttendTile<'_, '_> {
                 values: &run.values.slice(rows.clone()),
                 prefetch: Prefetch::new(&run.keys, rows.start + KEY_BLOCK),
                 expanded,
-                weights: (scores.as_slice(), group),
+                at: WeightsAt { weights: scores.as_slice(), group },
                 sums: sums.as_mut_slice(),
             };
             weighing.add(simd);
@@ -269,7 +270,8 @@ impl<S: ReadQuantized> Task<S> for ScoreRows<'_, '_> {
         let TileScratch { queries, scores: by_block, expanded, .. } = self.scratch;
         let by_block = by_block.as_mut_slice();
         for (index, block) in self.rows.chunks(KEY_BLOCK).enumerate() {
-            queries.score(simd, &block, Prefetch::NONE, expanded, (by_block, 0));
+            let at = ScoresAt { scores: &mut *by_block, group: 0 };
+            queries.score(simd, &block, Prefetch::NONE, expanded, at);
             for (scores, by_block) in self.scores.chunks_exact_mut(self.rows.len()).zip(&*by_block) {
                 scores[index * KEY_BLOCK..][..block.len()]
                     .copy_from_slice(&by_block.as_flattened()[..block.len()]);

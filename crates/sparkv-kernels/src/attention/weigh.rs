@@ -2,27 +2,26 @@
 
 use super::buffer::Expanded;
 use super::prefetch::Prefetch;
-use super::quantized::ReadQuantized;
-use super::{BlockScores, PANEL};
+use super::quantized::{ReadQuantized, Reading};
+use super::{PANEL, WeightsAt};
 use crate::format::{BLOCK, F16_BYTES, Format, GROUP, Rows};
 use crate::simd::{LANES, Lanes, Simd, Task, load_all};
 
 /// Rows of values to be added up by their weights.
-pub(crate) struct Weighing<'a, 'v> {
-    pub(crate) values: &'a Rows<'v>,
+pub(super) struct Weighing<'a, 'v> {
+    pub(super) values: &'a Rows<'v>,
     /// Asked for while rows are read, as many as those.
-    pub(crate) prefetch: Prefetch,
-    pub(crate) expanded: &'a mut Expanded,
-    /// (queries filled up to panels), and the group from which on they are those of the rows.
-    pub(crate) weights: (&'a [BlockScores], usize),
+    pub(super) prefetch: Prefetch,
+    pub(super) expanded: &'a mut Expanded,
+    pub(super) at: WeightsAt<'a>,
     /// (queries filled up to panels, ceil(head_dim / 16)): what is added to.
-    pub(crate) sums: &'a mut [[f32; LANES]],
+    pub(super) sums: &'a mut [[f32; LANES]],
 }
 
 impl Weighing<'_, '_> {
     /// Adds the rows.
     #[inline(always)]
-    pub(crate) fn add<S: ReadQuantized>(mut self, simd: S) {
+    pub(super) fn add<S: ReadQuantized>(mut self, simd: S) {
         match self.values.layout().format() {
             Format::F32 => self.add_dense::<S, { 4 * LANES }>(simd),
             Format::F16 => self.add_dense::<S, { F16_BYTES * LANES }>(simd),
@@ -32,8 +31,8 @@ impl Weighing<'_, '_> {
 
     #[inline(always)]
     fn add_quantized<S: ReadQuantized>(&mut self, simd: S) {
-        let Self { values, prefetch, expanded, weights: (weights, group), sums } = self;
-        if simd.weigh_codes(values, (weights, *group), (expanded, prefetch), sums) {
+        let Self { values, prefetch, expanded, at, sums } = self;
+        if simd.weigh_codes(values, *at, Reading { expanded, prefetch }, sums) {
             return;
         }
         let layout = values.layout();
@@ -41,8 +40,8 @@ impl Weighing<'_, '_> {
         for (index, block) in values.units().enumerate() {
             simd.expand_values(layout, block, expanded.floats.as_mut_slice());
             let rows = &expanded.floats.as_slice()[..BLOCK * vectors];
-            let weights = (*weights, *group + index * BLOCK / GROUP);
-            weigh_rows(simd, (rows, vectors), prefetch, weights, sums);
+            let at = WeightsAt { group: at.group + index * BLOCK / GROUP, ..*at };
+            weigh_rows(simd, rows, vectors, prefetch, at, sums);
         }
     }
 
@@ -51,16 +50,16 @@ impl Weighing<'_, '_> {
     where
         [u8; BYTES]: Lanes,
     {
-        let Self { values, prefetch, expanded, weights: (weights, group), sums } = self;
+        let Self { values, prefetch, expanded, at, sums } = self;
         let head_dim = values.layout().head_dim();
         let vectors = head_dim.div_ceil(LANES);
         for (index, unit) in values.units().enumerate() {
             // Rows behind the last one may hold anything.
             let rows = GROUP.min(values.len() - index * GROUP);
-            let weights = (*weights, *group + index);
+            let at = WeightsAt { group: at.group + index, ..*at };
             if head_dim.is_multiple_of(LANES) {
                 let rows = &unit.as_chunks::<BYTES>().0[..rows * vectors];
-                weigh_rows(simd, (rows, vectors), prefetch, weights, sums);
+                weigh_rows(simd, rows, vectors, prefetch, at, sums);
                 continue;
             }
             // Rows that are not whole vectors are filled up.
@@ -73,25 +72,26 @@ impl Weighing<'_, '_> {
                     simd.store(padded.lanes(simd), filled);
                 }
             }
-            weigh_rows(simd, (&*filled, vectors), prefetch, weights, sums);
+            weigh_rows(simd, &*filled, vectors, prefetch, at, sums);
         }
     }
 }
 
-/// Adds `rows` (up to BLOCK, vectors), weighted from group `group` on.
+/// Adds `rows` (up to BLOCK, vectors) by their weights.
 #[inline(always)]
 fn weigh_rows<S: Simd, E: Lanes>(
     simd: S,
-    (rows, vectors): (&[E], usize),
+    rows: &[E],
+    vectors: usize,
     prefetch: &mut Prefetch,
-    (weights, group): (&[BlockScores], usize),
+    at: WeightsAt<'_>,
     sums: &mut [[f32; LANES]],
 ) {
     let width = if S::MANY_REGISTERS { 4 } else { 1 };
     prefetch.spread(rows.len() / vectors, rows.len() / vectors * vectors.div_ceil(width));
-    let panels = weights.chunks_exact(PANEL).zip(sums.chunks_exact_mut(PANEL * vectors));
+    let panels = at.weights.chunks_exact(PANEL).zip(sums.chunks_exact_mut(PANEL * vectors));
     for (weights, sums) in panels {
-        let weights: [&[f32]; PANEL] = std::array::from_fn(|slot| weights[slot][group..].as_flattened());
+        let weights: [&[f32]; PANEL] = std::array::from_fn(|slot| weights[slot][at.group..].as_flattened());
         let mut first = 0;
         if S::MANY_REGISTERS {
             while first + 4 <= vectors {

@@ -21,10 +21,10 @@ mod weights;
 mod x86_64;
 
 use self::masks::Masks;
-use super::BlockScores;
 use super::buffer::Expanded;
 use super::prefetch::Prefetch;
 use super::queries::Codes;
+use super::{ScoresAt, WeightsAt};
 use crate::format::lanes::{QUAD, Unit};
 use crate::format::{BLOCK, GROUP, Layout, Rows};
 use crate::simd::{LANES, Scalar, Simd};
@@ -34,6 +34,14 @@ const GROUPS: usize = BLOCK / GROUP;
 
 /// Quads of a block's tokens.
 const TOKEN_QUADS: usize = BLOCK / QUAD;
+
+/// What reading blocks takes beside them.
+pub(super) struct Reading<'a> {
+    /// Room for blocks as they are multiplied.
+    pub(super) expanded: &'a mut Expanded,
+    /// Asked for meanwhile.
+    pub(super) prefetch: &'a mut Prefetch,
+}
 
 /// How quantized blocks are read with the vectors of an instruction set. What is not said otherwise is plain Rust.
 pub(super) trait ReadQuantized: Simd {
@@ -64,29 +72,29 @@ pub(super) trait ReadQuantized: Simd {
     /// Codes of a unit: `values`, one after the other, `flip` taken from them, where elements are kept; else the
     /// magnitude with its sign.
     #[inline(always)]
-    fn spread_codes(self, masks: Masks, magnitudes: &Unit, values: (&Unit, u8), codes: &mut Unit) {
-        packed::spread_codes(masks, magnitudes, values, codes);
+    fn spread_codes(self, masks: Masks, magnitudes: &Unit, values: &Unit, flip: u8, codes: &mut Unit) {
+        packed::spread_codes(masks, magnitudes, values, flip, codes);
     }
 
-    /// Scores a block of keys, from a group of the scores on, by integer products; `false` if that is not done here.
+    /// Scores a block of keys by integer products; `false` if that is not done here.
     fn score_codes(
         self,
         _layout: &Layout,
         _block: &[u8],
         _queries: &Codes,
-        _work: (&mut Expanded, &mut Prefetch),
-        _scores: (&mut [BlockScores], usize),
+        _reading: Reading<'_>,
+        _at: ScoresAt<'_>,
     ) -> bool {
         false
     }
 
-    /// Adds blocks of values, [`crate::KEY_BLOCK`] rows at the most, to `sums`, weighted from a group of the weights
-    /// on, by integer products; `false` if that is not done here.
+    /// Adds blocks of values, [`crate::KEY_BLOCK`] rows at the most, by their weights to `sums`, by integer products;
+    /// `false` if that is not done here.
     fn weigh_codes(
         self,
         _values: &Rows<'_>,
-        _weights: (&[BlockScores], usize),
-        _work: (&mut Expanded, &mut Prefetch),
+        _at: WeightsAt<'_>,
+        _reading: Reading<'_>,
         _sums: &mut [[f32; LANES]],
     ) -> bool {
         false

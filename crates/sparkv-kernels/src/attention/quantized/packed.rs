@@ -46,7 +46,7 @@ impl<'a> PackedCodes<'a> {
             Side::Values => &self.magnitudes[place.quad],
         };
         let values = self.kept.next(masks.kept.count_ones() as usize);
-        simd.spread_codes(masks, magnitudes, (values, flip(self.side)), codes);
+        simd.spread_codes(masks, magnitudes, values, flip(self.side), codes);
     }
 }
 
@@ -140,7 +140,7 @@ static BYTE_MASKS: [[u8; 8]; 256] = {
 
 /// [`ReadQuantized::spread_codes`] in plain Rust.
 #[inline(always)]
-pub(super) fn spread_codes(masks: Masks, magnitudes: &Unit, (values, flip): (&Unit, u8), codes: &mut Unit) {
+pub(super) fn spread_codes(masks: Masks, magnitudes: &Unit, values: &Unit, flip: u8, codes: &mut Unit) {
     let mut negative = [0u8; QUAD * LANES];
     for (to, byte) in negative.as_chunks_mut().0.iter_mut().zip(masks.negative.to_le_bytes()) {
         *to = BYTE_MASKS[usize::from(byte)];

@@ -1,7 +1,7 @@
 //! What integer products need before and after, whatever the instructions.
 
 use super::{GROUPS, TOKEN_QUADS};
-use crate::attention::{BlockScores, KEY_BLOCK, PANEL};
+use crate::attention::{KEY_BLOCK, PANEL, ScoresAt, WeightsAt};
 use crate::format::lanes::QUAD;
 use crate::format::{BLOCK, F16_BYTES, GROUP};
 use crate::simd::integers::Integers;
@@ -17,15 +17,16 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// Adds `products` with the weights, of `N` times 16 channels from vector `first` on, to `sums` (PANEL, vectors).
+    /// Adds `products` with the weights, of `N` times 16 channels from vector `first` on, to `sums`.
     #[inline(always)]
     pub(super) fn add_to<S: Integers, const N: usize>(
         &self,
         simd: S,
         products: &[[S::I; N]],
-        (sums, vectors): (&mut [[f32; LANES]], usize),
+        sums: PanelSums<'_>,
         first: usize,
     ) {
+        let PanelSums { sums, vectors } = sums;
         for (slot, products) in products.iter().enumerate() {
             let scale = simd.splat(self.scales[slot]);
             let sums = &mut sums[slot * vectors + first..][..N];
@@ -42,7 +43,7 @@ impl Weights {
         simd: S,
         blocks: impl ExactSizeIterator<Item = &'a [u8]>,
         scale_group: usize,
-        (weights, group): (&[BlockScores], usize),
+        at: WeightsAt<'_>,
         limit: f32,
     ) -> Self {
         let mut all = Self {
@@ -56,10 +57,10 @@ impl Weights {
             let scales = &scales.as_chunks::<{ F16_BYTES * LANES }>().0[scale_group * GROUPS..];
             *factors = [simd.load_f16(&scales[0]), simd.load_f16(&scales[1])];
         }
-        for (slot, weights) in weights.iter().enumerate() {
+        for (slot, weights) in at.weights.iter().enumerate() {
             let mut products = factors;
             let mut largest = simd.splat(0.0);
-            for (product, weights) in products[..groups].iter_mut().zip(&weights[group..]) {
+            for (product, weights) in products[..groups].iter_mut().zip(&weights[at.group..]) {
                 *product = simd.mul(*product, simd.load(weights));
                 largest = simd.max(largest, simd.abs(*product));
             }
@@ -80,17 +81,24 @@ impl Weights {
     }
 }
 
-/// Writes a panel's scores for `N` groups of keys from group `first` on: `totals` times the scales of the queries.
+/// Sums of values for the queries of a panel.
+pub(super) struct PanelSums<'a> {
+    /// (PANEL, vectors)
+    pub(super) sums: &'a mut [[f32; LANES]],
+    pub(super) vectors: usize,
+}
+
+/// Writes a panel's scores for `N` groups of keys: `totals` times the scales of the queries.
 #[inline(always)]
 pub(super) fn store_scores<S: Simd, const N: usize>(
     simd: S,
     totals: [[S::F; N]; PANEL],
     query_scales: &[f32; PANEL],
-    (scores, first): (&mut [BlockScores], usize),
+    at: ScoresAt<'_>,
 ) {
-    for ((totals, scores), scale) in totals.into_iter().zip(scores).zip(query_scales) {
+    for ((totals, scores), scale) in totals.into_iter().zip(at.scores).zip(query_scales) {
         let scale = simd.splat(*scale);
-        for (total, scores) in totals.into_iter().zip(&mut scores[first..]) {
+        for (total, scores) in totals.into_iter().zip(&mut scores[at.group..]) {
             simd.store(simd.mul(total, scale), scores);
         }
     }

@@ -8,10 +8,10 @@ use std::arch::asm;
 
 use super::expand::load_unit;
 use crate::attention::prefetch::Prefetch;
-use crate::attention::quantized::weights::{Weights, store_scores};
+use crate::attention::quantized::weights::{PanelSums, Weights, store_scores};
 use crate::attention::quantized::{GROUPS, TOKEN_QUADS};
 use crate::attention::queries::Codes;
-use crate::attention::{BlockScores, PANEL};
+use crate::attention::{PANEL, ScoresAt, WeightsAt};
 use crate::format::lanes::{QUAD, Unit};
 use crate::format::{BLOCK, F16_BYTES, INT4_CHANNELS};
 use crate::simd::aarch64::Neon;
@@ -30,21 +30,31 @@ pub(super) struct Codes8<'a> {
     pub(super) scales: &'a [u8],
 }
 
-/// Scores of a block of keys for all queries. Flipped by `flip`, codes are in two's complement; those of `fold`
-/// channels share a scale.
+/// A block of keys.
+pub(super) struct KeyCodes<'a> {
+    pub(super) keys: Codes8<'a>,
+    /// Flipped by this, codes are in two's complement.
+    pub(super) flip: u8,
+    /// Channels that share a scale.
+    pub(super) fold: usize,
+}
+
+/// Scores of a block of keys for all queries.
 #[target_feature(enable = "neon,dotprod")]
 pub(super) fn score(
     simd: Neon<true>,
-    (keys, flip, fold): (Codes8<'_>, u8, usize),
-    (queries, prefetch): (&Codes, &mut Prefetch),
-    (scores, group): (&mut [BlockScores], usize),
+    keys: &KeyCodes<'_>,
+    queries: &Codes,
+    prefetch: &mut Prefetch,
+    at: ScoresAt<'_>,
 ) {
+    let KeyCodes { keys, flip, fold } = *keys;
     let quads = keys.codes.len() / GROUPS;
     prefetch.spread(BLOCK, keys.codes.len());
     let flip = vdupq_n_u8(flip);
     let scales = keys.scales.as_chunks::<{ F16_BYTES * LANES }>().0;
     let panels = queries.quads.chunks_exact(quads).zip(&queries.scales);
-    for ((panel, query_scales), scores) in panels.zip(scores.chunks_exact_mut(PANEL)) {
+    for ((panel, query_scales), scores) in panels.zip(at.scores.chunks_exact_mut(PANEL)) {
         for (index, codes) in keys.codes.chunks_exact(quads).enumerate() {
             let mut totals = [[simd.splat(0.0)]; PANEL];
             let folds = panel.chunks(fold / QUAD).zip(codes.chunks(fold / QUAD));
@@ -59,7 +69,8 @@ pub(super) fn score(
                     *total = simd.mul_add(simd.to_f32(acc), scale, *total);
                 }
             }
-            store_scores(simd, totals, query_scales, (&mut *scores, group + index));
+            let at = ScoresAt { scores: &mut *scores, group: at.group + index };
+            store_scores(simd, totals, query_scales, at);
         }
         // Once is enough.
         prefetch.pause();
@@ -70,27 +81,30 @@ pub(super) fn score(
 #[target_feature(enable = "neon,dotprod")]
 pub(super) fn weigh(
     simd: Neon<true>,
-    (blocks, int4): (&[Codes8<'_>], bool),
+    blocks: &[Codes8<'_>],
+    int4: bool,
     prefetch: &mut Prefetch,
-    (weights, group): (&[BlockScores], usize),
+    at: WeightsAt<'_>,
     sums: &mut [[f32; LANES]],
 ) {
     let vectors = blocks.first().map_or(0, |block| block.codes.len() / TOKEN_QUADS);
     prefetch.spread(blocks.len() * BLOCK, blocks.len() * TOKEN_QUADS * vectors);
     // Vectors that share weights: those of a scale group.
     let shared = if int4 { INT4_CHANNELS / LANES } else { vectors };
-    for (weights, sums) in weights.chunks_exact(PANEL).zip(sums.chunks_exact_mut(PANEL * vectors)) {
+    for (weights, sums) in at.weights.chunks_exact(PANEL).zip(sums.chunks_exact_mut(PANEL * vectors)) {
         for (scale_group, start) in (0..vectors).step_by(shared).enumerate() {
             let limit = if int4 { 127.0 } else { 255.0 };
             let scales = blocks.iter().map(|block| block.scales);
-            let weights = Weights::new(simd, scales, scale_group, (weights, group), limit);
+            let at = WeightsAt { weights, group: at.group };
+            let weights = Weights::new(simd, scales, scale_group, at, limit);
             for vector in start..vectors.min(start + shared) {
                 let acc = if int4 {
-                    products::<true>(simd, (blocks, vector), prefetch, &weights)
+                    products::<true>(simd, blocks, vector, prefetch, &weights)
                 } else {
-                    products::<false>(simd, (blocks, vector), prefetch, &weights)
+                    products::<false>(simd, blocks, vector, prefetch, &weights)
                 };
-                weights.add_to(simd, acc.as_chunks::<1>().0, (&mut *sums, vectors), vector);
+                let sums = PanelSums { sums: &mut *sums, vectors };
+                weights.add_to(simd, acc.as_chunks::<1>().0, sums, vector);
             }
         }
         prefetch.pause();
@@ -102,7 +116,8 @@ pub(super) fn weigh(
 #[target_feature(enable = "neon,dotprod")]
 fn products<const SIGNED: bool>(
     simd: Neon<true>,
-    (blocks, vector): (&[Codes8<'_>], usize),
+    blocks: &[Codes8<'_>],
+    vector: usize,
     prefetch: &mut Prefetch,
     weights: &Weights,
 ) -> Sums {

@@ -109,7 +109,7 @@ pub(super) fn widen_codes(codes: &Unit) -> [Vector; QUAD] {
 /// As [`crate::attention::quantized::packed::spread_codes`].
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) fn spread_codes(masks: Masks, magnitudes: &Unit, (values, flip): (&Unit, u8), codes: &mut Unit) {
+pub(super) fn spread_codes(masks: Masks, magnitudes: &Unit, values: &Unit, flip: u8, codes: &mut Unit) {
     let flip = vdupq_n_u8(flip);
     let magnitudes = load_unit(magnitudes);
     let [is_kept, is_negative] = [byte_masks(masks.kept), byte_masks(masks.negative)];

@@ -3,14 +3,12 @@
 mod codes;
 mod expand;
 
-use self::codes::Codes8;
-use crate::attention::buffer::Expanded;
-use crate::attention::prefetch::Prefetch;
-use crate::attention::quantized::ReadQuantized;
+use self::codes::{Codes8, KeyCodes};
 use crate::attention::quantized::expand::packed_codes;
 use crate::attention::quantized::masks::Masks;
+use crate::attention::quantized::{ReadQuantized, Reading};
 use crate::attention::queries::Codes;
-use crate::attention::{BlockScores, KEY_BLOCK};
+use crate::attention::{KEY_BLOCK, ScoresAt, WeightsAt};
 use crate::format::lanes::{QUAD, Unit};
 use crate::format::quantized::KEY_BIAS;
 use crate::format::{BLOCK, Format, INT4_CHANNELS, KeptFormat, Layout, Rows};
@@ -38,9 +36,9 @@ impl<const DOT: bool> ReadQuantized for Neon<DOT> {
     }
 
     #[inline(always)]
-    fn spread_codes(self, masks: Masks, magnitudes: &Unit, values: (&Unit, u8), codes: &mut Unit) {
+    fn spread_codes(self, masks: Masks, magnitudes: &Unit, values: &Unit, flip: u8, codes: &mut Unit) {
         // SAFETY: see above.
-        unsafe { expand::spread_codes(masks, magnitudes, values, codes) }
+        unsafe { expand::spread_codes(masks, magnitudes, values, flip, codes) }
     }
 
     #[inline(always)]
@@ -49,25 +47,25 @@ impl<const DOT: bool> ReadQuantized for Neon<DOT> {
         layout: &Layout,
         block: &[u8],
         queries: &Codes,
-        work: (&mut Expanded, &mut Prefetch),
-        scores: (&mut [BlockScores], usize),
+        reading: Reading<'_>,
+        at: ScoresAt<'_>,
     ) -> bool {
         let Some(simd) = self.with_dot() else { return false };
         // SAFETY: see above.
-        unsafe { score_codes(simd, layout, block, queries, work, scores) }
+        unsafe { score_codes(simd, layout, block, queries, reading, at) }
     }
 
     #[inline(always)]
     fn weigh_codes(
         self,
         values: &Rows<'_>,
-        weights: (&[BlockScores], usize),
-        work: (&mut Expanded, &mut Prefetch),
+        at: WeightsAt<'_>,
+        reading: Reading<'_>,
         sums: &mut [[f32; LANES]],
     ) -> bool {
         let Some(simd) = self.with_dot() else { return false };
         // SAFETY: see above.
-        unsafe { weigh_codes(simd, values, weights, work, sums) }
+        unsafe { weigh_codes(simd, values, at, reading, sums) }
     }
 }
 
@@ -78,15 +76,15 @@ fn score_codes(
     layout: &Layout,
     block: &[u8],
     queries: &Codes,
-    (expanded, prefetch): (&mut Expanded, &mut Prefetch),
-    scores: (&mut [BlockScores], usize),
+    reading: Reading<'_>,
+    at: ScoresAt<'_>,
 ) -> bool {
-    let Some((keys, biased)) = codes_of(simd, layout, block, expanded.codes.as_mut_slice()) else {
+    let Some((keys, biased)) = codes_of(simd, layout, block, reading.expanded.codes.as_mut_slice()) else {
         return false;
     };
     let fold = if layout.format() == Format::Int4 { INT4_CHANNELS } else { usize::MAX };
     let flip = if biased { KEY_BIAS } else { 0 };
-    codes::score(simd, (keys, flip, fold), (queries, prefetch), scores);
+    codes::score(simd, &KeyCodes { keys, flip, fold }, queries, reading.prefetch, at);
     true
 }
 
@@ -95,8 +93,8 @@ fn score_codes(
 fn weigh_codes(
     simd: Neon<true>,
     values: &Rows<'_>,
-    weights: (&[BlockScores], usize),
-    (expanded, prefetch): (&mut Expanded, &mut Prefetch),
+    at: WeightsAt<'_>,
+    reading: Reading<'_>,
     sums: &mut [[f32; LANES]],
 ) -> bool {
     let layout = values.layout();
@@ -104,14 +102,14 @@ fn weigh_codes(
         return false;
     }
     let units = BLOCK * layout.head_dim() / size_of::<Unit>();
-    let room = expanded.codes.as_mut_slice().chunks_exact_mut(units);
+    let room = reading.expanded.codes.as_mut_slice().chunks_exact_mut(units);
     let mut blocks = [Codes8 { codes: &[], scales: &[] }; KEY_BLOCK / BLOCK];
     for ((slot, block), room) in blocks.iter_mut().zip(values.units()).zip(room) {
         let Some((codes, _)) = codes_of(simd, layout, block, room) else { return false };
         *slot = codes;
     }
     let blocks = &blocks[..values.units().len()];
-    codes::weigh(simd, (blocks, layout.format() == Format::Int4), prefetch, weights, sums);
+    codes::weigh(simd, blocks, layout.format() == Format::Int4, reading.prefetch, at, sums);
     true
 }
 

@@ -33,9 +33,9 @@ impl ReadQuantized for Avx2 {
     }
 
     #[inline(always)]
-    fn spread_codes(self, masks: Masks, magnitudes: &Unit, values: (&Unit, u8), codes: &mut Unit) {
+    fn spread_codes(self, masks: Masks, magnitudes: &Unit, values: &Unit, flip: u8, codes: &mut Unit) {
         // SAFETY: see above.
-        unsafe { spread_codes(masks, magnitudes, values, codes) }
+        unsafe { spread_codes(masks, magnitudes, values, flip, codes) }
     }
 }
 
@@ -77,7 +77,7 @@ fn widen_codes(codes: &Unit) -> [[__m256; 2]; 4] {
 /// As [`super::super::packed::spread_codes`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn spread_codes(masks: Masks, magnitudes: &Unit, (values, flip): (&Unit, u8), codes: &mut Unit) {
+fn spread_codes(masks: Masks, magnitudes: &Unit, values: &Unit, flip: u8, codes: &mut Unit) {
     let mut eights = [_mm_setzero_si128(); 8];
     let starts = starts(masks.kept).to_le_bytes();
     for ((eight, mask), start) in eights.iter_mut().zip(masks.kept.to_le_bytes()).zip(starts) {

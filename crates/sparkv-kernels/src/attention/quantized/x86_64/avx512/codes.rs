@@ -4,10 +4,10 @@
 //! the codes of keys, and the weights of values.
 
 use crate::attention::prefetch::Prefetch;
-use crate::attention::quantized::weights::{Weights, store_scores};
+use crate::attention::quantized::weights::{PanelSums, Weights, store_scores};
 use crate::attention::quantized::{GROUPS, TOKEN_QUADS};
 use crate::attention::queries::Codes;
-use crate::attention::{BlockScores, PANEL};
+use crate::attention::{PANEL, ScoresAt, WeightsAt};
 use crate::format::lanes::{QUAD, Unit};
 use crate::format::quantized::INT4_BIAS;
 use crate::format::{BLOCK, F16_BYTES, INT4_CHANNELS};
@@ -15,18 +15,30 @@ use crate::simd::integers::Integers;
 use crate::simd::x86_64::Avx512;
 use crate::simd::{LANES, Simd};
 
-/// Scores of a block of keys, `codes` (2 groups, head_dim / 4), for all queries. The codes of `fold` channels
-/// share a scale: `scales` (head_dim / fold, BLOCK) f16; `bias` was added to codes.
+/// A block of keys.
+pub(super) struct KeyCodes<'a> {
+    /// (2 groups, head_dim / 4)
+    pub(super) codes: &'a [Unit],
+    /// What was added to codes.
+    pub(super) bias: i32,
+    /// (head_dim / fold, BLOCK) f16.
+    pub(super) scales: &'a [u8],
+    /// Channels that share a scale.
+    pub(super) fold: usize,
+}
+
+/// Scores of a block of keys for all queries.
 #[target_feature(
     enable = "avx2,fma,f16c,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni"
 )]
 pub(super) fn score(
     simd: Avx512,
-    (codes, bias): (&[Unit], i32),
-    (scales, fold): (&[u8], usize),
-    (queries, prefetch): (&Codes, &mut Prefetch),
-    (scores, group): (&mut [BlockScores], usize),
+    keys: &KeyCodes<'_>,
+    queries: &Codes,
+    prefetch: &mut Prefetch,
+    at: ScoresAt<'_>,
 ) {
+    let KeyCodes { codes, bias, scales, fold } = *keys;
     let quads = codes.len() / GROUPS;
     prefetch.spread(BLOCK, quads);
     let (first, second) = codes.split_at(quads);
@@ -34,7 +46,7 @@ pub(super) fn score(
     let scales = scales.as_chunks::<{ F16_BYTES * LANES }>().0;
     let panels = queries.quads.chunks_exact(quads).zip(queries.sums.chunks_exact(sums_of_panel));
     for (((panel, sums), query_scales), scores) in
-        panels.zip(&queries.scales).zip(scores.chunks_exact_mut(PANEL))
+        panels.zip(&queries.scales).zip(at.scores.chunks_exact_mut(PANEL))
     {
         let mut total = [[simd.splat(0.0); GROUPS]; PANEL];
         let folds = panel.chunks(fold / QUAD).zip(sums.chunks(fold / INT4_CHANNELS));
@@ -66,7 +78,7 @@ pub(super) fn score(
                 }
             }
         }
-        store_scores(simd, total, query_scales, (scores, group));
+        store_scores(simd, total, query_scales, ScoresAt { scores, group: at.group });
         // Once is enough.
         prefetch.pause();
     }
@@ -87,35 +99,36 @@ pub(super) struct Codes8<'a> {
 )]
 pub(super) fn weigh(
     simd: Avx512,
-    (blocks, int4): (&[Codes8<'_>], bool),
+    blocks: &[Codes8<'_>],
+    int4: bool,
     prefetch: &mut Prefetch,
-    (weights, group): (&[BlockScores], usize),
+    at: WeightsAt<'_>,
     sums: &mut [[f32; LANES]],
 ) {
     let vectors = blocks.first().map_or(0, |block| block.codes.len() / TOKEN_QUADS);
     prefetch.spread(blocks.len() * BLOCK, blocks.len() * TOKEN_QUADS * vectors.div_ceil(2));
     // Vectors that share weights: those of a scale group.
     let shared = if int4 { INT4_CHANNELS / LANES } else { vectors };
-    for (weights, sums) in weights.chunks_exact(PANEL).zip(sums.chunks_exact_mut(PANEL * vectors)) {
+    for (weights, sums) in at.weights.chunks_exact(PANEL).zip(sums.chunks_exact_mut(PANEL * vectors)) {
         for (scale_group, start) in (0..vectors).step_by(shared).enumerate() {
             let limit = if int4 { 127.0 } else { 255.0 };
             let weights = Weights::new(
                 simd,
                 blocks.iter().map(|block| block.scales),
                 scale_group,
-                (weights, group),
+                WeightsAt { weights, group: at.group },
                 limit,
             );
             let end = vectors.min(start + shared);
             let mut vector = start;
             while vector < end {
-                let sums = (&mut *sums, vectors);
+                let sums = PanelSums { sums: &mut *sums, vectors };
                 let step = if end - vector >= 2 { 2 } else { 1 };
                 match (int4, step) {
-                    (false, 2) => add::<2, false>(simd, (blocks, prefetch), &weights, sums, vector),
-                    (false, _) => add::<1, false>(simd, (blocks, prefetch), &weights, sums, vector),
-                    (true, 2) => add::<2, true>(simd, (blocks, prefetch), &weights, sums, vector),
-                    (true, _) => add::<1, true>(simd, (blocks, prefetch), &weights, sums, vector),
+                    (false, 2) => add::<2, false>(simd, blocks, prefetch, &weights, sums, vector),
+                    (false, _) => add::<1, false>(simd, blocks, prefetch, &weights, sums, vector),
+                    (true, 2) => add::<2, true>(simd, blocks, prefetch, &weights, sums, vector),
+                    (true, _) => add::<1, true>(simd, blocks, prefetch, &weights, sums, vector),
                 }
                 vector += step;
             }
@@ -128,9 +141,10 @@ pub(super) fn weigh(
 #[inline(always)]
 fn add<const VECTORS: usize, const INT4: bool>(
     simd: Avx512,
-    (blocks, prefetch): (&[Codes8<'_>], &mut Prefetch),
+    blocks: &[Codes8<'_>],
+    prefetch: &mut Prefetch,
     all_weights: &Weights,
-    sums: (&mut [[f32; LANES]], usize),
+    sums: PanelSums<'_>,
     first: usize,
 ) {
     let mut acc = [[simd.splat_i32(0); VECTORS]; PANEL];

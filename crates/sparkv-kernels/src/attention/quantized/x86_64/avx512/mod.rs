@@ -4,12 +4,10 @@ mod codes;
 mod expand;
 mod packed;
 
-use self::codes::Codes8;
-use crate::attention::buffer::Expanded;
-use crate::attention::prefetch::Prefetch;
-use crate::attention::quantized::ReadQuantized;
+use self::codes::{Codes8, KeyCodes};
+use crate::attention::quantized::{ReadQuantized, Reading};
 use crate::attention::queries::Codes;
-use crate::attention::{BlockScores, KEY_BLOCK};
+use crate::attention::{KEY_BLOCK, ScoresAt, WeightsAt};
 use crate::format::lanes::Unit;
 use crate::format::quantized::{INT4_BIAS, KEY_BIAS};
 use crate::format::{BLOCK, Format, INT4_CHANNELS, KeptFormat, Layout, Packing, Rows};
@@ -35,23 +33,23 @@ impl ReadQuantized for Avx512 {
         layout: &Layout,
         block: &[u8],
         queries: &Codes,
-        work: (&mut Expanded, &mut Prefetch),
-        scores: (&mut [BlockScores], usize),
+        reading: Reading<'_>,
+        at: ScoresAt<'_>,
     ) -> bool {
         // SAFETY: `self` is proof of the instructions.
-        unsafe { score_codes(self, layout, block, queries, work, scores) }
+        unsafe { score_codes(self, layout, block, queries, reading, at) }
     }
 
     #[inline(always)]
     fn weigh_codes(
         self,
         values: &Rows<'_>,
-        weights: (&[BlockScores], usize),
-        work: (&mut Expanded, &mut Prefetch),
+        at: WeightsAt<'_>,
+        reading: Reading<'_>,
         sums: &mut [[f32; LANES]],
     ) -> bool {
         // SAFETY: `self` is proof of the instructions.
-        unsafe { weigh_codes(self, values, weights, work, sums) }
+        unsafe { weigh_codes(self, values, at, reading, sums) }
     }
 }
 
@@ -92,26 +90,27 @@ fn score_codes(
     layout: &Layout,
     block: &[u8],
     queries: &Codes,
-    (expanded, prefetch): (&mut Expanded, &mut Prefetch),
-    scores: (&mut [BlockScores], usize),
+    reading: Reading<'_>,
+    at: ScoresAt<'_>,
 ) -> bool {
     let head_dim = layout.head_dim();
-    let codes = &mut expanded.codes.as_mut_slice()[..BLOCK * head_dim / size_of::<Unit>()];
+    let codes = &mut reading.expanded.codes.as_mut_slice()[..BLOCK * head_dim / size_of::<Unit>()];
     match layout.format() {
         Format::Int8 => {
             let (codes, scales) = block.split_at(BLOCK * head_dim);
-            let codes = (codes.as_chunks().0, i32::from(KEY_BIAS));
-            codes::score(simd, codes, (scales, usize::MAX), (queries, prefetch), scores);
+            let keys =
+                KeyCodes { codes: codes.as_chunks().0, bias: i32::from(KEY_BIAS), scales, fold: usize::MAX };
+            codes::score(simd, &keys, queries, reading.prefetch, at);
         }
         Format::Int4 => {
             let (nibbles, scales) = block.split_at(BLOCK / 2 * head_dim);
             expand::nibbles(simd, nibbles, codes);
-            let codes = (&*codes, i32::from(INT4_BIAS));
-            codes::score(simd, codes, (scales, INT4_CHANNELS), (queries, prefetch), scores);
+            let keys = KeyCodes { codes, bias: i32::from(INT4_BIAS), scales, fold: INT4_CHANNELS };
+            codes::score(simd, &keys, queries, reading.prefetch, at);
         }
         _ => {
             let Some(packing) = packing_of(layout) else { return false };
-            packed::score(simd, block, (&packing, head_dim), (queries, prefetch), scores);
+            packed::score(simd, &packed::Keys::new(block, &packing, head_dim), queries, reading.prefetch, at);
         }
     }
     true
@@ -124,8 +123,8 @@ fn score_codes(
 fn weigh_codes(
     simd: Avx512,
     values: &Rows<'_>,
-    weights: (&[BlockScores], usize),
-    (expanded, prefetch): (&mut Expanded, &mut Prefetch),
+    at: WeightsAt<'_>,
+    reading: Reading<'_>,
     sums: &mut [[f32; LANES]],
 ) -> bool {
     let layout = values.layout();
@@ -134,11 +133,11 @@ fn weigh_codes(
         return false;
     }
     if let Some(packing) = packing_of(layout) {
-        packed::weigh(simd, (values, &packing), prefetch, weights, sums);
+        packed::weigh(simd, values, &packing, reading.prefetch, at, sums);
         return true;
     }
     let registers = BLOCK * head_dim / size_of::<Unit>();
-    let mut codes = expanded.codes.as_mut_slice().chunks_exact_mut(registers);
+    let mut codes = reading.expanded.codes.as_mut_slice().chunks_exact_mut(registers);
     let mut blocks = [Codes8 { codes: &[], scales: &[] }; KEY_BLOCK / BLOCK];
     for (slot, block) in blocks.iter_mut().zip(values.units()) {
         *slot = match layout.format() {
@@ -156,6 +155,6 @@ fn weigh_codes(
         };
     }
     let blocks = &blocks[..values.units().len()];
-    codes::weigh(simd, (blocks, layout.format() == Format::Int4), prefetch, weights, sums);
+    codes::weigh(simd, blocks, layout.format() == Format::Int4, reading.prefetch, at, sums);
     true
 }

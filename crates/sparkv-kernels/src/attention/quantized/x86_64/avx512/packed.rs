@@ -5,10 +5,10 @@ use std::arch::x86_64::__m512i;
 use super::expand::Kept;
 use crate::attention::prefetch::Prefetch;
 use crate::attention::quantized::masks::{MaskWords, Masks};
-use crate::attention::quantized::weights::{Weights, store_scores};
+use crate::attention::quantized::weights::{PanelSums, Weights, store_scores};
 use crate::attention::quantized::{GROUPS, TOKEN_QUADS};
 use crate::attention::queries::Codes;
-use crate::attention::{BlockScores, KEY_BLOCK, PANEL};
+use crate::attention::{KEY_BLOCK, PANEL, ScoresAt, WeightsAt};
 use crate::format::lanes::{QUAD, Shape};
 use crate::format::packing::Sections;
 use crate::format::quantized::KEY_BIAS;
@@ -23,12 +23,13 @@ use crate::simd::{LANES, Simd};
 )]
 pub(super) fn score(
     simd: Avx512,
-    block: &[u8],
-    (packing, head_dim): (&Packing, usize),
-    (queries, prefetch): (&Codes, &mut Prefetch),
-    (scores, group): (&mut [BlockScores], usize),
+    keys: &Keys<'_>,
+    queries: &Codes,
+    prefetch: &mut Prefetch,
+    at: ScoresAt<'_>,
 ) {
-    let quads = head_dim / QUAD;
+    let Keys { block, packing, quads } = *keys;
+    let head_dim = quads * QUAD;
     prefetch.spread(BLOCK, quads);
     let sections = packing.sections(head_dim);
     let scales = block[sections.scalars..sections.steps].as_chunks::<{ F16_BYTES * LANES }>().0;
@@ -36,9 +37,8 @@ pub(super) fn score(
     let panels =
         queries.quads.chunks_exact(quads).zip(queries.sums.chunks_exact(head_dim.div_ceil(INT4_CHANNELS)));
     for (((panel, sums), query_scales), scores) in
-        panels.zip(&queries.scales).zip(scores.chunks_exact_mut(PANEL))
+        panels.zip(&queries.scales).zip(at.scores.chunks_exact_mut(PANEL))
     {
-        let keys = Keys { block, packing, quads };
         let sums = keys.multiply(simd, panel, sums, prefetch);
         let mut totals = [[simd.splat(0.0); GROUPS]; PANEL];
         for (totals, sums) in totals.iter_mut().zip(sums) {
@@ -46,21 +46,25 @@ pub(super) fn score(
                 *total = simd.mul(simd.to_f32(sums), scale);
             }
         }
-        store_scores(simd, totals, query_scales, (scores, group));
+        store_scores(simd, totals, query_scales, ScoresAt { scores, group: at.group });
         // Once is enough.
         prefetch.pause();
     }
 }
 
 /// A packed block of keys.
-struct Keys<'a> {
+pub(super) struct Keys<'a> {
     block: &'a [u8],
     packing: &'a Packing,
     /// Words of masks for each group.
     quads: usize,
 }
 
-impl Keys<'_> {
+impl<'a> Keys<'a> {
+    pub(super) fn new(block: &'a [u8], packing: &'a Packing, head_dim: usize) -> Self {
+        Self { block, packing, quads: head_dim / QUAD }
+    }
+
     /// Products with the queries of a panel, in whole numbers.
     #[inline(always)]
     fn multiply(
@@ -109,27 +113,30 @@ impl Keys<'_> {
 )]
 pub(super) fn weigh(
     simd: Avx512,
-    (values, packing): (&Rows<'_>, &Packing),
+    values: &Rows<'_>,
+    packing: &Packing,
     prefetch: &mut Prefetch,
-    (weights, group): (&[BlockScores], usize),
+    at: WeightsAt<'_>,
     sums: &mut [[f32; LANES]],
 ) {
     let shape = Shape { side: Side::Values, head_dim: values.layout().head_dim() };
     let vectors = shape.head_dim / LANES;
     prefetch.spread(values.len(), values.len() / QUAD * vectors);
     let sections = packing.sections(shape.head_dim);
-    for (weights, sums) in weights.chunks_exact(PANEL).zip(sums.chunks_exact_mut(PANEL * vectors)) {
+    for (weights, sums) in at.weights.chunks_exact(PANEL).zip(sums.chunks_exact_mut(PANEL * vectors)) {
         let scales = values.units().map(|block| &block[sections.scalars..sections.steps]);
-        let weights = Weights::new(simd, scales, 0, (weights, group), 255.0);
+        let at = WeightsAt { weights, group: at.group };
+        let weights = Weights::new(simd, scales, 0, at, 255.0);
         // Kept values of each block read so far: where the next vector's begin is not known before.
         let mut read = [0; KEY_BLOCK / BLOCK];
         for vector in 0..vectors {
             let mut acc = [simd.splat_i32(0); PANEL];
             for ((block, weights), read) in values.units().zip(&weights.quads).zip(&mut read) {
                 let block = Values { block, shape, sections: &sections, vector };
-                block.multiply(simd, weights, (&mut acc, read), prefetch);
+                block.multiply(simd, weights, &mut acc, read, prefetch);
             }
-            weights.add_to(simd, acc.as_chunks::<1>().0, (&mut *sums, vectors), vector);
+            let sums = PanelSums { sums: &mut *sums, vectors };
+            weights.add_to(simd, acc.as_chunks::<1>().0, sums, vector);
         }
         // Once is enough.
         prefetch.pause();
@@ -151,7 +158,8 @@ impl Values<'_> {
         &self,
         simd: Avx512,
         weights: &[[i32; PANEL]; TOKEN_QUADS],
-        (acc, read): (&mut [__m512i; PANEL], &mut usize),
+        acc: &mut [__m512i; PANEL],
+        read: &mut usize,
         prefetch: &mut Prefetch,
     ) {
         let steps = self.block[self.sections.steps..self.sections.end].as_chunks::<QUAD>().0;
