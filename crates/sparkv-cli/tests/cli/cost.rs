@@ -66,6 +66,7 @@ fn the_bytes_reported_are_those_the_settings_promise() {
         json!({ "precision": "f16" }),
         json!({ "pruning": { "key_ratio": 0.5, "value_ratio": 0.25 } }),
         json!({ "precision": "int8", "pruning": { "key_ratio": 0.75, "value_ratio": 0.5 } }),
+        json!({ "pruning": { "key_ratio": 0.8, "value_ratio": 0.8, "center_keys": true } }),
         json!({ "eviction": { "policy": "snapkv", "max_tokens": 128 } }),
         json!({ "eviction": { "policy": "streaming", "keep_ratio": 0.5 }, "pruning": { "key_ratio": 0.5 } }),
     ] {

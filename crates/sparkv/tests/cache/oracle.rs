@@ -63,12 +63,14 @@ fn splice(dense: &Tensor, recovered: &Tensor, from: usize, to: usize) -> Result<
     )
 }
 
-/// Attention of the last token: (query_heads * D).
+/// Attention of the last token: (query_heads * D). Where keys are centred, they are pruned without the mean key of the
+/// prompt.
 fn expected(
     config: &AttentionConfig,
     tokens: &Tokens,
     prompt: usize,
     ratios: (f64, f64),
+    centred: bool,
 ) -> Result<Vec<f32>> {
     let last = tokens.len() - 1;
     // Whole blocks of 32 before the window; then another one whenever the tail holds window + block.
@@ -82,7 +84,9 @@ fn expected(
         let window: Vec<Tensor> = (kv_head * group..(kv_head + 1) * group)
             .map(|h| head(&tokens.q, h, config)?.narrow(0, prompt - WINDOW, WINDOW))
             .collect::<Result<_>>()?;
-        let keys = recover_keys(&k, &Tensor::cat(&window, 0)?, ratios.0)?;
+        let mean = (k.narrow(0, 0, prompt)?.mean_keepdim(0)? * f64::from(u8::from(centred)))?;
+        let keys = recover_keys(&k.broadcast_sub(&mean)?, &Tensor::cat(&window, 0)?, ratios.0)?;
+        let keys = keys.broadcast_add(&mean)?;
         let k = splice(&k, &keys, SINKS, packed_end)?;
         let v = splice(&v, &recover_values(&v, ratios.1)?, SINKS, packed_end)?;
         let q = head(&tokens.q, query_head, config)?.narrow(0, last, 1)?;
@@ -96,17 +100,25 @@ fn expected(
 #[test]
 fn packed_attention_equals_attention_over_recovered_rows() {
     for head_dim in [64, 80, 96, 128, 256] {
-        for ratios in [(0.5, 0.5), (0.75, 0.0), (0.8, 0.8), (0.0, 0.75)] {
+        for (ratios, centred) in [
+            ((0.5, 0.5), false),
+            ((0.75, 0.0), false),
+            ((0.8, 0.8), false),
+            ((0.0, 0.75), false),
+            ((0.75, 0.75), true),
+            ((0.8, 0.0), true),
+        ] {
             let config = config(head_dim);
             let tokens = Tokens::random(&config, 150 + 70);
             let settings = settings(&format!(
-                r#"{{"pruning": {{"key_ratio": {}, "value_ratio": {}}}, "precision": "f32"}}"#,
+                r#"{{"pruning": {{"key_ratio": {}, "value_ratio": {}, "center_keys": {centred}}},
+                    "precision": "f32"}}"#,
                 ratios.0, ratios.1
             ));
             let (_, out) = Layer::run(config, &settings, &tokens, 150);
-            let expected = expected(&config, &tokens, 150, ratios).unwrap();
+            let expected = expected(&config, &tokens, 150, ratios, centred).unwrap();
             let worst = distance(&out[tokens.len() - 1..], &[expected]);
-            assert!(worst < 3e-6, "D {head_dim}, ratios {ratios:?}: off by {worst}");
+            assert!(worst < 3e-6, "D {head_dim}, ratios {ratios:?}, centred {centred}: off by {worst}");
         }
     }
 }
