@@ -12,12 +12,12 @@ pub(crate) struct Queries {
     pub(super) head_dim: usize,
     /// (panels, head_dim)
     panels: Vec<[f32; PANEL]>,
-    pub(super) codes: Codes,
+    pub(super) codes: QueryCodes,
 }
 
 /// The same in whole numbers: a query is its scale times its codes, to a 254th of its largest channel.
 #[derive(Debug, Default)]
-pub(crate) struct Codes {
+pub(crate) struct QueryCodes {
     /// (panels, head_dim / 4): four codes each.
     pub(crate) quads: Vec<[i32; PANEL]>,
     /// (panels)

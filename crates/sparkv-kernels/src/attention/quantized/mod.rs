@@ -23,7 +23,7 @@ mod x86_64;
 use self::masks::Masks;
 use super::buffer::Expanded;
 use super::prefetch::Prefetch;
-use super::queries::Codes;
+use super::queries::QueryCodes;
 use super::{ScoresAt, WeightsAt};
 use crate::format::lanes::{QUAD, Unit};
 use crate::format::{BLOCK, GROUP, Layout, Rows};
@@ -81,7 +81,7 @@ pub(super) trait ReadQuantized: Simd {
         self,
         _layout: &Layout,
         _block: &[u8],
-        _queries: &Codes,
+        _queries: &QueryCodes,
         _reading: Reading<'_>,
         _at: ScoresAt<'_>,
     ) -> bool {

@@ -23,7 +23,7 @@ pub(super) struct PackedCodes<'a> {
     /// Of each group of keys, or of each quad of tokens of values.
     magnitudes: [Unit; TOKEN_QUADS],
     masks: MaskWords<'a>,
-    kept: Kept<'a>,
+    kept: KeptValues<'a>,
 }
 
 impl<'a> PackedCodes<'a> {
@@ -33,7 +33,7 @@ impl<'a> PackedCodes<'a> {
             side: shape.side,
             magnitudes: magnitudes(shape.side, &bytes[sections.steps..sections.end]),
             masks: MaskWords::new(shape, sections, bytes),
-            kept: Kept::new(bytes, sections.bitmap, flip(shape.side)),
+            kept: KeptValues::new(bytes, sections.bitmap, flip(shape.side)),
         }
     }
 
@@ -81,7 +81,7 @@ pub(super) fn flip(side: Side) -> u8 {
 }
 
 /// The kept values of a packed block, read one after the other.
-struct Kept<'a> {
+struct KeptValues<'a> {
     block: &'a [u8],
     /// Bytes of kept values, with which the block begins.
     len: usize,
@@ -93,7 +93,7 @@ struct Kept<'a> {
     zero: u8,
 }
 
-impl<'a> Kept<'a> {
+impl<'a> KeptValues<'a> {
     #[inline(always)]
     fn new(block: &'a [u8], len: usize, zero: u8) -> Self {
         Self { block, len, read: 0, rest: [zero; QUAD * LANES], zero }

@@ -10,7 +10,7 @@ use super::expand::load_unit;
 use crate::attention::prefetch::Prefetch;
 use crate::attention::quantized::weights::{PanelSums, Weights, store_scores};
 use crate::attention::quantized::{GROUPS, TOKEN_QUADS};
-use crate::attention::queries::Codes;
+use crate::attention::queries::QueryCodes;
 use crate::attention::{PANEL, ScoresAt, WeightsAt};
 use crate::format::lanes::{QUAD, Unit};
 use crate::format::{BLOCK, F16_BYTES, INT4_CHANNELS};
@@ -44,7 +44,7 @@ pub(super) struct KeyCodes<'a> {
 pub(super) fn score(
     simd: Neon<true>,
     keys: &KeyCodes<'_>,
-    queries: &Codes,
+    queries: &QueryCodes,
     prefetch: &mut Prefetch,
     at: ScoresAt<'_>,
 ) {

@@ -7,7 +7,7 @@ use self::codes::{Codes8, KeyCodes};
 use crate::attention::quantized::expand::packed_codes;
 use crate::attention::quantized::masks::Masks;
 use crate::attention::quantized::{ReadQuantized, Reading};
-use crate::attention::queries::Codes;
+use crate::attention::queries::QueryCodes;
 use crate::attention::{KEY_BLOCK, ScoresAt, WeightsAt};
 use crate::format::lanes::{QUAD, Unit};
 use crate::format::quantized::KEY_BIAS;
@@ -46,7 +46,7 @@ impl<const DOT: bool> ReadQuantized for Neon<DOT> {
         self,
         layout: &Layout,
         block: &[u8],
-        queries: &Codes,
+        queries: &QueryCodes,
         reading: Reading<'_>,
         at: ScoresAt<'_>,
     ) -> bool {
@@ -75,7 +75,7 @@ fn score_codes(
     simd: Neon<true>,
     layout: &Layout,
     block: &[u8],
-    queries: &Codes,
+    queries: &QueryCodes,
     reading: Reading<'_>,
     at: ScoresAt<'_>,
 ) -> bool {

@@ -13,7 +13,7 @@ use std::arch::x86_64::*;
 use self::choose::{Chosen, choose};
 use self::lanes::{Codes, Output, bits_in_lane_order, write_quads};
 use self::vectors::{
-    LANES, Row, largest_magnitude, load_f32, load_u8, load_word, reciprocal, store_128, store_256, store_512,
+    Row, largest_magnitude, load_f32, load_u8, load_word, reciprocal, store_128, store_256, store_512,
     store_f32, to_code, to_f16,
 };
 use crate::format::lanes::Shape;
@@ -21,6 +21,7 @@ use crate::format::quantized::{INT4_BIAS, KEY_BIAS};
 use crate::format::{
     BLOCK, F16_BYTES, Format, INT4_CHANNELS, KeptFormat, Layout, MAX_HEAD_DIM, Packing, Side,
 };
+use crate::simd::LANES;
 use crate::simd::x86_64::Avx512;
 
 /// What codes of a byte are clamped to.

@@ -2,8 +2,7 @@
 
 use std::arch::x86_64::*;
 
-/// Lanes of f32.
-pub(super) const LANES: usize = 16;
+use crate::simd::LANES;
 
 /// The largest finite f16.
 const F16_MAX: f32 = 65504.0;

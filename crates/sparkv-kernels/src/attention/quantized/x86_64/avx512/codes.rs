@@ -6,7 +6,7 @@
 use crate::attention::prefetch::Prefetch;
 use crate::attention::quantized::weights::{PanelSums, Weights, store_scores};
 use crate::attention::quantized::{GROUPS, TOKEN_QUADS};
-use crate::attention::queries::Codes;
+use crate::attention::queries::QueryCodes;
 use crate::attention::{PANEL, ScoresAt, WeightsAt};
 use crate::format::lanes::{QUAD, Unit};
 use crate::format::quantized::INT4_BIAS;
@@ -34,7 +34,7 @@ pub(super) struct KeyCodes<'a> {
 pub(super) fn score(
     simd: Avx512,
     keys: &KeyCodes<'_>,
-    queries: &Codes,
+    queries: &QueryCodes,
     prefetch: &mut Prefetch,
     at: ScoresAt<'_>,
 ) {

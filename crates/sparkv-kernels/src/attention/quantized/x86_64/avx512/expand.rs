@@ -6,14 +6,14 @@ use crate::format::lanes::Unit;
 use crate::simd::x86_64::Avx512;
 
 /// The kept values of a packed block, read one after the other.
-pub(super) struct Kept<'a> {
+pub(super) struct KeptRegisters<'a> {
     simd: Avx512,
     block: &'a [u8],
     /// Bytes read so far.
     read: usize,
 }
 
-impl<'a> Kept<'a> {
+impl<'a> KeptRegisters<'a> {
     /// From byte `first` on.
     ///
     /// # Panics
@@ -35,7 +35,7 @@ impl<'a> Kept<'a> {
     pub(super) fn next(&mut self, bytes: u32) -> __m512i {
         let start = self.read.min(self.block.len() - size_of::<Unit>());
         self.read += bytes as usize;
-        // SAFETY: as many bytes as a register has lie in the block from `start` on; see `Kept::new`.
+        // SAFETY: as many bytes as a register has lie in the block from `start` on; see `KeptRegisters::new`.
         let register = unsafe { &*self.block.as_ptr().add(start).cast::<Unit>() };
         self.simd.load_bytes(register)
     }

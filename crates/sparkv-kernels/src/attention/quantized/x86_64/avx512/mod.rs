@@ -6,7 +6,7 @@ mod packed;
 
 use self::codes::{Codes8, KeyCodes};
 use crate::attention::quantized::{ReadQuantized, Reading};
-use crate::attention::queries::Codes;
+use crate::attention::queries::QueryCodes;
 use crate::attention::{KEY_BLOCK, ScoresAt, WeightsAt};
 use crate::format::lanes::Unit;
 use crate::format::quantized::{INT4_BIAS, KEY_BIAS};
@@ -32,7 +32,7 @@ impl ReadQuantized for Avx512 {
         self,
         layout: &Layout,
         block: &[u8],
-        queries: &Codes,
+        queries: &QueryCodes,
         reading: Reading<'_>,
         at: ScoresAt<'_>,
     ) -> bool {
@@ -89,7 +89,7 @@ fn score_codes(
     simd: Avx512,
     layout: &Layout,
     block: &[u8],
-    queries: &Codes,
+    queries: &QueryCodes,
     reading: Reading<'_>,
     at: ScoresAt<'_>,
 ) -> bool {

@@ -2,12 +2,12 @@
 
 use std::arch::x86_64::__m512i;
 
-use super::expand::Kept;
+use super::expand::KeptRegisters;
 use crate::attention::prefetch::Prefetch;
 use crate::attention::quantized::masks::{MaskWords, Masks};
 use crate::attention::quantized::weights::{PanelSums, Weights, store_scores};
 use crate::attention::quantized::{GROUPS, TOKEN_QUADS};
-use crate::attention::queries::Codes;
+use crate::attention::queries::QueryCodes;
 use crate::attention::{KEY_BLOCK, PANEL, ScoresAt, WeightsAt};
 use crate::format::lanes::{QUAD, Shape};
 use crate::format::packing::Sections;
@@ -24,7 +24,7 @@ use crate::simd::{LANES, Simd};
 pub(super) fn score(
     simd: Avx512,
     keys: &Keys<'_>,
-    queries: &Codes,
+    queries: &QueryCodes,
     prefetch: &mut Prefetch,
     at: ScoresAt<'_>,
 ) {
@@ -80,7 +80,8 @@ impl<'a> Keys<'a> {
         let fills = [simd.each_four_times(&steps[0]), simd.each_four_times(&steps[1])];
         let shape = Shape { side: Side::Keys, head_dim: self.quads * QUAD };
         let words = MaskWords::new(shape, &sections, self.block);
-        let mut kept = [0, GROUP * self.packing.kept].map(|first| Kept::new(simd, self.block, first));
+        let mut kept =
+            [0, GROUP * self.packing.kept].map(|first| KeptRegisters::new(simd, self.block, first));
         let mut acc = [[simd.splat_i32(0); GROUPS]; PANEL];
         for slot in 0..PANEL {
             let mut sum = 0;
@@ -127,7 +128,7 @@ pub(super) fn weigh(
         let scales = values.units().map(|block| &block[sections.scalars..sections.steps]);
         let at = WeightsAt { weights, group: at.group };
         let weights = Weights::new(simd, scales, 0, at, 255.0);
-        // Kept values of each block read so far: where the next vector's begin is not known before.
+        // KeptRegisters values of each block read so far: where the next vector's begin is not known before.
         let mut read = [0; KEY_BLOCK / BLOCK];
         for vector in 0..vectors {
             let mut acc = [simd.splat_i32(0); PANEL];
@@ -163,7 +164,7 @@ impl Values<'_> {
         prefetch: &mut Prefetch,
     ) {
         let steps = self.block[self.sections.steps..self.sections.end].as_chunks::<QUAD>().0;
-        let mut kept = Kept::new(simd, self.block, *read);
+        let mut kept = KeptRegisters::new(simd, self.block, *read);
         let zero = simd.splat_i32(0);
         let words = MaskWords::new(self.shape, self.sections, self.block);
         let masks = words.iter(self.vector * TOKEN_QUADS);
@@ -181,7 +182,13 @@ impl Values<'_> {
 
 /// 64 elements: what is kept, and for the others `zero` plus or minus the magnitude.
 #[inline(always)]
-fn spread(simd: Avx512, masks: Masks, zero: __m512i, magnitude: __m512i, kept: &mut Kept<'_>) -> __m512i {
+fn spread(
+    simd: Avx512,
+    masks: Masks,
+    zero: __m512i,
+    magnitude: __m512i,
+    kept: &mut KeptRegisters<'_>,
+) -> __m512i {
     let filled = simd.plus_minus(zero, masks.negative, magnitude);
     simd.expand_bytes(filled, masks.kept, kept.next(masks.kept.count_ones()))
 }
