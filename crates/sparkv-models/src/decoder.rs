@@ -10,10 +10,10 @@ use crate::config::DecoderConfig;
 use crate::error::LoadError;
 use crate::language_model::{DecodeStep, LanguageModel, ModelError, ModelInfo, PrefillStep, StepOutput};
 use crate::linear::Linear;
+use crate::ops::rope::{Rope, Rotation};
+use crate::ops::rows;
+use crate::profile::{self, Part};
 use crate::progress::{Progress, Task, Unit};
-use crate::rope::{Rope, Rotation};
-use crate::rows;
-use crate::spent::{self, Part};
 use crate::step::Prefill;
 use crate::weights::{MatrixFormat, Stored, TensorSource, WeightFormat};
 
@@ -192,7 +192,7 @@ impl Decoder {
         let [q, k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], &x)?;
         rotation.apply(&q)?;
         rotation.apply(&k)?;
-        spent::on(Part::Attention, || attend(&self.info.kv_shape.attention, &q, &k, &v, spans))
+        profile::on(Part::Attention, || attend(&self.info.kv_shape.attention, &q, &k, &v, spans))
     }
 
     /// Replaces `hidden`, (rows, hidden), by what a layer makes of it after attention. A piece of it at a time, so

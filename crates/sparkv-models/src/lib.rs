@@ -18,39 +18,30 @@
 //! ```
 pub mod config;
 mod decoder;
-pub mod demo;
-mod dummy;
 mod error;
 pub mod fake;
-mod files;
-pub mod gguf;
-pub mod hub;
 pub mod language_model;
 mod linear;
 mod load;
+mod ops;
+pub mod profile;
 pub mod progress;
-mod rope;
-mod rows;
-mod safetensors_files;
 mod source;
-pub mod spent;
 mod step;
-mod text;
 mod weights;
 
 pub use config::{ConfigError, DecoderConfig};
 pub use decoder::Decoder;
-pub use dummy::load_dummy;
 pub use error::LoadError;
-pub use gguf::{GgufFile, GgufWeights};
-pub use hub::HubOptions;
 pub use language_model::{
     DecodeStep, LanguageModel, ModelError, ModelInfo, PREFILL_CHUNK, PrefillStep, StepOutput,
 };
-pub use load::{LoadOptions, LoadedModel, load};
+pub use load::{LoadOptions, LoadedModel, load, load_dummy};
 pub use progress::Progress;
-pub use safetensors_files::SafetensorsFiles;
+pub use source::gguf::{GgufFile, GgufWeights};
+pub use source::hub::{self, HubOptions};
+pub use source::safetensors::SafetensorsFiles;
+pub use source::text::TextFiles;
 pub use source::{DeviceChoice, ModelSource};
 pub use step::Prefill;
-pub use text::TextFiles;
 pub use weights::{Stored, TensorSource, WeightFormat};

@@ -1,17 +1,17 @@
 //! Loading a model from wherever it is.
 use std::path::Path;
 
-use crate::config::{DecoderConfig, eos_from_generation_config};
+use crate::config::DecoderConfig;
 use crate::decoder::Decoder;
-use crate::demo;
 use crate::error::LoadError;
-use crate::files::{read_optional, read_required};
-use crate::gguf::{GgufFile, GgufWeights};
-use crate::hub::{self, HubOptions};
 use crate::progress::Progress;
-use crate::safetensors_files::SafetensorsFiles;
-use crate::source::{DeviceChoice, ModelSource};
-use crate::text::TextFiles;
+use crate::source::dummy::Random;
+use crate::source::folder::ModelFiles;
+use crate::source::gguf::{GgufFile, GgufWeights};
+use crate::source::hub::{self, HubOptions};
+use crate::source::safetensors::SafetensorsFiles;
+use crate::source::text::TextFiles;
+use crate::source::{DeviceChoice, ModelSource, demo};
 use crate::weights::{TensorSource, WeightFormat};
 
 /// How a model is to be loaded.
@@ -48,7 +48,7 @@ pub fn load(
 ) -> Result<LoadedModel, LoadError> {
     options.device.open()?;
     match source {
-        ModelSource::Demo => demo::load(options.weights, progress),
+        ModelSource::Demo => load_files(demo::files()?, &demo::weights()?, options.weights, progress),
         ModelSource::Folder(folder) => load_folder(folder, name_of(folder), options.weights, progress),
         ModelSource::Gguf(path) => load_gguf(path, options.weights, progress),
         ModelSource::Hub(repo) => {
@@ -58,20 +58,39 @@ pub fn load(
     }
 }
 
+/// A decoder of the shape in `config` with random weights, the same for the same `seed`.
+///
+/// Made quickly, in the format asked for: no f32 copy of a quantized matrix is ever made.
+///
+/// # Errors
+/// If the weights cannot be held in `format`.
+pub fn load_dummy(
+    config: &DecoderConfig,
+    format: WeightFormat,
+    seed: u64,
+    progress: &dyn Progress,
+) -> Result<Decoder, LoadError> {
+    Decoder::load(config, &Random::new(seed, format.for_matrices()), format, progress)
+}
+
 fn load_folder(
     folder: &Path,
     name: String,
     weights: WeightFormat,
     progress: &dyn Progress,
 ) -> Result<LoadedModel, LoadError> {
-    let files = ModelFiles {
-        name,
-        place: folder.display().to_string(),
-        config: read_required(folder, "config.json")?,
-        generation_config: read_optional(folder, "generation_config.json")?,
-        text: TextFiles::open(folder)?,
-    };
-    files.load(&SafetensorsFiles::open(folder)?, weights, progress)
+    let files = ModelFiles::open(folder, name)?;
+    load_files(files, &SafetensorsFiles::open(folder)?, weights, progress)
+}
+
+fn load_files(
+    files: ModelFiles,
+    source: &dyn TensorSource,
+    weights: WeightFormat,
+    progress: &dyn Progress,
+) -> Result<LoadedModel, LoadError> {
+    let decoder = Decoder::load(&files.config()?, source, weights, progress)?;
+    Ok(LoadedModel { decoder, text: files.text, name: files.name })
 }
 
 fn load_gguf(path: &Path, weights: WeightFormat, progress: &dyn Progress) -> Result<LoadedModel, LoadError> {
@@ -80,45 +99,6 @@ fn load_gguf(path: &Path, weights: WeightFormat, progress: &dyn Progress) -> Res
     let text = file.text_files()?;
     let decoder = Decoder::load(&config, &GgufWeights::new(&file, &config), weights, progress)?;
     Ok(LoadedModel { decoder, text, name: name_of(&path.with_extension("")) })
-}
-
-/// A model in Hugging Face's layout, but for its weights.
-pub(crate) struct ModelFiles {
-    /// What it is called.
-    pub(crate) name: String,
-    /// Where it is, for errors.
-    pub(crate) place: String,
-    /// `config.json`.
-    pub(crate) config: String,
-    /// `generation_config.json`.
-    pub(crate) generation_config: Option<String>,
-    pub(crate) text: TextFiles,
-}
-
-impl ModelFiles {
-    pub(crate) fn load(
-        self,
-        source: &dyn TensorSource,
-        weights: WeightFormat,
-        progress: &dyn Progress,
-    ) -> Result<LoadedModel, LoadError> {
-        let error = |file: &str, source| LoadError::Config { file: format!("{}/{file}", self.place), source };
-        let mut config =
-            DecoderConfig::from_json(&self.config).map_err(|source| error("config.json", source))?;
-        if let Some(json) = &self.generation_config {
-            let eos =
-                eos_from_generation_config(json).map_err(|source| error("generation_config.json", source))?;
-            if !eos.is_empty() {
-                config.eos_token_ids = eos;
-            }
-        }
-        if config.eos_token_ids.is_empty() {
-            let eos = self.text.eos_token.as_deref();
-            config.eos_token_ids.extend(eos.and_then(|token| self.text.tokenizer.token_to_id(token)));
-        }
-        let decoder = Decoder::load(&config, source, weights, progress)?;
-        Ok(LoadedModel { decoder, text: self.text, name: self.name })
-    }
 }
 
 /// The last part of a path, of its absolute form if it is one like `.`.

@@ -5,7 +5,7 @@ use sparkv::{SequenceCache, Span};
 
 use crate::decoder::Decoder;
 use crate::language_model::{DecodeStep, ModelError, PREFILL_CHUNK, PrefillStep, StepOutput};
-use crate::spent::{self, Part};
+use crate::profile::{self, Part};
 
 /// Tokens on their way through the layers of a [`Decoder`]: layer by layer, each in pieces.
 #[derive(Debug)]
@@ -178,7 +178,7 @@ impl Step<'_, '_, '_> {
         if step.cache.prompt_left(layer) == Some(0)
             && let Some(cache) = step.cache.layers_mut().get_mut(layer)
         {
-            spent::on(Part::Attention, || cache.finish_prompt())?;
+            profile::on(Part::Attention, || cache.finish_prompt())?;
         }
         step.prefill.row += piece.rows;
         if step.prefill.row == step.prefill.tokens {

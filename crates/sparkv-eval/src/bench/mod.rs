@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use sparkv::{KvSettings, KvShape, SequenceCache};
-use sparkv_models::{DecodeStep, Decoder, LanguageModel, ModelError, spent};
+use sparkv_models::{DecodeStep, Decoder, LanguageModel, ModelError, profile};
 
 use crate::retrieval::{EvalError, SettingsUnderTest};
 
@@ -108,7 +108,7 @@ pub struct Decode {
 #[derive(Debug, Clone, Copy)]
 struct Run {
     elapsed: Duration,
-    spent: spent::Spent,
+    profile: profile::Profile,
 }
 
 impl Bench<'_> {
@@ -263,10 +263,10 @@ impl Bench<'_> {
 
 /// Times `work` on this thread.
 fn measure(work: impl FnOnce() -> Result<(), EvalError>) -> Result<Run, EvalError> {
-    spent::take();
+    profile::take();
     let start = Instant::now();
     work()?;
-    Ok(Run { elapsed: start.elapsed(), spent: spent::take() })
+    Ok(Run { elapsed: start.elapsed(), profile: profile::take() })
 }
 
 impl Speed {
@@ -279,9 +279,9 @@ impl Speed {
         // Of an even number of runs the slower one of the two in the middle: a run that took place.
         let median = runs.get(runs.len() / 2);
         let milliseconds = |time: Duration| time.as_secs_f64() * 1e3 / steps.max(1) as f64;
-        let (elapsed, spent) = median.map_or_else(Default::default, |run| (run.elapsed, run.spent));
-        let (total, weights) = (milliseconds(elapsed), milliseconds(spent.weights));
-        let attention = milliseconds(spent.attention);
+        let (elapsed, profile) = median.map_or_else(Default::default, |run| (run.elapsed, run.profile));
+        let (total, weights) = (milliseconds(elapsed), milliseconds(profile.weights));
+        let attention = milliseconds(profile.attention);
         Self {
             tokens_per_second: rate(median),
             spread: Spread { min: rate(runs.last()), max: rate(runs.first()) },
@@ -296,8 +296,8 @@ mod tests {
 
     fn run(milliseconds: u64) -> Run {
         let weights = Duration::from_millis(milliseconds / 2);
-        let spent = spent::Spent { weights, attention: Duration::from_millis(10) };
-        Run { elapsed: Duration::from_millis(milliseconds), spent }
+        let profile = profile::Profile { weights, attention: Duration::from_millis(10) };
+        Run { elapsed: Duration::from_millis(milliseconds), profile }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::{Content, Value};
 
 use crate::error::{LoadError, without_backtrace};
-use crate::files::FileBytes;
+use crate::source::files::FileBytes;
 
 pub use weights::GgufWeights;
 

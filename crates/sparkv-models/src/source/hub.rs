@@ -6,7 +6,7 @@ use hf_hub::{Cache, CacheRepo, Repo};
 
 use crate::error::LoadError;
 use crate::progress::{Progress, Task, Unit};
-use crate::safetensors_files::{INDEX, SINGLE, shards};
+use crate::source::safetensors::{INDEX, SINGLE, shards};
 
 /// Files without which no model can be loaded.
 const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];

@@ -1,4 +1,13 @@
 //! What `--model` and `--device` choose.
+pub(crate) mod demo;
+pub(crate) mod dummy;
+pub(crate) mod files;
+pub(crate) mod folder;
+pub(crate) mod gguf;
+pub mod hub;
+pub(crate) mod safetensors;
+pub(crate) mod text;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 

@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
 use crate::error::LoadError;
-use crate::files::{FileBytes, read_optional};
+use crate::source::files::{FileBytes, read_optional};
 use crate::weights::{Stored, TensorSource};
 
 /// Name of the only weights file.

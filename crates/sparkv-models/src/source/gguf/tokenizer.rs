@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::{GgufFile, as_count};
 use crate::error::LoadError;
-use crate::text::{TextFiles, read_tokenizer};
+use crate::source::text::{TextFiles, read_tokenizer};
 
 /// llama.cpp's token types, as far as they matter here.
 const NORMAL: usize = 1;

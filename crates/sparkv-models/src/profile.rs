@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// Time that this thread spent computing, by part. What is not in a part (norms, rotation, activations,
 /// sampling, waiting) is the rest of whatever the caller measured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Spent {
+pub struct Profile {
     /// Products with weight matrices.
     pub weights: Duration,
     /// Attention, and everything that is done to the cache, compression included.
@@ -18,19 +18,19 @@ pub struct Spent {
 /// A part of the computation.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Part {
-    /// See [`Spent::weights`].
+    /// See [`Profile::weights`].
     Weights,
-    /// See [`Spent::attention`].
+    /// See [`Profile::attention`].
     Attention,
 }
 
 thread_local! {
-    static SPENT: Cell<Spent> = const { Cell::new(Spent { weights: Duration::ZERO, attention: Duration::ZERO }) };
+    static PROFILE: Cell<Profile> = const { Cell::new(Profile { weights: Duration::ZERO, attention: Duration::ZERO }) };
 }
 
 /// What was spent on this thread since it was last asked.
-pub fn take() -> Spent {
-    SPENT.take()
+pub fn take() -> Profile {
+    PROFILE.take()
 }
 
 /// Runs `compute` and counts its time as spent on `part`.
@@ -38,12 +38,12 @@ pub(crate) fn on<R>(part: Part, compute: impl FnOnce() -> R) -> R {
     let start = Instant::now();
     let result = compute();
     let elapsed = start.elapsed();
-    let mut spent = SPENT.get();
+    let mut profile = PROFILE.get();
     match part {
-        Part::Weights => spent.weights += elapsed,
-        Part::Attention => spent.attention += elapsed,
+        Part::Weights => profile.weights += elapsed,
+        Part::Attention => profile.attention += elapsed,
     }
-    SPENT.set(spent);
+    PROFILE.set(profile);
     result
 }
 
@@ -57,14 +57,14 @@ mod tests {
         on(Part::Attention, pause);
         on(Part::Attention, pause);
         on(Part::Weights, pause);
-        let spent = take();
-        assert!(spent.attention >= Duration::from_millis(4) && spent.weights >= Duration::from_millis(2));
-        assert_eq!(take(), Spent::default());
+        let profile = take();
+        assert!(profile.attention >= Duration::from_millis(4) && profile.weights >= Duration::from_millis(2));
+        assert_eq!(take(), Profile::default());
     }
 
     #[test]
     fn threads_do_not_mix() {
         std::thread::spawn(|| on(Part::Weights, || ())).join().unwrap();
-        assert_eq!(take(), Spent::default());
+        assert_eq!(take(), Profile::default());
     }
 }

@@ -1,13 +1,11 @@
 //! The demo model, part of the binary: what runs when no model is named.
+use super::folder::ModelFiles;
+use super::safetensors::SafetensorsFiles;
+use super::text::TextFiles;
 use crate::error::LoadError;
-use crate::load::{LoadedModel, ModelFiles};
-use crate::progress::Progress;
-use crate::safetensors_files::SafetensorsFiles;
-use crate::text::TextFiles;
-use crate::weights::WeightFormat;
 
 /// What the demo model is called in answers.
-pub const NAME: &str = "sparkv-demo";
+const NAME: &str = "sparkv-demo";
 
 /// Where its files are, for errors.
 const PLACE: &str = "embedded demo model";
@@ -19,8 +17,8 @@ macro_rules! demo_file {
     };
 }
 
-pub(crate) fn load(weights: WeightFormat, progress: &dyn Progress) -> Result<LoadedModel, LoadError> {
-    let files = ModelFiles {
+pub(crate) fn files() -> Result<ModelFiles, LoadError> {
+    Ok(ModelFiles {
         name: NAME.to_owned(),
         place: PLACE.to_owned(),
         config: demo_file!(include_str, "config.json").to_owned(),
@@ -30,7 +28,9 @@ pub(crate) fn load(weights: WeightFormat, progress: &dyn Progress) -> Result<Loa
             demo_file!(include_str, "tokenizer.json"),
             Some(demo_file!(include_str, "tokenizer_config.json")),
         )?,
-    };
-    let source = SafetensorsFiles::embedded(PLACE, demo_file!(include_bytes, "model.safetensors"))?;
-    files.load(&source, weights, progress)
+    })
+}
+
+pub(crate) fn weights() -> Result<SafetensorsFiles, LoadError> {
+    SafetensorsFiles::embedded(PLACE, demo_file!(include_bytes, "model.safetensors"))
 }

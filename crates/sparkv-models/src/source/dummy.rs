@@ -6,33 +6,15 @@ use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use crate::config::DecoderConfig;
-use crate::decoder::Decoder;
 use crate::error::LoadError;
-use crate::progress::Progress;
-use crate::weights::{MatrixFormat, Stored, TensorSource, WeightFormat};
+use crate::weights::{MatrixFormat, Stored, TensorSource};
 
 /// Weights that differ; all tensors repeat them. A multiple of every block size, and of no power of two that a
 /// row may have, so that the rows of a matrix differ; little enough to be made and quantized in no time.
 const PATTERN: usize = 256 * 4093;
 
-/// A decoder of the shape in `config` with random weights, the same for the same `seed`.
-///
-/// Made quickly, in the format asked for: no f32 copy of a quantized matrix is ever made.
-///
-/// # Errors
-/// If the weights cannot be held in `format`.
-pub fn load_dummy(
-    config: &DecoderConfig,
-    format: WeightFormat,
-    seed: u64,
-    progress: &dyn Progress,
-) -> Result<Decoder, LoadError> {
-    Decoder::load(config, &Random::new(seed, format.for_matrices()), format, progress)
-}
-
 /// Makes tensors up: norms are 1, all else is uniform with a deviation of 0.02, as models are initialized.
-struct Random {
+pub(crate) struct Random {
     seed: u64,
     format: MatrixFormat,
     /// (PATTERN)
@@ -42,7 +24,7 @@ struct Random {
 }
 
 impl Random {
-    fn new(seed: u64, format: MatrixFormat) -> Self {
+    pub(crate) fn new(seed: u64, format: MatrixFormat) -> Self {
         let weights = (0..PATTERN as u64)
             .into_par_iter()
             .map(|index| {

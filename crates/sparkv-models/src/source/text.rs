@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use crate::error::LoadError;
-use crate::files::{read_optional, read_required};
+use crate::source::files::{read_optional, read_required};
 
 /// Tokenizer and chat template of a model.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 use candle_core::{Result, Tensor};
 
 use crate::config::{DecoderConfig, RopeScaling};
-use crate::rows;
+use crate::ops::rows;
 
 /// Frequencies of the rotation. Angles are computed for the positions at hand, once per chunk and step, so a
 /// long context costs no table.

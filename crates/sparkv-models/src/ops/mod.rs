@@ -1,0 +1,3 @@
+//! What happens to rows of activations beside matrix products and attention.
+pub(crate) mod rope;
+pub(crate) mod rows;
