@@ -15,7 +15,7 @@ use crate::ops::rows;
 use crate::profile::{self, Part};
 use crate::progress::{Progress, Task, Unit};
 use crate::step::Prefill;
-use crate::weights::{MatrixFormat, Stored, TensorSource, WeightFormat};
+use crate::weights::{MatrixFormat, Stored, TensorSource, WeightFormat, Weights};
 
 /// Rows that go through the wide part of a layer at a time: enough to keep matrix products busy.
 const MLP_ROWS: usize = 256;
@@ -24,6 +24,8 @@ const MLP_ROWS: usize = 256;
 #[derive(Debug)]
 pub struct Decoder {
     info: ModelInfo,
+    /// Where the weights are, and everything that is computed with them.
+    device: Device,
     rms_norm_eps: f32,
     rope: Rope,
     embeddings: Embeddings,
@@ -67,7 +69,7 @@ struct Layer {
 }
 
 impl Decoder {
-    /// Reads the weights that `config` asks for and holds the matrices in `format`.
+    /// Reads the weights that `config` asks for into the memory of `device` and holds the matrices in `format`.
     ///
     /// # Errors
     /// If a tensor is missing, misshapen or of an unsupported type.
@@ -75,20 +77,21 @@ impl Decoder {
         config: &DecoderConfig,
         source: &dyn TensorSource,
         format: WeightFormat,
+        device: &Device,
         progress: &dyn Progress,
     ) -> Result<Self, LoadError> {
-        let format = format.for_matrices();
+        let weights = Weights { source, format: format.for_matrices(), device };
         progress.begin(&Task { name: "weights", total: config.layers as u64, unit: Unit::Layers });
         let layers = (0..config.layers)
             .into_par_iter()
             .map(|index| {
-                let layer = Layer::load(config, source, index, format);
+                let layer = Layer::load(config, &weights, index);
                 progress.advance(1);
                 layer
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let (embeddings, head) = load_ends(config, source, format)?;
-        let norm = source.tensor("model.norm.weight", &[config.hidden_size])?.to_f32()?;
+        let (embeddings, head) = load_ends(config, &weights)?;
+        let norm = weights.vector("model.norm.weight", config.hidden_size)?;
         progress.end();
         Ok(Self {
             info: ModelInfo {
@@ -98,6 +101,7 @@ impl Decoder {
                 kv_shape: config.kv_shape(),
                 row_bytes: config.hidden_size * size_of::<f32>(),
             },
+            device: device.clone(),
             rms_norm_eps: config.rms_norm_eps,
             rope: Rope::new(config),
             embeddings,
@@ -124,7 +128,7 @@ impl Decoder {
         if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab_size) {
             return Err(ModelError::Token { id, vocab_size });
         }
-        let ids = Tensor::new(tokens, &Device::Cpu)?;
+        let ids = Tensor::new(tokens, &self.device)?;
         Ok(match &self.embeddings {
             Embeddings::Dense(table) => table.index_select(&ids, 0)?.to_dtype(DType::F32)?,
             Embeddings::Quantized(table) => table.embedding(&ids)?,
@@ -276,26 +280,21 @@ impl LanguageModel for Decoder {
 }
 
 impl Layer {
-    fn load(
-        config: &DecoderConfig,
-        source: &dyn TensorSource,
-        index: usize,
-        format: MatrixFormat,
-    ) -> Result<Self, LoadError> {
+    fn load(config: &DecoderConfig, weights: &Weights<'_>, index: usize) -> Result<Self, LoadError> {
         let hidden = config.hidden_size;
         let inner = config.intermediate_size;
         let query = config.query_heads * config.head_dim;
         let kv = config.kv_heads * config.head_dim;
         let norm = |name: &str| -> Result<Tensor, LoadError> {
-            Ok(source.tensor(&format!("model.layers.{index}.{name}.weight"), &[hidden])?.to_f32()?)
+            weights.vector(&format!("model.layers.{index}.{name}.weight"), hidden)
         };
         let attention = |name: &str, shape| {
             let name = format!("model.layers.{index}.self_attn.{name}");
-            Linear::load(source, &name, shape, config.attention_bias, format)
+            Linear::load(weights, &name, shape, config.attention_bias)
         };
         let mlp = |name: &str, shape| {
             let name = format!("model.layers.{index}.mlp.{name}");
-            Linear::load(source, &name, shape, config.mlp_bias, format)
+            Linear::load(weights, &name, shape, config.mlp_bias)
         };
         Ok(Self {
             attention_norm: norm("input_layernorm")?,
@@ -312,24 +311,21 @@ impl Layer {
 }
 
 /// The embedding table and the output head. Where they are tied, a file may hold either of them.
-fn load_ends(
-    config: &DecoderConfig,
-    source: &dyn TensorSource,
-    format: MatrixFormat,
-) -> Result<(Embeddings, Linear), LoadError> {
+fn load_ends(config: &DecoderConfig, weights: &Weights<'_>) -> Result<(Embeddings, Linear), LoadError> {
     const TABLE: &str = "model.embed_tokens.weight";
     const HEAD: &str = "lm_head.weight";
+    let Weights { source, format, .. } = *weights;
     let shape = [config.vocab_size, config.hidden_size];
     let table_name =
         if config.tied_embeddings && !source.contains(TABLE) && source.contains(HEAD) { HEAD } else { TABLE };
-    let table = source.tensor(table_name, &shape)?;
+    let table = weights.stored(table_name, &shape)?;
     let table = match format {
         // One matrix in memory, too.
         _ if config.tied_embeddings => table.convert(format)?,
         MatrixFormat::Dense(DType::F16 | DType::BF16) => table.convert(format)?,
         _ => table,
     };
-    let head = if config.tied_embeddings { table.clone() } else { source.tensor(HEAD, &shape)? };
+    let head = if config.tied_embeddings { table.clone() } else { weights.stored(HEAD, &shape)? };
     let head = Linear::new(head.convert(format)?)?;
     let embeddings = match table {
         Stored::Dense(table) => Embeddings::Dense(table),

@@ -2,12 +2,12 @@
 use std::sync::Arc;
 
 use candle_core::quantized::QTensor;
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
 use crate::error::LoadError;
 use crate::profile::{self, Part};
-use crate::weights::{MatrixFormat, Stored, TensorSource};
+use crate::weights::{Stored, Weights};
 
 /// Rows of a half-precision matrix that are widened at a time: small enough to stay in a core's cache.
 const WIDENED_ROWS: usize = 64;
@@ -32,17 +32,15 @@ enum Weight {
 impl Linear {
     /// Reads `name`.weight, (out, in), and `name`.bias, (out), if there is to be one.
     pub(crate) fn load(
-        source: &dyn TensorSource,
+        weights: &Weights<'_>,
         name: &str,
         shape: [usize; 2],
         has_bias: bool,
-        format: MatrixFormat,
     ) -> std::result::Result<Self, LoadError> {
-        let weight = source.tensor(&format!("{name}.weight"), &shape)?.convert(format)?;
-        let mut linear = Self::new(weight)?;
+        let mut linear = Self::new(weights.matrix(&format!("{name}.weight"), shape)?)?;
         if has_bias {
             let [out, _] = shape;
-            linear.bias = Some(source.tensor(&format!("{name}.bias"), &[out])?.to_f32()?);
+            linear.bias = Some(weights.vector(&format!("{name}.bias"), out)?);
         }
         Ok(linear)
     }
@@ -58,7 +56,8 @@ impl Linear {
                 let [_, columns] = *blocks.shape().dims() else {
                     candle_core::bail!("a weight matrix of the shape {:?}", blocks.shape());
                 };
-                Tensor::zeros((2, columns), DType::F32, &Device::Cpu)?.apply_op1_no_bwd(blocks.as_ref())?;
+                let x = Tensor::zeros((2, columns), DType::F32, &blocks.device())?;
+                x.apply_op1_no_bwd(blocks.as_ref())?;
                 Weight::Quantized(blocks)
             }
         };
@@ -131,6 +130,8 @@ fn matmul_widened(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::weights::MatrixFormat;
+    use candle_core::Device;
     use candle_core::quantized::GgmlDType;
 
     fn matrix(rows: usize, columns: usize) -> Tensor {

@@ -1,6 +1,8 @@
 //! Loading a model from wherever it is.
 use std::path::Path;
 
+use candle_core::Device;
+
 use crate::config::DecoderConfig;
 use crate::decoder::Decoder;
 use crate::error::LoadError;
@@ -46,19 +48,21 @@ pub fn load(
     options: &LoadOptions,
     progress: &dyn Progress,
 ) -> Result<LoadedModel, LoadError> {
-    options.device.open()?;
+    let device = &options.device.open()?;
     match source {
-        ModelSource::Demo => load_files(demo::files()?, &demo::weights()?, options.weights, progress),
-        ModelSource::Folder(folder) => load_folder(folder, name_of(folder), options.weights, progress),
-        ModelSource::Gguf(path) => load_gguf(path, options.weights, progress),
+        ModelSource::Demo => load_files(demo::files()?, &demo::weights()?, options.weights, device, progress),
+        ModelSource::Folder(folder) => {
+            load_folder(folder, name_of(folder), options.weights, device, progress)
+        }
+        ModelSource::Gguf(path) => load_gguf(path, options.weights, device, progress),
         ModelSource::Hub(repo) => {
             let folder = hub::fetch(repo, &options.hub, progress)?;
-            load_folder(&folder, repo.clone(), options.weights, progress)
+            load_folder(&folder, repo.clone(), options.weights, device, progress)
         }
     }
 }
 
-/// A decoder of the shape in `config` with random weights, the same for the same `seed`.
+/// A decoder on `device` of the shape in `config` with random weights, the same for the same `seed`.
 ///
 /// Made quickly, in the format asked for: no f32 copy of a quantized matrix is ever made.
 ///
@@ -68,36 +72,44 @@ pub fn load_dummy(
     config: &DecoderConfig,
     format: WeightFormat,
     seed: u64,
+    device: &Device,
     progress: &dyn Progress,
 ) -> Result<Decoder, LoadError> {
-    Decoder::load(config, &Random::new(seed, format.for_matrices()), format, progress)
+    Decoder::load(config, &Random::new(seed, format.for_matrices()), format, device, progress)
 }
 
 fn load_folder(
     folder: &Path,
     name: String,
     weights: WeightFormat,
+    device: &Device,
     progress: &dyn Progress,
 ) -> Result<LoadedModel, LoadError> {
     let files = ModelFiles::open(folder, name)?;
-    load_files(files, &SafetensorsFiles::open(folder)?, weights, progress)
+    load_files(files, &SafetensorsFiles::open(folder)?, weights, device, progress)
 }
 
 fn load_files(
     files: ModelFiles,
     source: &dyn TensorSource,
     weights: WeightFormat,
+    device: &Device,
     progress: &dyn Progress,
 ) -> Result<LoadedModel, LoadError> {
-    let decoder = Decoder::load(&files.config()?, source, weights, progress)?;
+    let decoder = Decoder::load(&files.config()?, source, weights, device, progress)?;
     Ok(LoadedModel { decoder, text: files.text, name: files.name })
 }
 
-fn load_gguf(path: &Path, weights: WeightFormat, progress: &dyn Progress) -> Result<LoadedModel, LoadError> {
+fn load_gguf(
+    path: &Path,
+    weights: WeightFormat,
+    device: &Device,
+    progress: &dyn Progress,
+) -> Result<LoadedModel, LoadError> {
     let file = GgufFile::open(path)?;
     let config = file.config()?;
     let text = file.text_files()?;
-    let decoder = Decoder::load(&config, &GgufWeights::new(&file, &config), weights, progress)?;
+    let decoder = Decoder::load(&config, &GgufWeights::new(&file, &config), weights, device, progress)?;
     Ok(LoadedModel { decoder, text, name: name_of(&path.with_extension("")) })
 }
 

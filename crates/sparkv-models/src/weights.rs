@@ -75,11 +75,36 @@ pub trait TensorSource: Sync {
     /// Whether there is such a tensor.
     fn contains(&self, name: &str) -> bool;
 
-    /// Reads a tensor.
+    /// Reads a tensor into the memory of `device`.
     ///
     /// # Errors
     /// If it is missing, has another shape, or is of a type that is not supported.
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored, LoadError>;
+    fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Stored, LoadError>;
+}
+
+/// The tensors of a source, on a device and in the format that matrices are to have there.
+#[derive(Clone, Copy)]
+pub(crate) struct Weights<'a> {
+    pub(crate) source: &'a dyn TensorSource,
+    pub(crate) format: MatrixFormat,
+    pub(crate) device: &'a Device,
+}
+
+impl Weights<'_> {
+    /// A tensor as it is stored.
+    pub(crate) fn stored(&self, name: &str, shape: &[usize]) -> Result<Stored, LoadError> {
+        self.source.tensor(name, shape, self.device)
+    }
+
+    /// A matrix, (out, in), in the format that is asked for.
+    pub(crate) fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Stored, LoadError> {
+        Ok(self.stored(name, &shape)?.convert(self.format)?)
+    }
+
+    /// A vector, (length), in f32.
+    pub(crate) fn vector(&self, name: &str, length: usize) -> Result<Tensor, LoadError> {
+        Ok(self.stored(name, &[length])?.to_f32()?)
+    }
 }
 
 /// What becomes of a matrix.
@@ -111,7 +136,7 @@ impl Stored {
     pub(crate) fn to_f32(&self) -> candle_core::Result<Tensor> {
         match self {
             Self::Dense(tensor) => tensor.to_dtype(DType::F32),
-            Self::Quantized(blocks) => blocks.dequantize(&Device::Cpu),
+            Self::Quantized(blocks) => blocks.dequantize(&blocks.device()),
         }
     }
 

@@ -140,9 +140,9 @@ fn load(options: &BenchOptions, settings: &Settings) -> anyhow::Result<(Decoder,
         return Ok((loaded.decoder, report(loaded.name, false)));
     };
     threads::set(settings.model.threads, false);
-    settings.model.device.open()?;
+    let device = settings.model.device.open()?;
     let config = read_shape(path).with_context(|| format!("--shape {}", path.display()))?;
-    let decoder = load_dummy(&config, weights, SEED, &Bars::default())?;
+    let decoder = load_dummy(&config, weights, SEED, &device, &Bars::default())?;
     let name = path.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     Ok((decoder, report(name, true)))
 }

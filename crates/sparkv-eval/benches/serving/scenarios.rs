@@ -9,7 +9,7 @@ use sparkv::Presets;
 use sparkv_engine::EngineConfig;
 use sparkv_engine::core::{TokenEngine, TokenRequest};
 use sparkv_eval::bench::memory;
-use sparkv_models::{DecoderConfig, WeightFormat, load_dummy};
+use sparkv_models::{DecoderConfig, DeviceChoice, WeightFormat, load_dummy};
 
 use crate::client::{Client, gaps, kv, request, summary};
 
@@ -29,7 +29,7 @@ impl Scenarios {
     }
 
     fn engine_of(&self, kv_memory: u64, prefix_cache: bool, balance: f64) -> anyhow::Result<TokenEngine> {
-        let model = load_dummy(&self.config, self.weights, 1, &())?;
+        let model = load_dummy(&self.config, self.weights, 1, &DeviceChoice::Cpu.open()?, &())?;
         let config = EngineConfig {
             kv_memory,
             prefix_cache,

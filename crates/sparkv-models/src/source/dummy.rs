@@ -46,13 +46,13 @@ impl Random {
         [dtype, GgmlDType::Q8_0].into_iter().find(|dtype| row.is_multiple_of(dtype.block_size()))
     }
 
-    /// The pattern in blocks of `dtype`.
-    fn blocks(&self, dtype: GgmlDType) -> candle_core::Result<Arc<Vec<u8>>> {
+    /// The pattern in blocks of `dtype`, in bytes; quantized by `device` where it is not held yet.
+    fn blocks(&self, dtype: GgmlDType, device: &Device) -> candle_core::Result<Arc<Vec<u8>>> {
         let mut quantized = self.quantized.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, blocks)) = quantized.iter().find(|(held, _)| *held == dtype) {
             return Ok(Arc::clone(blocks));
         }
-        let weights = Tensor::from_slice(&self.weights, PATTERN, &Device::Cpu)?;
+        let weights = Tensor::from_slice(&self.weights, PATTERN, device)?;
         let blocks = Arc::new(QTensor::quantize(&weights, dtype)?.data()?.into_owned());
         quantized.push((dtype, Arc::clone(&blocks)));
         Ok(blocks)
@@ -64,20 +64,21 @@ impl TensorSource for Random {
         true
     }
 
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored, LoadError> {
+    fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Stored, LoadError> {
         let elements: usize = shape.iter().product();
         if name.ends_with("norm.weight") {
-            return Ok(Stored::Dense(Tensor::ones(shape, DType::F32, &Device::Cpu)?));
+            return Ok(Stored::Dense(Tensor::ones(shape, DType::F32, device)?));
         }
         // The name takes part, so tensors differ and the order of loading does not matter.
         let start = name.bytes().fold(self.seed, |state, byte| mix(state ^ u64::from(byte))) as usize;
         if let Some(dtype) = shape.last().and_then(|&row| self.block_type(row)) {
-            let bytes = repeat(&self.blocks(dtype)?, dtype.type_size(), start, elements / dtype.block_size());
-            let storage = QStorage::from_data(Cow::Owned(bytes), &Device::Cpu, dtype)?;
+            let bytes =
+                repeat(&self.blocks(dtype, device)?, dtype.type_size(), start, elements / dtype.block_size());
+            let storage = QStorage::from_data(Cow::Owned(bytes), device, dtype)?;
             return Ok(Stored::Quantized(Arc::new(QTensor::new(storage, shape)?)));
         }
         let weights = repeat(&self.weights, 1, start, elements);
-        Ok(Stored::Dense(Tensor::from_vec(weights, shape, &Device::Cpu)?))
+        Ok(Stored::Dense(Tensor::from_vec(weights, shape, device)?))
     }
 }
 

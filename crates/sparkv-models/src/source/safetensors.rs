@@ -101,7 +101,7 @@ impl TensorSource for SafetensorsFiles {
         self.places.contains_key(name)
     }
 
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored, LoadError> {
+    fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Stored, LoadError> {
         let missing = || LoadError::MissingTensor { name: name.to_owned() };
         let file = self.places.get(name).and_then(|&index| self.files.get(index)).ok_or_else(missing)?;
         let info = file.metadata.info(name).ok_or_else(missing)?;
@@ -129,6 +129,6 @@ impl TensorSource for SafetensorsFiles {
             file: file.name.clone(),
             reason: format!("tensor `{name}` lies outside the file"),
         })?;
-        Ok(Stored::Dense(Tensor::from_raw_buffer(data, dtype, shape, &Device::Cpu)?))
+        Ok(Stored::Dense(Tensor::from_raw_buffer(data, dtype, shape, device)?))
     }
 }

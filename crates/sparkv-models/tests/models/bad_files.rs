@@ -350,7 +350,7 @@ fn no_cut_or_flipped_byte_of_a_gguf_header_makes_it_panic() {
         file.text_files().err();
         let config = file.config()?;
         let weights = sparkv_models::GgufWeights::new(&file, &config);
-        sparkv_models::Decoder::load(&config, &weights, WeightFormat::Auto, &()).map(|_| ())
+        sparkv_models::Decoder::load(&config, &weights, WeightFormat::Auto, &Device::Cpu, &()).map(|_| ())
     };
     try_it(&bytes).unwrap();
     // The last tensor may be followed by up to 31 bytes of padding.

@@ -155,7 +155,8 @@ fn gguf_divisors_of_frequencies_equal_the_reference() {
     gguf::write(&path, &gguf::shape(&checked), &tensors);
     let file = GgufFile::open(&path).unwrap();
     let read = file.config().unwrap();
-    let decoder = Decoder::load(&read, &GgufWeights::new(&file, &read), WeightFormat::F32, &()).unwrap();
+    let decoder =
+        Decoder::load(&read, &GgufWeights::new(&file, &read), WeightFormat::F32, &Device::Cpu, &()).unwrap();
     let frequency = |i: usize| 10_000f64.powf(-(i as f64) / half as f64) / f64::from(divisors[i]);
     let frequencies = (0..half).map(frequency).collect();
     let reference = Reference { config: checked, frequencies, weights: &weights };
@@ -281,7 +282,8 @@ fn tokens_outside_the_vocabulary_and_empty_prompts_are_refused() {
 fn dummy_weights_depend_on_the_seed_alone() {
     let config = DecoderConfig::from_json(&llama(json!({})).to_string()).unwrap();
     let tokens = Numbers(14).tokens(10, 160);
-    let logits = |seed| prefill(&load_dummy(&config, WeightFormat::Auto, seed, &()).unwrap(), &tokens).1;
+    let logits =
+        |seed| prefill(&load_dummy(&config, WeightFormat::Auto, seed, &Device::Cpu, &()).unwrap(), &tokens).1;
     assert_eq!(logits(1), logits(1));
     assert!(distance(&logits(1), &logits(2)) > 1e-3);
     assert!(logits(1).iter().all(|logit| logit.is_finite()));

@@ -148,7 +148,7 @@ fn compare_with_quantized_llama(changes: Value, dtype: GgmlDType, tolerance: f32
     assert_eq!(read, checked);
     let format =
         if matches!(dtype, GgmlDType::F32 | GgmlDType::F16) { WeightFormat::F32 } else { WeightFormat::Auto };
-    let decoder = Decoder::load(&read, &GgufWeights::new(&file, &read), format, &()).unwrap();
+    let decoder = Decoder::load(&read, &GgufWeights::new(&file, &read), format, &Device::Cpu, &()).unwrap();
     compare(&decoder, tolerance, |tokens, position| values(oracle.forward(&ids(tokens), position).unwrap()));
 }
 
@@ -173,7 +173,8 @@ fn auto_quantizes_what_a_gguf_file_holds_dense_and_keeps_the_rest() {
         let path = folder.path().join("model.gguf");
         gguf::write(&path, &gguf::shape(&checked), &gguf::tensors(&checked, &weights, stored));
         let file = GgufFile::open(&path).unwrap();
-        let decoder = Decoder::load(&checked, &GgufWeights::new(&file, &checked), format, &()).unwrap();
+        let decoder =
+            Decoder::load(&checked, &GgufWeights::new(&file, &checked), format, &Device::Cpu, &()).unwrap();
         prefill(&decoder, &Numbers(8).tokens(PROMPT, 160)).1
     };
     for stored in [GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16] {

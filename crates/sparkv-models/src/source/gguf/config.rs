@@ -78,8 +78,7 @@ impl GgufFile {
 
     fn rope_scaling(&self) -> Result<RopeScaling, LoadError> {
         if let Some(shape) = self.tensor_shape(ROPE_DIVISORS) {
-            let divisors = self.dense(ROPE_DIVISORS, shape)?.flatten_all()?.to_vec1()?;
-            return Ok(RopeScaling::Divisors(divisors));
+            return Ok(RopeScaling::Divisors(self.values(ROPE_DIVISORS, shape)?));
         }
         let factor = self.float("llama.rope.scaling.factor")?.or(self.float("llama.rope.scale_linear")?);
         match (self.text("llama.rope.scaling.type")?, factor) {

@@ -32,7 +32,7 @@ impl TensorSource for GgufWeights<'_> {
         gguf_name(name).is_some_and(|name| self.file.content.tensor_infos.contains_key(&name))
     }
 
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored, LoadError> {
+    fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Stored, LoadError> {
         let file_name = gguf_name(name).ok_or_else(|| LoadError::MissingTensor { name: name.to_owned() })?;
         let (dtype, bytes) = self.file.tensor_bytes(&file_name, shape)?;
         let heads = if name.contains(".q_proj.") {
@@ -46,15 +46,24 @@ impl TensorSource for GgufWeights<'_> {
             Some(heads) => Cow::Owned(half_split_rows(bytes, heads, self.config.head_dim)),
             None => Cow::Borrowed(bytes),
         };
-        self.file.stored(&file_name, dtype, &bytes, shape)
+        self.file.stored(&file_name, dtype, &bytes, shape, device)
     }
 }
 
 impl GgufFile {
-    /// A tensor in f32.
-    pub(super) fn dense(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
-        let (dtype, bytes) = self.tensor_bytes(name, shape)?;
-        Ok(self.stored(name, dtype, bytes, shape)?.to_f32()?)
+    /// The values of a tensor in f32.
+    pub(super) fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
+        match self.tensor_bytes(name, shape)? {
+            (GgmlDType::F32, bytes) => {
+                let (values, _) = bytes.as_chunks();
+                Ok(values.iter().copied().map(f32::from_le_bytes).collect())
+            }
+            (other, _) => Err(LoadError::TensorType {
+                name: name.to_owned(),
+                dtype: format!("{other:?}"),
+                supported: "F32",
+            }),
+        }
     }
 
     /// Type and bytes of a tensor.
@@ -87,8 +96,9 @@ impl GgufFile {
         dtype: GgmlDType,
         bytes: &[u8],
         shape: &[usize],
+        device: &Device,
     ) -> Result<Stored, LoadError> {
-        let dense = |dtype| Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu).map(Stored::Dense);
+        let dense = |dtype| Tensor::from_raw_buffer(bytes, dtype, shape, device).map(Stored::Dense);
         match dtype {
             GgmlDType::F32 => Ok(dense(DType::F32)?),
             GgmlDType::F16 => Ok(dense(DType::F16)?),
@@ -98,7 +108,7 @@ impl GgufFile {
                 if !bytes.as_ptr().cast::<u64>().is_aligned() {
                     return Err(self.corrupt(format!("tensor `{name}` is not aligned")));
                 }
-                let blocks = qtensor_from_ggml(dtype, bytes, shape.to_vec(), &Device::Cpu)?;
+                let blocks = qtensor_from_ggml(dtype, bytes, shape.to_vec(), device)?;
                 Ok(Stored::Quantized(Arc::new(blocks)))
             }
             other => Err(LoadError::TensorType {

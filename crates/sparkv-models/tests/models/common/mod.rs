@@ -100,7 +100,7 @@ pub(crate) fn load(config: &Value, weights: &Weights) -> Decoder {
     write_folder(folder.path(), config, weights);
     let checked = DecoderConfig::from_json(&config.to_string()).unwrap();
     let files = SafetensorsFiles::open(folder.path()).unwrap();
-    Decoder::load(&checked, &files, WeightFormat::F32, &()).unwrap()
+    Decoder::load(&checked, &files, WeightFormat::F32, &Device::Cpu, &()).unwrap()
 }
 
 /// All tokens of `prompt` through prefill; the logits of the last.
