@@ -7,7 +7,7 @@ use sparkv_models::{HubOptions, LoadOptions, LoadedModel, ModelSource, Progress,
 use sysinfo::System;
 
 use crate::settings::Settings;
-use crate::threads;
+use crate::threads::OnlyThread;
 
 /// A model that is ready for requests.
 pub(crate) struct Loaded {
@@ -26,9 +26,9 @@ pub(crate) struct Loaded {
 ///
 /// # Errors
 /// If nothing is called that.
-pub(crate) fn source(settings: &Settings) -> anyhow::Result<ModelSource> {
+pub(crate) fn source(settings: &Settings, alone: &OnlyThread) -> anyhow::Result<ModelSource> {
     let source = settings.model.source.parse()?;
-    threads::set(settings.model.threads, source == ModelSource::Demo);
+    alone.set_threads(settings.model.threads, source == ModelSource::Demo);
     Ok(source)
 }
 

@@ -11,6 +11,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::options::LogFormat;
+use crate::threads::OnlyThread;
 
 #[cfg(feature = "otel")]
 mod otel;
@@ -37,11 +38,11 @@ pub(crate) struct Telemetry {
     _spans: Option<otel::Spans>,
 }
 
-/// Begins to log. To be called once; threads exist afterwards.
+/// Begins to log. Other threads may exist afterwards.
 ///
 /// # Errors
 /// If spans are to be collected and cannot be.
-pub(crate) fn init(format: LogFormat) -> anyhow::Result<Telemetry> {
+pub(crate) fn init(format: LogFormat, _alone: OnlyThread) -> anyhow::Result<Telemetry> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines: AnyLayer = match format {

@@ -29,6 +29,7 @@ use crate::layers::Layers;
 use crate::options::{KvFlag, LogFormat, ModelOptions, Options, RunOptions, ServerOptions};
 use crate::reload::Sources;
 use crate::settings::Settings;
+use crate::threads::OnlyThread;
 
 /// An LLM server in which each request chooses what its KV cache may cost.
 #[derive(Debug, Parser)]
@@ -148,9 +149,10 @@ struct ConfigArgs {
 }
 
 fn main() -> ExitCode {
+    let alone = OnlyThread::at_start();
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    match run(cli.command, innermost(&matches)) {
+    match run(cli.command, innermost(&matches), alone) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read the output has seen enough: `sparkv run ... | head`.
         Err(error) if is_closed_output(&error) => ExitCode::SUCCESS,
@@ -182,33 +184,32 @@ fn message(error: &anyhow::Error) -> String {
     message
 }
 
-fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<()> {
-    // A server reads its settings first: they say how it logs.
-    let logs_by_itself = matches!(command, Command::Serve(_));
-    let _telemetry = (!logs_by_itself).then(|| logging::init(LogFormat::default())).transpose()?;
+/// Settings come first: they say how many threads compute, which is settled before the log begins.
+fn run(command: Command, matches: &ArgMatches, alone: OnlyThread) -> anyhow::Result<()> {
     match command {
         Command::Serve(ServeArgs { file, model, kv, server }) => {
             let given = Options { model, kv: kv.kv, server, ..Options::default() };
-            commands::serve::serve(Sources { file: file.config, given, matches: matches.clone() })
+            commands::serve::serve(Sources { file: file.config, given, matches: matches.clone() }, alone)
         }
         Command::Run(RunArgs { prompt, file, model, kv, run }) => {
             let given = Options { model, kv: kv.kv, run, ..Options::default() };
-            commands::run::run(prompt, &Settings::new(&Layers::new(file.config, &given, matches)?)?)
+            commands::run::run(prompt, &Settings::new(&Layers::new(file.config, &given, matches)?)?, alone)
         }
         Command::Pull(PullArgs { name, file, offline }) => {
             let model = ModelOptions { offline, ..ModelOptions::default() };
             let given = Options { model, ..Options::default() };
+            let _telemetry = logging::init(LogFormat::default(), alone)?;
             commands::pull::pull(&name, &Settings::new(&Layers::new(file.config, &given, matches)?)?)
         }
         Command::Bench(BenchArgs { file, model, bench }) => {
             let given = Options { model, ..Options::default() };
             let layers = Layers::new(file.config, &given, matches)?;
             bench.check(&layers)?;
-            commands::bench::bench(&bench, &Settings::new(&layers)?)
+            commands::bench::bench(&bench, &Settings::new(&layers)?, alone)
         }
         Command::Eval(EvalArgs { file, model, eval }) => {
             let given = Options { model, ..Options::default() };
-            commands::eval::eval(&eval, &Settings::new(&Layers::new(file.config, &given, matches)?)?)
+            commands::eval::eval(&eval, &Settings::new(&Layers::new(file.config, &given, matches)?)?, alone)
         }
         Command::Config(ConfigCommand::Check(args)) => {
             let file = args.path().cloned();

@@ -7,14 +7,29 @@
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 
-/// Says how many threads compute. The matrices of a `tiny` model are too small to be shared; one thread
-/// multiplies them unless told otherwise.
-///
-/// To be called before any other thread exists.
-pub(crate) fn set(asked: Option<NonZeroUsize>, tiny: bool) {
-    let for_matrices = if tiny && asked.is_none() { NonZeroUsize::MIN } else { count(asked) };
-    set_variable("RAYON_NUM_THREADS", count(asked));
-    set_variable("CANDLE_NUM_THREADS", for_matrices);
+/// That this process has one thread still, so that its variables may be set. `main` makes the one there is, and
+/// whatever starts threads first (the log, since it may send spans) takes it.
+pub(crate) struct OnlyThread(());
+
+impl OnlyThread {
+    /// To be called first thing in `main`.
+    pub(crate) fn at_start() -> Self {
+        Self(())
+    }
+
+    /// Says how many threads will compute. The matrices of a `tiny` model are too small to be shared; one thread
+    /// multiplies them unless told otherwise.
+    pub(crate) fn set_threads(&self, asked: Option<NonZeroUsize>, tiny: bool) {
+        debug_assert!(running().is_none_or(|threads| threads == 1), "variables are set beside other threads");
+        let for_matrices = if tiny && asked.is_none() { NonZeroUsize::MIN } else { count(asked) };
+        set_variable("RAYON_NUM_THREADS", count(asked));
+        set_variable("CANDLE_NUM_THREADS", for_matrices);
+    }
+}
+
+/// Threads of this process, where the system tells.
+fn running() -> Option<usize> {
+    Some(std::fs::read_dir("/proc/self/task").ok()?.count())
 }
 
 /// As many threads as were asked for, else as many as this process may run at once.
@@ -24,7 +39,7 @@ pub(crate) fn count(asked: Option<NonZeroUsize>) -> NonZeroUsize {
 
 #[expect(unsafe_code, reason = "the standard library has no safe way to set a variable of this process")]
 fn set_variable(name: &str, value: NonZeroUsize) {
-    // SAFETY: another thread that reads the environment meanwhile would be a data race; `main` comes here
-    // while it is the only thread, before any pool, runtime or progress bar is started.
+    // SAFETY: another thread that reads the environment meanwhile would be a data race; this is reached
+    // while there is but one thread, as the `OnlyThread` of the caller says.
     unsafe { std::env::set_var(name, value.to_string()) };
 }

@@ -11,15 +11,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sparkv::KvOptions;
 use sparkv_eval::SettingsUnderTest;
 use sparkv_eval::bench::{Bench, BenchReport, Machine, ModelReport, memory};
-use sparkv_models::{Decoder, DecoderConfig, LanguageModel, load_dummy};
+use sparkv_models::{Decoder, DecoderConfig, LanguageModel, ModelSource, load_dummy};
 
 use crate::allocator;
 use crate::layers::{Layers, Origin};
 use crate::loading;
-use crate::options::parse_kv;
+use crate::logging;
+use crate::options::{LogFormat, parse_kv};
 use crate::progress::Bars;
 use crate::settings::Settings;
-use crate::threads;
+use crate::threads::{self, OnlyThread};
 
 /// Depths measured if none are named, as far as the model's context reaches.
 const DEPTHS: [usize; 2] = [0, 8192];
@@ -96,9 +97,21 @@ impl BenchOptions {
 ///
 /// # Errors
 /// If the model or the shape cannot be loaded, or prompts, depths and settings do not fit it.
-pub(crate) fn bench(options: &BenchOptions, settings: &Settings) -> anyhow::Result<()> {
+pub(crate) fn bench(options: &BenchOptions, settings: &Settings, alone: OnlyThread) -> anyhow::Result<()> {
     let kv = options.settings(settings)?;
-    let (decoder, model) = load(options, settings)?;
+    let _telemetry;
+    let (decoder, model) = match &options.shape {
+        Some(path) => {
+            alone.set_threads(settings.model.threads, false);
+            _telemetry = logging::init(LogFormat::default(), alone)?;
+            load_shape(path, settings)?
+        }
+        None => {
+            let source = loading::source(settings, &alone)?;
+            _telemetry = logging::init(LogFormat::default(), alone)?;
+            load_named(&source, settings)?
+        }
+    };
     let prompts = options.prompts();
     let depths = options.depths(decoder.info().context_length);
     let runs = options.runs.get();
@@ -131,20 +144,23 @@ pub(crate) fn bench(options: &BenchOptions, settings: &Settings) -> anyhow::Resu
     }
 }
 
-/// The model that is named, or one made up in the shape.
-fn load(options: &BenchOptions, settings: &Settings) -> anyhow::Result<(Decoder, ModelReport)> {
-    let weights = settings.model.weights;
-    let report = |name, dummy| ModelReport { name, weights: weights.to_string(), dummy };
-    let Some(path) = &options.shape else {
-        let (loaded, _) = loading::load_model(settings, &loading::source(settings)?, &Bars::default())?;
-        return Ok((loaded.decoder, report(loaded.name, false)));
-    };
-    threads::set(settings.model.threads, false);
+/// The model that is named.
+fn load_named(source: &ModelSource, settings: &Settings) -> anyhow::Result<(Decoder, ModelReport)> {
+    let (loaded, _) = loading::load_model(settings, source, &Bars::default())?;
+    Ok((loaded.decoder, report(loaded.name, settings, false)))
+}
+
+/// One made up in the shape of a config.json.
+fn load_shape(path: &Path, settings: &Settings) -> anyhow::Result<(Decoder, ModelReport)> {
     let device = settings.model.device.open()?;
     let config = read_shape(path).with_context(|| format!("--shape {}", path.display()))?;
-    let decoder = load_dummy(&config, weights, SEED, &device, &Bars::default())?;
+    let decoder = load_dummy(&config, settings.model.weights, SEED, &device, &Bars::default())?;
     let name = path.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    Ok((decoder, report(name, true)))
+    Ok((decoder, report(name, settings, true)))
+}
+
+fn report(name: String, settings: &Settings, dummy: bool) -> ModelReport {
+    ModelReport { name, weights: settings.model.weights.to_string(), dummy }
 }
 
 fn read_shape(path: &Path) -> anyhow::Result<DecoderConfig> {

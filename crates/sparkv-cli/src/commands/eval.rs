@@ -11,9 +11,11 @@ use sparkv::settings::EXACT;
 use sparkv_eval::{Measurement, Mode, Retrieval, SampleShape, SettingsUnderTest, TaskSet, table};
 
 use crate::loading;
-use crate::options::parse_kv;
+use crate::logging;
+use crate::options::{LogFormat, parse_kv};
 use crate::progress::Bars;
 use crate::settings::Settings;
+use crate::threads::OnlyThread;
 
 /// What is measured.
 #[derive(Debug, Args)]
@@ -68,10 +70,12 @@ impl EvalOptions {
 ///
 /// # Errors
 /// If the model cannot be loaded, a task or settings do not exist, or a sample does not fit the model.
-pub(crate) fn eval(options: &EvalOptions, settings: &Settings) -> anyhow::Result<()> {
+pub(crate) fn eval(options: &EvalOptions, settings: &Settings, alone: OnlyThread) -> anyhow::Result<()> {
+    let source = loading::source(settings, &alone)?;
+    let _telemetry = logging::init(LogFormat::default(), alone)?;
     let compared = options.settings(settings)?;
     let tasks = TaskSet::demo()?.only(&options.tasks)?;
-    let (model, text) = loading::load_model(settings, &loading::source(settings)?, &Bars::default())?;
+    let (model, text) = loading::load_model(settings, &source, &Bars::default())?;
     let mode = if options.query_agnostic { Mode::QueryAgnostic } else { Mode::QueryAware };
     let retrieval = Retrieval {
         decoder: &model.decoder,

@@ -7,8 +7,11 @@ use sparkv_engine::{ChatMessage, Event, EventStream, FinishReason, GenerateReque
 use sparkv_engine::{Timings, Usage};
 
 use crate::loading;
+use crate::logging;
+use crate::options::LogFormat;
 use crate::progress::Bars;
 use crate::settings::{RunSettings, Settings};
+use crate::threads::OnlyThread;
 
 /// What --json prints.
 #[derive(Debug, Serialize)]
@@ -32,8 +35,10 @@ struct UsageReport {
 ///
 /// # Errors
 /// If the model cannot be loaded, or the prompt cannot be answered.
-pub(crate) fn run(prompt: String, settings: &Settings) -> anyhow::Result<()> {
-    let loaded = loading::load(settings, &loading::source(settings)?, &Bars::default())?;
+pub(crate) fn run(prompt: String, settings: &Settings, alone: OnlyThread) -> anyhow::Result<()> {
+    let source = loading::source(settings, &alone)?;
+    let _telemetry = logging::init(LogFormat::default(), alone)?;
+    let loaded = loading::load(settings, &source, &Bars::default())?;
     let RunSettings { max_tokens, raw, json, .. } = settings.run;
     let prompt = if raw || !loaded.has_chat_template {
         Prompt::Text(prompt)

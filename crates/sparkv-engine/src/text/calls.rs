@@ -25,10 +25,10 @@ pub struct CallParser {
     names: Vec<String>,
     /// Whether what begins like a call is one, because the answer was held to that.
     held_to: bool,
-    /// Text not yet told.
+    /// Text not yet emitted.
     held: String,
     state: State,
-    /// Whether anything but white space was told, so that a call cannot begin any more in [`ToolFormat::Json`].
+    /// Whether anything but white space was emitted, so that a call cannot begin any more in [`ToolFormat::Json`].
     spoken: bool,
     called: bool,
 }
@@ -72,7 +72,7 @@ impl CallParser {
             State::Call(call) if !call.announced => call.raw + &std::mem::take(&mut self.held),
             State::Call(_) | State::Between => String::new(),
         };
-        self.say(text, &mut pieces);
+        self.emit(text, &mut pieces);
         pieces
     }
 
@@ -107,7 +107,7 @@ impl CallParser {
                     let opening = if matches!(self.format, ToolFormat::Tagged { .. }) { OPEN } else { "" };
                     self.spoken = true;
                     self.state = State::Text;
-                    self.say(format!("{opening}{raw}"), pieces);
+                    self.emit(format!("{opening}{raw}"), pieces);
                 }
                 true
             }
@@ -124,7 +124,7 @@ impl CallParser {
                 let text = self.held.trim_start();
                 if self.spoken || !(text.is_empty() || text.starts_with('{')) {
                     let text = std::mem::take(&mut self.held);
-                    self.say(text, pieces);
+                    self.emit(text, pieces);
                     return false;
                 }
                 if text.is_empty() {
@@ -139,7 +139,7 @@ impl CallParser {
             let rest = self.held.split_off(at + marker.len());
             self.held.truncate(at);
             let before = std::mem::replace(&mut self.held, rest);
-            self.say(before.trim_end().to_owned(), pieces);
+            self.emit(before.trim_end().to_owned(), pieces);
             self.state = if marker == LIST { State::Between } else { State::Call(JsonCall::default()) };
             return true;
         }
@@ -148,7 +148,7 @@ impl CallParser {
         let certain = self.held[..certain].trim_end().len();
         let held = self.held.split_off(certain);
         let text = std::mem::replace(&mut self.held, held);
-        self.say(text, pieces);
+        self.emit(text, pieces);
         false
     }
 
@@ -185,7 +185,7 @@ impl CallParser {
         true
     }
 
-    fn say(&mut self, text: String, pieces: &mut Vec<Piece>) {
+    fn emit(&mut self, text: String, pieces: &mut Vec<Piece>) {
         if !text.is_empty() {
             self.spoken |= !text.trim().is_empty();
             pieces.push(Piece::Text(text));
@@ -219,7 +219,7 @@ struct JsonCall {
     /// Where in `raw` the member's key or value begins.
     begins: Option<usize>,
     /// Told of `raw`, as far as it is arguments.
-    told: usize,
+    emitted: usize,
     in_arguments: bool,
     /// Arguments that came before the name.
     early: Option<String>,
@@ -289,7 +289,7 @@ impl JsonCall {
             self.begins = Some(at);
             if matches!(self.key.as_deref(), Some("arguments" | "parameters")) {
                 self.in_arguments = letter == '{';
-                self.told = at;
+                self.emitted = at;
             }
         }
         match letter {
@@ -341,9 +341,9 @@ impl JsonCall {
 
     /// Tells arguments up to `end`, if the call was announced.
     fn tell(&mut self, end: usize, pieces: &mut Vec<Piece>) {
-        if self.announced && self.told < end {
-            pieces.push(Piece::Arguments(self.raw[self.told..end].to_owned()));
-            self.told = end;
+        if self.announced && self.emitted < end {
+            pieces.push(Piece::Arguments(self.raw[self.emitted..end].to_owned()));
+            self.emitted = end;
         }
     }
 }
@@ -360,10 +360,10 @@ mod tests {
     /// Text, and calls with their arguments, of an answer in pieces.
     fn parse(format: ToolFormat, pieces: &[&str]) -> (String, Vec<(String, String)>) {
         let mut parser = CallParser::new(format, vec!["f".to_owned(), "g".to_owned()], false);
-        let mut told: Vec<Piece> = pieces.iter().flat_map(|piece| parser.push(piece)).collect();
-        told.extend(parser.finish());
+        let mut emitted: Vec<Piece> = pieces.iter().flat_map(|piece| parser.push(piece)).collect();
+        emitted.extend(parser.finish());
         let (mut text, mut calls) = (String::new(), Vec::<(String, String)>::new());
-        for piece in told {
+        for piece in emitted {
             match piece {
                 Piece::Text(more) => text.push_str(&more),
                 Piece::Call { name } => calls.push((name, String::new())),

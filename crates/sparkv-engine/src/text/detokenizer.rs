@@ -40,7 +40,7 @@ impl Detokenizer {
     /// For a text that continues `prompt`'s; for one of its own if that is empty.
     pub(super) fn after(model: Arc<TextModel>, prompt: &[u32]) -> tokenizers::Result<Self> {
         let mut window: Vec<u32> =
-            prompt.iter().rev().copied().filter(|&id| !model.is_silent(id)).take(CONTEXT_TOKENS).collect();
+            prompt.iter().rev().copied().filter(|&id| !model.is_special(id)).take(CONTEXT_TOKENS).collect();
         window.reverse();
         // The first tokens may be the rest of a character, which can spoil the text of all that follow.
         for cut in 0..window.len().min(MAX_CHARACTER_TOKENS) {
@@ -60,7 +60,7 @@ impl Detokenizer {
             return Ok(self.finish()? + marker);
         }
         // It would only make the window longer.
-        if self.model.is_silent(id) {
+        if self.model.is_special(id) {
             return Ok(String::new());
         }
         self.window.push(id);

@@ -10,17 +10,17 @@ use llguidance::{
     earley::SlicedBiasComputer,
     toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie},
 };
-use serde_json::{Value, json};
 use sparkv_models::ModelInfo;
 
-use super::{tools::ToolFormat, vocabulary::Vocabulary};
+use super::{
+    lark::{quoted, with_spacing},
+    tools::ToolFormat,
+    vocabulary::Vocabulary,
+};
 use crate::{
     core::{Constraint, Grammar},
     request::{OutputFormat, RequestError},
 };
-
-/// What may stand between two parts of a JSON text: a token in vain at the most.
-const JSON_SPACE: &str = " ?";
 
 /// Bytes of a grammar, of whatever kind.
 const MAX_SOURCE_BYTES: usize = 1 << 20;
@@ -51,18 +51,20 @@ impl std::fmt::Debug for Compiled {
 impl Grammars {
     /// For a tokenizer's vocabulary and the model that speaks it.
     pub(super) fn new(vocabulary: &Vocabulary, info: &ModelInfo) -> Result<Self, RequestError> {
-        let size = vocabulary.len().max(info.vocab_size);
-        let word = |id: u32| match (vocabulary.is_silent(id), vocabulary.bytes(id)) {
+        // The model says no others, whatever the tokenizer has.
+        let size = info.vocab_size;
+        let word = |id: u32| match (vocabulary.is_special(id), vocabulary.bytes(id)) {
             (_, []) => Vec::new(),
             (true, name) => [&[TokTrie::SPECIAL_TOKEN_MARKER], name].concat(),
             (false, bytes) => bytes.to_vec(),
         };
         let words: Vec<Vec<u8>> = (0..size as u32).map(word).collect();
-        let ends = &info.eos_token_ids;
+        // Files may name ends that the model cannot say.
+        let ends: Vec<u32> = info.eos_token_ids.iter().copied().filter(|&id| (id as usize) < size).collect();
         let Some(&end) = ends.first() else {
             return Err(RequestError::Format("this model has no end-of-sequence token".to_owned()));
         };
-        let trie = TokTrie::from(&TokRxInfo::new(size as u32, end), &words).with_eos_tokens(ends);
+        let trie = TokTrie::from(&TokRxInfo::new(size as u32, end), &words).with_eos_tokens(&ends);
         let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
         let slices = SlicedBiasComputer::general_slices();
         let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &slices)
@@ -100,7 +102,7 @@ impl Grammars {
                 TopLevelGrammar::from_lark(grammar.clone())
             }
             OutputFormat::Choice(texts) => {
-                let texts: Vec<String> = texts.iter().map(|text| lark_string(text)).collect();
+                let texts: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
                 let grammar = format!("start: {}", texts.join(" | "));
                 bounded(grammar.len())?;
                 TopLevelGrammar::from_lark(grammar)
@@ -124,20 +126,6 @@ fn bounded(bytes: usize) -> Result<(), RequestError> {
         return Err(RequestError::Format(format!("it has {bytes} bytes, more than {MAX_SOURCE_BYTES}")));
     }
     Ok(())
-}
-
-/// A schema with what may stand between the parts of its texts.
-pub(super) fn with_spacing(mut schema: Value) -> Value {
-    if let Some(fields) = schema.as_object_mut() {
-        let spacing = json!({ "whitespace_flexible": true, "whitespace_pattern": JSON_SPACE });
-        fields.insert("x-guidance".to_owned(), spacing);
-    }
-    schema
-}
-
-/// A text as Lark quotes it, which is JSON's way.
-pub(super) fn lark_string(text: &str) -> String {
-    Value::from(text).to_string()
 }
 
 impl Grammar for Compiled {

@@ -9,6 +9,7 @@ mod calls;
 mod detokenizer;
 mod engine;
 mod grammar;
+mod lark;
 mod model;
 mod stop;
 mod stream;
@@ -21,7 +22,8 @@ mod vocabulary;
 pub use self::{
     calls::{CallParser, Piece},
     engine::TextEngine,
-    model::{TextModel, TextModelError},
+    model::TextModel,
     stream::EventStream,
+    template::TextModelError,
     tools::ToolFormat,
 };

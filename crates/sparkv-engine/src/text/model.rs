@@ -4,20 +4,17 @@ use std::sync::{Arc, OnceLock};
 use sparkv_models::ModelInfo;
 use tokenizers::Tokenizer;
 
-use super::{grammar::Grammars, template::ChatTemplate, tools::ToolFormat, vocabulary::Vocabulary};
+use super::{
+    grammar::Grammars,
+    template::{ChatTemplate, TextModelError},
+    tools::ToolFormat,
+    vocabulary::Vocabulary,
+};
 use crate::{
     chat::Chat,
     core::Grammar,
     request::{OutputFormat, Prompt, PromptLength, RequestError},
 };
-
-/// A model's text files that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TextModelError {
-    /// The chat template is not a template.
-    #[error("the chat template cannot be compiled: {0}")]
-    Template(String),
-}
 
 /// A model's tokenizer and chat template.
 #[derive(Debug)]
@@ -61,7 +58,7 @@ impl TextModel {
             chat_template.map(|source| ChatTemplate::new(source, bos_token, eos_token)).transpose()?;
         let vocabulary = Vocabulary::new(&tokenizer);
         let tools = ToolFormat::of_template(chat_template, |name| {
-            tokenizer.token_to_id(name).filter(|&id| vocabulary.is_silent(id))
+            tokenizer.token_to_id(name).filter(|&id| vocabulary.is_special(id))
         });
         Ok(Self { tokenizer, template, vocabulary, tools, grammars: OnceLock::new() })
     }
@@ -171,8 +168,8 @@ impl TextModel {
     }
 
     /// Whether a token has no text of its own: a special token, or an id that only the model knows.
-    pub(super) fn is_silent(&self, id: u32) -> bool {
-        self.vocabulary.is_silent(id)
+    pub(super) fn is_special(&self, id: u32) -> bool {
+        self.vocabulary.is_special(id)
     }
 
     /// The bytes of a token; those of its name if it is a special one; none if it is unknown.

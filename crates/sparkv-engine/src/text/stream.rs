@@ -37,9 +37,9 @@ struct Source {
     prompt_tokens: usize,
     completion_tokens: usize,
     /// Tokens taken since the last event.
-    untold: Vec<u32>,
+    pending: Vec<u32>,
     /// Log probabilities of those of them that are text, if asked for.
-    untold_logprobs: Vec<TextLogprob>,
+    pending_logprobs: Vec<TextLogprob>,
 }
 
 impl EventStream {
@@ -55,8 +55,8 @@ impl EventStream {
             stop,
             prompt_tokens,
             completion_tokens: 0,
-            untold: Vec::new(),
-            untold_logprobs: Vec::new(),
+            pending: Vec::new(),
+            pending_logprobs: Vec::new(),
         };
         let timings = Timings::default();
         Self { source: Some(source), ready: VecDeque::new(), prompt_tokens, timings }
@@ -124,12 +124,12 @@ impl EventStream {
 impl Source {
     /// Takes a token and releases the text that is certain after it; all of it after the last token.
     fn release(&mut self, token: &Token) -> tokenizers::Result<Released> {
-        self.untold.push(token.id);
+        self.pending.push(token.id);
         self.completion_tokens += 1;
         // A token that ends an answer is not text, even where the tokenizer has one for it.
         let mut piece = if token.is_text { self.text.push(token.id)? } else { String::new() };
         if let Some(logprobs) = token.logprobs.as_ref().filter(|_| token.is_text) {
-            self.untold_logprobs.push(self.text.logprob(token.id, logprobs));
+            self.pending_logprobs.push(self.text.logprob(token.id, logprobs));
         }
         if token.finish.is_some() {
             piece.push_str(&self.text.finish()?);
@@ -143,8 +143,8 @@ impl Source {
 
     /// An event for `text` and the tokens since the last event.
     fn text_event(&mut self, text: String) -> Event {
-        let token_ids = std::mem::take(&mut self.untold);
-        Event::Text { text, token_ids, logprobs: std::mem::take(&mut self.untold_logprobs) }
+        let token_ids = std::mem::take(&mut self.pending);
+        Event::Text { text, token_ids, logprobs: std::mem::take(&mut self.pending_logprobs) }
     }
 }
 

@@ -11,7 +11,6 @@ use minijinja_contrib::pycompat;
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
 
-use super::model::TextModelError;
 use crate::chat::{Chat, Turn};
 
 const NAME: &str = "chat_template";
@@ -22,6 +21,14 @@ const RESERVED: [&str; 7] =
 
 /// Instructions that rendering may take: a conversation of a thousand messages takes some ten thousand.
 const FUEL: u64 = 10_000_000;
+
+/// A model's text files that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TextModelError {
+    /// The chat template is not a template.
+    #[error("the chat template cannot be compiled: {0}")]
+    Template(String),
+}
 
 /// A compiled chat template.
 #[derive(Debug)]

@@ -3,7 +3,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::grammar::{lark_string, with_spacing};
+use super::lark::{quoted, with_spacing};
 use crate::chat::{Chat, ChatMessage, Tool};
 
 /// How a model writes calls, as far as its chat template shows it.
@@ -62,7 +62,7 @@ impl ToolFormat {
         let mut names = Vec::new();
         for (index, tool) in tools.iter().enumerate() {
             let opening = format!(r#"{{"name": {}, "{arguments}": "#, Value::from(tool.name.as_str()));
-            let opening = lark_string(&opening);
+            let opening = quoted(&opening);
             // Writing to a string cannot fail.
             let _ = writeln!(rules, "call_{index}: {opening} arguments_{index} \"}}\"");
             let _ = writeln!(rules, "arguments_{index}: %json {}", with_spacing(tool.parameters.clone()));
@@ -70,13 +70,13 @@ impl ToolFormat {
         }
         let (calls, not_text) = match self {
             Self::Tagged { .. } => {
-                let (open, close) = (lark_string(&format!("{OPEN}\n")), lark_string(&format!("\n{CLOSE}")));
+                let (open, close) = (quoted(&format!("{OPEN}\n")), quoted(&format!("\n{CLOSE}")));
                 let more = if several { " (\"\\n\" tagged)*" } else { "" };
                 (format!("tagged{more}\ntagged: {open} call {close}"), '<')
             }
             Self::Json => (format!("call{}", if several { " (\"; \" call)*" } else { "" }), '{'),
             Self::List { marker } => {
-                let marker = marker.map_or_else(|| lark_string(LIST), |id| format!("<[{id}]>"));
+                let marker = marker.map_or_else(|| quoted(LIST), |id| format!("<[{id}]>"));
                 let more = if several { " (\", \" call)*" } else { "" };
                 (format!("{marker} \"[\" call{more} \"]\""), '[')
             }

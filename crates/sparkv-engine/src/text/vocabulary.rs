@@ -15,56 +15,54 @@ enum Spelling {
     },
 }
 
+/// What a token stands for.
+#[derive(Debug)]
+struct Token {
+    bytes: Vec<u8>,
+    special: bool,
+}
+
 /// What each token stands for.
 #[derive(Debug)]
 pub(super) struct Vocabulary {
-    /// Empty for ids that the tokenizer does not have.
-    bytes: Vec<Vec<u8>>,
-    special: Vec<bool>,
+    /// By id. A map, because a file may name any id, and memory must not follow from that.
+    tokens: HashMap<u32, Token>,
     /// Bytes of the longest token as the vocabulary spells it, at least 1.
     longest: usize,
 }
 
 impl Vocabulary {
-    /// Reads a tokenizer's. Ids go up to the largest that it has.
+    /// Reads a tokenizer's.
     pub(super) fn new(tokenizer: &Tokenizer) -> Self {
         let vocab = tokenizer.get_vocab(true);
-        let size = vocab.values().max().map_or(0, |&id| id as usize + 1);
-        let (mut bytes, mut special) = (vec![Vec::new(); size], vec![false; size]);
         let added = tokenizer.get_added_vocabulary();
         let spelling = tokenizer.get_decoder().map_or(Spelling::Pieces { space: None }, spelling);
         let letters = byte_letters();
         let longest = vocab.keys().map(String::len).max().unwrap_or(1).max(1);
-        for (token, id) in vocab {
-            let id = id as usize;
-            special[id] = added.is_special_token(&token);
+        let tokens = vocab.into_iter().map(|(token, id)| {
+            let special = added.is_special_token(&token);
             // Added tokens are texts, whatever the others are.
             let is_added = added.get_vocab().contains_key(&token);
-            bytes[id] = if is_added { token.into_bytes() } else { spell(&token, spelling, &letters) };
-        }
-        Self { bytes, special, longest }
+            let bytes = if is_added { token.into_bytes() } else { spell(&token, spelling, &letters) };
+            (id, Token { bytes, special })
+        });
+        Self { tokens: tokens.collect(), longest }
     }
 
     /// A token's bytes; those of its name if it is a special one, none if it is unknown.
     pub(super) fn bytes(&self, id: u32) -> &[u8] {
-        self.bytes.get(id as usize).map_or(&[], Vec::as_slice)
+        self.tokens.get(&id).map_or(&[], |token| &token.bytes)
     }
 
     /// Whether a token is no text: a special one, or one that the tokenizer does not have.
-    pub(super) fn is_silent(&self, id: u32) -> bool {
-        let id = id as usize;
-        self.special.get(id).copied().unwrap_or(true) || self.bytes[id].is_empty()
+    pub(super) fn is_special(&self, id: u32) -> bool {
+        self.tokens.get(&id).is_none_or(|token| token.special || token.bytes.is_empty())
     }
 
     /// Bytes of the longest token, at least 1. A vocabulary spells spaces and bytes with longer characters than they
     /// are, so this errs upwards.
     pub(super) fn longest(&self) -> usize {
         self.longest
-    }
-
-    /// How many ids there are.
-    pub(super) fn len(&self) -> usize {
-        self.bytes.len()
     }
 }
 
@@ -152,12 +150,23 @@ mod tests {
     }
 
     #[test]
-    fn special_tokens_are_silent_and_have_names() {
+    fn special_tokens_have_names() {
         let vocabulary = Vocabulary::new(&fake::tokenizer().unwrap());
-        assert_eq!(vocabulary.len(), 258);
-        assert!(vocabulary.is_silent(fake::EOS) && vocabulary.is_silent(9999));
-        assert!(!vocabulary.is_silent(fake::BYTE_OFFSET));
+        assert_eq!(vocabulary.tokens.len(), 258);
+        assert!(vocabulary.is_special(fake::EOS) && vocabulary.is_special(9999));
+        assert!(!vocabulary.is_special(fake::BYTE_OFFSET));
         assert_eq!(vocabulary.bytes(fake::EOS), b"</s>");
         assert_eq!(vocabulary.bytes(9999), b"");
+    }
+
+    /// A table of all ids up to the largest would be of 100 GB here.
+    #[test]
+    fn memory_does_not_follow_from_ids() {
+        let json = r#"{"version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+            "pre_tokenizer": null, "post_processor": null, "decoder": null, "added_tokens": [],
+            "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 4294967295}, "unk_token": "a"}}"#;
+        let vocabulary = Vocabulary::new(&json.parse().unwrap());
+        assert_eq!((vocabulary.bytes(0), vocabulary.bytes(u32::MAX)), (&b"a"[..], &b"b"[..]));
+        assert_eq!(vocabulary.tokens.len(), 2);
     }
 }
