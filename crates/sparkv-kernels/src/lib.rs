@@ -15,6 +15,7 @@
 //!   memory once for the whole tile (the query heads of a group, and in prefill many positions), and never holds a
 //!   copy of more than [`KEY_BLOCK`] rows, a byte an element, or [`BLOCK`] in f32. How quantized rows are read is a trait
 //!   of its own beside its kernels (`attention/quantized`), implemented for each instruction set.
+//! - [`elementwise`]: what happens to rows of activations between matrix products: norm, activation, rotation, sum.
 //!
 //! **A row format more** is a file in `format/` with its reference, and a line or an arm in `format/mod.rs`,
 //! `format/layout.rs` and `format/block.rs`: then every operation knows it, by the reference. What makes it fast is said
@@ -30,6 +31,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod attention;
+pub mod elementwise;
 pub mod format;
 pub mod quantize;
 mod simd;

@@ -11,7 +11,7 @@ use crate::error::LoadError;
 use crate::language_model::{DecodeStep, LanguageModel, ModelError, ModelInfo, PrefillStep, StepOutput};
 use crate::linear::Linear;
 use crate::ops::rope::{Rope, Rotation};
-use crate::ops::rows;
+use crate::ops::{self, RowOps};
 use crate::profile::{self, Part};
 use crate::progress::{Progress, Task, Unit};
 use crate::step::Prefill;
@@ -26,6 +26,8 @@ pub struct Decoder {
     info: ModelInfo,
     /// Where the weights are, and everything that is computed with them.
     device: Device,
+    /// What is done to rows there.
+    ops: &'static dyn RowOps,
     rms_norm_eps: f32,
     rope: Rope,
     embeddings: Embeddings,
@@ -102,8 +104,9 @@ impl Decoder {
                 row_bytes: config.hidden_size * size_of::<f32>(),
             },
             device: device.clone(),
+            ops: ops::on(device),
             rms_norm_eps: config.rms_norm_eps,
-            rope: Rope::new(config),
+            rope: Rope::new(config, device),
             embeddings,
             layers,
             norm,
@@ -118,7 +121,7 @@ impl Decoder {
     }
 
     /// The rotation of rows at these positions.
-    pub(crate) fn rotation(&self, positions: impl Iterator<Item = usize>) -> Rotation {
+    pub(crate) fn rotation(&self, positions: impl Iterator<Item = usize>) -> candle_core::Result<Rotation> {
         self.rope.at(positions)
     }
 
@@ -192,31 +195,31 @@ impl Decoder {
         rotation: &Rotation,
         spans: &mut [Span<'_>],
     ) -> candle_core::Result<Tensor> {
-        let x = rows::rms_norm(hidden, &layer.attention_norm, self.rms_norm_eps)?;
+        let x = self.ops.rms_norm(hidden, &layer.attention_norm, self.rms_norm_eps)?;
         let [q, k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], &x)?;
-        rotation.apply(&q)?;
-        rotation.apply(&k)?;
+        self.ops.rotate(&q, rotation)?;
+        self.ops.rotate(&k, rotation)?;
         profile::on(Part::Attention, || attend(&self.info.kv_shape.attention, &q, &k, &v, spans))
     }
 
     /// Replaces `hidden`, (rows, hidden), by what a layer makes of it after attention. A piece of it at a time, so
     /// that the wide rows in between take little memory.
     fn finish_layer(&self, layer: &Layer, hidden: &Tensor, attended: &Tensor) -> candle_core::Result<()> {
-        rows::add(hidden, &layer.o.forward(attended)?)?;
+        self.ops.add(hidden, &layer.o.forward(attended)?)?;
         let rows = hidden.dim(0)?;
         for start in (0..rows).step_by(MLP_ROWS) {
             let hidden = hidden.narrow(0, start, MLP_ROWS.min(rows - start))?;
-            let x = rows::rms_norm(&hidden, &layer.mlp_norm, self.rms_norm_eps)?;
+            let x = self.ops.rms_norm(&hidden, &layer.mlp_norm, self.rms_norm_eps)?;
             let [gate, up] = Linear::forward_all([&layer.gate, &layer.up], &x)?;
-            rows::silu_times(&gate, &up)?;
-            rows::add(&hidden, &layer.down.forward(&gate)?)?;
+            self.ops.silu_times(&gate, &up)?;
+            self.ops.add(&hidden, &layer.down.forward(&gate)?)?;
         }
         Ok(())
     }
 
     /// (rows, vocab) of hidden states (rows, hidden).
     pub(crate) fn logits(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
-        self.head.forward(&rows::rms_norm(hidden, &self.norm, self.rms_norm_eps)?)
+        self.head.forward(&self.ops.rms_norm(hidden, &self.norm, self.rms_norm_eps)?)
     }
 }
 

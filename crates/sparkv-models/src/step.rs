@@ -123,7 +123,7 @@ impl Step<'_, '_, '_> {
             let start = prefill.start + prefill.row;
             positions.extend(start..start + count);
         }
-        let rotation = self.decoder.rotation(positions.into_iter());
+        let rotation = self.decoder.rotation(positions.into_iter())?;
         let decoder = self.decoder;
         let mut spans = self.spans(layer, decoded.is_some(), pieces);
         let all_wanted = spans.iter().all(|span| span.wanted == span.tokens);

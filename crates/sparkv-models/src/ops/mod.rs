@@ -1,3 +1,35 @@
-//! What happens to rows of activations beside matrix products and attention.
+//! Row operations: what happens to rows of activations beside matrix products and attention.
+//!
+//! [`RowOps`] is the seam; [`on`] is the one place that knows which device has which form of it. A device without a form
+//! of its own runs [`plain`], on Candle's operations.
+mod cpu;
+mod plain;
 pub(crate) mod rope;
-pub(crate) mod rows;
+
+use candle_core::{Device, Result, Tensor};
+
+use rope::Rotation;
+
+/// The row operations of a device. Rows are (rows, row), f32, contiguous, and may be part of a larger tensor; what is
+/// changed is changed in place.
+pub(crate) trait RowOps: std::fmt::Debug + Send + Sync {
+    /// Rows, each divided by the root of the mean of its squares (and `eps`), times `weight`, (row).
+    fn rms_norm(&self, rows: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor>;
+
+    /// Adds `other`, of the same shape, to `rows`.
+    fn add(&self, rows: &Tensor, other: &Tensor) -> Result<()>;
+
+    /// Replaces `gate` by silu(gate) * up; both of one shape.
+    fn silu_times(&self, gate: &Tensor, up: &Tensor) -> Result<()>;
+
+    /// Rotates every head of `rows`, (rows, heads * head_dim).
+    fn rotate(&self, rows: &Tensor, rotation: &Rotation) -> Result<()>;
+}
+
+/// The row operations of `device`.
+pub(crate) fn on(device: &Device) -> &'static dyn RowOps {
+    match device {
+        Device::Cpu => &cpu::Cpu,
+        Device::Cuda(_) | Device::Metal(_) => &plain::Plain,
+    }
+}

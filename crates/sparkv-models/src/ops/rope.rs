@@ -1,8 +1,7 @@
 //! Rotary position embedding in the half-split convention (`rotate_half`): channel i pairs with i + D/2.
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 use crate::config::{DecoderConfig, RopeScaling};
-use crate::ops::rows;
 
 /// Frequencies of the rotation. Angles are computed for the positions at hand, once per chunk and step, so a
 /// long context costs no table.
@@ -10,19 +9,20 @@ use crate::ops::rows;
 pub(crate) struct Rope {
     /// (head_dim / 2) radians per position.
     frequencies: Vec<f32>,
+    device: Device,
 }
 
-/// Sine and cosine of the rotation of some rows.
+/// Sine and cosine of the rotation of some rows, on their device.
 #[derive(Debug)]
 pub(crate) struct Rotation {
-    /// (rows, head_dim / 2)
-    turns: Vec<(f32, f32)>,
-    /// head_dim / 2
-    half: usize,
+    /// (rows, head_dim / 2), f32
+    pub(super) sin: Tensor,
+    /// (rows, head_dim / 2), f32
+    pub(super) cos: Tensor,
 }
 
 impl Rope {
-    pub(crate) fn new(config: &DecoderConfig) -> Self {
+    pub(crate) fn new(config: &DecoderConfig, device: &Device) -> Self {
         let dim = config.head_dim as f32;
         let mut frequencies: Vec<f32> =
             (0..config.head_dim).step_by(2).map(|i| 1.0 / config.rope.theta.powf(i as f32 / dim)).collect();
@@ -43,31 +43,18 @@ impl Rope {
                 frequencies.iter_mut().zip(divisors).for_each(|(frequency, divisor)| *frequency /= divisor);
             }
         }
-        Self { frequencies }
+        Self { frequencies, device: device.clone() }
     }
 
     /// The rotation of rows at these positions.
-    pub(crate) fn at(&self, positions: impl Iterator<Item = usize>) -> Rotation {
+    pub(crate) fn at(&self, positions: impl Iterator<Item = usize>) -> Result<Rotation> {
+        let half = self.frequencies.len();
         let angles = positions.flat_map(|position| self.frequencies.iter().map(move |f| position as f32 * f));
-        Rotation { turns: angles.map(f32::sin_cos).collect(), half: self.frequencies.len() }
-    }
-}
-
-impl Rotation {
-    /// Rotates every head of `x`, (rows, heads * head_dim), in place.
-    pub(crate) fn apply(&self, x: &Tensor) -> Result<()> {
-        let half = self.half;
-        if x.dim(0)? * half != self.turns.len() {
-            candle_core::bail!("a rotation of {} rows for {:?}", self.turns.len() / half, x.shape());
-        }
-        rows::for_each(x, |index, row| {
-            let turns = &self.turns[index * half..][..half];
-            for head in row.chunks_exact_mut(2 * half) {
-                let (first, second) = head.split_at_mut(half);
-                for ((a, b), (sin, cos)) in first.iter_mut().zip(second).zip(turns) {
-                    (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
-                }
-            }
+        let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(f32::sin_cos).unzip();
+        let shape = (sin.len() / half, half);
+        Ok(Rotation {
+            sin: Tensor::from_vec(sin, shape, &self.device)?,
+            cos: Tensor::from_vec(cos, shape, &self.device)?,
         })
     }
 }
@@ -76,14 +63,14 @@ impl Rotation {
 mod tests {
     use super::*;
     use crate::config::DecoderConfig;
-    use candle_core::Device;
+    use crate::ops;
 
     fn frequencies(rope: &str) -> Vec<f32> {
         let config = format!(
             r#"{{"architectures": ["LlamaForCausalLM"], "vocab_size": 8, "hidden_size": 16, "intermediate_size": 8,
             "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 8192, {rope}}}"#
         );
-        Rope::new(&DecoderConfig::from_json(&config).unwrap()).frequencies
+        Rope::new(&DecoderConfig::from_json(&config).unwrap(), &Device::Cpu).frequencies
     }
 
     #[test]
@@ -117,12 +104,12 @@ mod tests {
     fn rotation_turns_each_pair_by_its_angle() {
         let config = r#"{"model_type": "llama", "vocab_size": 8, "hidden_size": 16, "intermediate_size": 8,
             "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64}"#;
-        let rope = Rope::new(&DecoderConfig::from_json(config).unwrap());
+        let rope = Rope::new(&DecoderConfig::from_json(config).unwrap(), &Device::Cpu);
         let mut row = vec![0f32; 16];
         row[0] = 1.0; // head 0, pair 0, first half
         row[8 + 5] = 2.0; // head 1, pair 1, second half
         let x = Tensor::from_vec(row, (1, 16), &Device::Cpu).unwrap();
-        rope.at([3usize].into_iter()).apply(&x).unwrap();
+        ops::on(&Device::Cpu).rotate(&x, &rope.at([3usize].into_iter()).unwrap()).unwrap();
         let y = x.to_vec2::<f32>().unwrap().remove(0);
         let close = |a: f32, b: f32| (a - b).abs() < 1e-6;
         assert!(close(y[0], 3f32.cos()) && close(y[4], 3f32.sin()), "{y:?}");
