@@ -13,13 +13,12 @@ use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use utoipa::openapi::OpenApi as Document;
 
-use crate::common::convert::unix_time;
-use crate::common::validate::Work;
+use crate::config::{Policy, ServerConfig};
 use crate::error::ApiError;
+use crate::generation::ids::unix_time;
+use crate::generation::observed::ObservedEvents;
+use crate::generation::work::Work;
 use crate::metrics::Metrics;
-use crate::observed::Observed;
-use crate::routes;
-use crate::server::{Policy, ServerConfig};
 
 /// The most prompts encoded at a time, however many cores there are: a long one takes hundreds of megabytes.
 const MAX_ENCODING: usize = 4;
@@ -47,7 +46,8 @@ struct Shared {
 }
 
 impl App {
-    pub(crate) fn new(engine: TextEngine, config: ServerConfig) -> Self {
+    /// `document` describes the routes.
+    pub(crate) fn new(engine: TextEngine, config: ServerConfig, document: Document) -> Self {
         let draining = AtomicBool::new(false);
         let encoding =
             Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get).min(MAX_ENCODING)));
@@ -60,7 +60,7 @@ impl App {
             started: unix_time(),
             draining,
             metrics,
-            document: routes::document(),
+            document,
             encoding,
         }))
     }
@@ -145,7 +145,7 @@ impl App {
     ///
     /// # Errors
     /// Whatever the engine refuses.
-    pub(crate) async fn generate(&self, work: Work) -> Result<Vec<Observed>, ApiError> {
+    pub(crate) async fn generate(&self, work: Work) -> Result<Vec<ObservedEvents>, ApiError> {
         let arrived = Instant::now();
         let Work { mut requests, answers, fault } = work;
         let timeout = self.config().request_timeout;
@@ -160,7 +160,7 @@ impl App {
         };
         let events = self.encode(generate).await?.map_err(|error| ApiError::refused(error, &fault))?;
         let seconds = arrived.elapsed().as_secs_f64();
-        let observed = |events| Observed::new(events, self.0.metrics.clone(), seconds);
+        let observed = |events| ObservedEvents::new(events, self.0.metrics.clone(), seconds);
         Ok(events.into_iter().map(observed).collect())
     }
 
@@ -256,8 +256,8 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::auth::ApiKeys;
     use crate::error::Fault;
+    use crate::http::api_keys::ApiKeys;
 
     #[tokio::test]
     async fn a_few_prompts_are_encoded_at_a_time() {
@@ -281,6 +281,7 @@ mod tests {
                 request_timeout: None,
                 adopt_trace: None,
             },
+            Document::default(),
         );
         let all = u32::try_from(app.0.encoding.available_permits()).unwrap();
         let permits = Arc::clone(&app.0.encoding).acquire_many_owned(all).await.unwrap();

@@ -12,35 +12,30 @@
 //!
 //! A client that goes away drops its response, with it the engine's event stream, and that cancels the request.
 
+mod access_log;
 mod app;
-mod auth;
-mod body;
 mod chat;
-mod common;
 mod completions;
-mod cors;
+mod config;
+mod conversation;
 mod error;
-mod json;
-mod ledger;
-mod listening;
+mod generation;
+mod http;
 mod messages;
 mod metrics;
 mod models;
-mod observed;
 mod openapi;
-mod reply;
 mod responses;
 mod routes;
+mod schema;
 mod server;
-mod stall;
-mod tls;
-mod tokens;
+mod tokenize;
 mod unsupported;
 
-pub use auth::{ApiKey, ApiKeys, InvalidApiKey};
-pub use cors::{CorsOrigins, InvalidOrigin};
+pub use config::{AdoptTrace, Policy, ServerConfig};
 pub use error::{ApiError, ErrorBody, ErrorFields};
-pub use listening::{Connections, Listening};
-pub use routes::AdoptTrace;
-pub use server::{BindError, Drained, NoKeyLeft, Policy, PolicyHandle, Server, ServerConfig};
-pub use tls::{Tls, TlsError};
+pub use http::api_keys::{ApiKey, ApiKeys, InvalidApiKey};
+pub use http::cors::{CorsOrigins, InvalidOrigin};
+pub use http::server::{Connections, HttpServer};
+pub use http::tls::{Tls, TlsError};
+pub use server::{BindError, Drained, NoKeyLeft, PolicyHandle, Server};

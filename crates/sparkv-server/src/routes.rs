@@ -21,10 +21,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
-use crate::cors::CorsOrigins;
+use crate::config::AdoptTrace;
 use crate::error::ApiError;
+use crate::http::auth;
+use crate::http::cors::CorsOrigins;
 use crate::metrics::Metrics;
-use crate::{auth, chat, completions, ledger, messages, metrics, models, openapi, responses, tokens};
+use crate::{access_log, chat, completions, messages, metrics, models, openapi, responses, tokenize};
 
 /// Taken from the client, or made; sent back and written to the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -34,9 +36,6 @@ const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Characters of a request's id in the log; answers carry all of it.
 const MAX_LOGGED_ID: usize = 128;
-
-/// Makes a request's span part of the trace that its client names in `traceparent`.
-pub type AdoptTrace = fn(&Span, &str);
 
 /// All routes.
 pub(crate) fn router(app: App) -> Router {
@@ -60,13 +59,13 @@ fn protected() -> OpenApiRouter<App> {
         .routes(routes!(responses::create))
         .routes(routes!(messages::create))
         .routes(routes!(messages::count_tokens))
-        .routes(routes!(tokens::tokenize))
-        .routes(routes!(tokens::detokenize))
-        .routes(routes!(tokens::apply_template))
+        .routes(routes!(tokenize::tokenize))
+        .routes(routes!(tokenize::detokenize))
+        .routes(routes!(tokenize::apply_template))
         .routes(routes!(models::list))
         // Names of models have slashes.
         .route("/v1/models/{*name}", get(models::get))
-        .routes(routes!(metrics::metrics))
+        .routes(routes!(metrics::route::metrics))
         .routes(routes!(openapi::document))
 }
 
@@ -94,7 +93,7 @@ pub(crate) fn loading(cors: &CorsOrigins) -> Router {
 fn around(routes: Router, metrics: Option<Metrics>, adopt_trace: Option<AdoptTrace>) -> Router {
     let trace = TraceLayer::new_for_http()
         .make_span_with(move |request: &Request<_>| request_span(request, adopt_trace))
-        // One line tells of a request, at its end: the ledger's.
+        // One line tells of a request, at its end: that of the access log.
         .on_request(())
         .on_response(())
         .on_body_chunk(())
@@ -104,7 +103,7 @@ fn around(routes: Router, metrics: Option<Metrics>, adopt_trace: Option<AdoptTra
     routes
         .layer(CatchPanicLayer::custom(panicked))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
-        .layer(middleware::from_fn_with_state(metrics, ledger::keep))
+        .layer(middleware::from_fn_with_state(metrics, access_log::keep))
         .layer(trace)
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
 }

@@ -6,51 +6,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::Router;
-use sparkv::{KvChoice, Presets};
 use sparkv_engine::TextEngine;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::app::App;
-use crate::auth::ApiKeys;
-use crate::listening::{Connections, Listening};
-use crate::routes::{self, AdoptTrace};
+use crate::config::{Policy, ServerConfig};
+use crate::http::server::{Connections, HttpServer};
+use crate::routes;
 
 /// How often a draining server looks whether the last request has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
 /// Requests cut off at the deadline get this long to hear of it.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// What the operator decides.
-#[derive(Debug, Clone)]
-pub struct ServerConfig {
-    /// Name under which the model is served.
-    pub model_name: String,
-    /// Other names that requests may use for it.
-    pub model_aliases: Vec<String>,
-    /// What may change while it runs.
-    pub policy: Policy,
-    /// The largest request body taken, in bytes.
-    pub body_limit: usize,
-    /// Running requests get this long to finish when the server is told to stop.
-    pub drain_deadline: Duration,
-    /// A request that takes longer ends with an error; none does if `None`.
-    pub request_timeout: Option<Duration>,
-    /// Makes the span of a request part of its client's trace, where spans are collected.
-    pub adopt_trace: Option<AdoptTrace>,
-}
-
-/// What the operator may change while the server runs.
-#[derive(Debug, Clone)]
-pub struct Policy {
-    /// One of them is needed on all routes but /health and /ready, if there are any.
-    pub api_keys: ApiKeys,
-    /// What the cache of a request without `kv_cache` may cost.
-    pub default_kv: KvChoice,
-    /// What requests may name in `kv_cache.preset`.
-    pub presets: Presets,
-}
 
 /// Changes what a running server goes by; cheap to clone.
 #[derive(Clone)]
@@ -120,7 +89,7 @@ pub struct Server {
 impl Server {
     /// A server of `engine`.
     pub fn new(engine: TextEngine, config: ServerConfig) -> Self {
-        Self { app: App::new(engine, config) }
+        Self { app: App::new(engine, config, routes::document()) }
     }
 
     /// Listens on `host` (an address or a name such as `localhost`) and `port`; 0 takes any free one.
@@ -158,7 +127,7 @@ impl Server {
         listener: TcpListener,
         shutdown: impl Future<Output = ()> + Send,
     ) -> io::Result<Drained> {
-        self.serve_at(Listening::start(listener, Connections::default()), shutdown).await
+        self.serve_at(HttpServer::start(listener, Connections::default()), shutdown).await
     }
 
     /// Serves, as [`Self::serve`] does, where connections are accepted already. Requests are answered as soon as
@@ -168,7 +137,7 @@ impl Server {
     /// If accepting connections fails for good.
     pub fn serve_at<S>(
         self,
-        listening: Listening,
+        listening: HttpServer,
         shutdown: S,
     ) -> impl Future<Output = io::Result<Drained>> + Send + use<S>
     where
@@ -181,7 +150,7 @@ impl Server {
     /// Waits for the end, and sees to it that it is one in good order.
     async fn until_drained(
         self,
-        mut listening: Listening,
+        mut listening: HttpServer,
         shutdown: impl Future<Output = ()> + Send,
     ) -> io::Result<Drained> {
         tokio::select! {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use sparkv_models::ModelSource;
-use sparkv_server::{Connections, Drained, Listening, Server, ServerConfig, Tls};
+use sparkv_server::{Connections, Drained, HttpServer, Server, ServerConfig, Tls};
 use tokio::net::TcpListener;
 
 use crate::loading::{self, Loaded};
@@ -99,7 +99,7 @@ impl Start {
 }
 
 /// Accepts connections, as far as the settings allow.
-fn listen(listener: TcpListener, settings: &Settings, tls: Option<Tls>) -> Listening {
+fn listen(listener: TcpListener, settings: &Settings, tls: Option<Tls>) -> HttpServer {
     let server = &settings.server;
     let connections = Connections {
         max: usize::try_from(server.max_connections.get()).unwrap_or(usize::MAX),
@@ -109,7 +109,7 @@ fn listen(listener: TcpListener, settings: &Settings, tls: Option<Tls>) -> Liste
         tls,
         cors: settings.cors.clone(),
     };
-    Listening::start(listener, connections)
+    HttpServer::start(listener, connections)
 }
 
 /// Loads on a thread of its own, so that this one answers meanwhile.

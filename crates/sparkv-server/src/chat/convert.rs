@@ -8,10 +8,11 @@ use sparkv_engine::{FinishReason, GenerateRequest, TextLogprob, Usage};
 use crate::chat::types::{
     AnswerCall, AnswerFunction, AnswerMessage, ChatChunk, ChatCompletion, Choice, ChunkChoice, Delta,
 };
-use crate::common::convert::{Head, SYSTEM_FINGERPRINT, call_id, finish_reason};
-use crate::common::logprobs::ChatLogprobs;
-use crate::common::types::UsageBody;
-use crate::reply::{Answer, Call, Delivery, End, Part, Reply, data, done};
+use crate::generation::head::Head;
+use crate::generation::ids::{SYSTEM_FINGERPRINT, call_id, finish_reason};
+use crate::generation::logprobs::ChatLogprobs;
+use crate::generation::reply::{Answer, Call, Delivery, End, Part, Reply, data, done};
+use crate::generation::usage::UsageBody;
 
 /// Who speaks.
 const ROLE: &str = "assistant";

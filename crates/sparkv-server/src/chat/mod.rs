@@ -1,22 +1,17 @@
 //! /v1/chat/completions.
 
-pub(crate) mod conversation;
 mod convert;
-pub(crate) mod tools;
-pub(crate) mod types;
+mod types;
 mod validate;
 
 use axum::extract::State;
 use axum::response::Response;
 
 use crate::app::App;
-use crate::body::Fields;
-use crate::common::validate::Checked;
 use crate::error::ApiError;
-use crate::reply::{Answers, respond};
-
-/// The field that holds the prompt.
-pub(crate) const PROMPT: &str = "messages";
+use crate::generation::reply::{Answers, respond};
+use crate::generation::validate::Checked;
+use crate::http::body::Fields;
 
 /// Answers a conversation.
 #[utoipa::path(

@@ -3,12 +3,13 @@
 use sparkv_engine::Prompt;
 
 use crate::app::App;
-use crate::chat::conversation::{self, Conversation};
 use crate::chat::types::ChatBody;
-use crate::chat::{PROMPT, tools};
-use crate::common;
-use crate::common::validate::{Asked, Checked, Names};
+use crate::conversation::tools;
+use crate::conversation::types::MESSAGES;
+use crate::conversation::{self, Conversation};
 use crate::error::ApiError;
+use crate::generation;
+use crate::generation::validate::{Asked, Checked, Names};
 use crate::unsupported;
 
 /// Checks a body and makes the engine's request of it.
@@ -22,14 +23,14 @@ pub(crate) fn validate(body: ChatBody, app: &App) -> Result<Checked, ApiError> {
     let (calls, parser) = tools::calls(&chat.tools, choice, app);
     let asked = Asked {
         prompts: vec![Prompt::Chat(chat)],
-        names: Names::usual(PROMPT),
+        names: Names::usual(MESSAGES),
         default_max_tokens: None,
         logprobs: check_logprobs(logprobs.logprobs, logprobs.top_logprobs)?,
         format: None,
         calls,
         parser,
     };
-    common::validate::validate(generation, asked, app)
+    generation::validate::validate(generation, asked, app)
 }
 
 fn check_logprobs(logprobs: Option<bool>, top: Option<usize>) -> Result<Option<usize>, ApiError> {

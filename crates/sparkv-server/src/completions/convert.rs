@@ -3,12 +3,13 @@
 use axum::response::sse;
 use sparkv_engine::{TextLogprob, Usage};
 
-use crate::common::convert::{Head, SYSTEM_FINGERPRINT, finish_reason};
-use crate::common::logprobs::CompletionLogprobs;
-use crate::common::types::UsageBody;
-use crate::common::validate::Work;
 use crate::completions::types::{Choice, Completion};
-use crate::reply::{Answer, Delivery, End, Part, Reply, data, done};
+use crate::generation::head::Head;
+use crate::generation::ids::{SYSTEM_FINGERPRINT, finish_reason};
+use crate::generation::logprobs::CompletionLogprobs;
+use crate::generation::reply::{Answer, Delivery, End, Part, Reply, data, done};
+use crate::generation::usage::UsageBody;
+use crate::generation::work::Work;
 
 /// Writes the answers to one request.
 pub(crate) struct CompletionReply {

@@ -8,10 +8,10 @@ use axum::extract::State;
 use axum::response::Response;
 
 use crate::app::App;
-use crate::body::Fields;
-use crate::common::validate::Checked;
 use crate::error::ApiError;
-use crate::reply::{Answers, respond};
+use crate::generation::reply::{Answers, respond};
+use crate::generation::validate::Checked;
+use crate::http::body::Fields;
 
 /// The field that holds the prompts.
 const PROMPT: &str = "prompt";

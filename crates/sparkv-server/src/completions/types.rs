@@ -4,12 +4,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::body::Fields;
-use crate::common::logprobs::CompletionLogprobs;
-use crate::common::types::{FormatFields, GenerationFields, UsageBody};
 use crate::completions::PROMPT;
 use crate::error::ApiError;
-use crate::openapi::described_as_one;
+use crate::generation::fields::{FormatFields, GenerationFields};
+use crate::generation::logprobs::CompletionLogprobs;
+use crate::generation::usage::UsageBody;
+use crate::http::body::Fields;
+use crate::schema::described_as_one;
 
 /// A request.
 #[derive(Debug)]

@@ -3,11 +3,11 @@
 use sparkv_engine::{GenerateRequest, Prompt, sampler::MAX_TOP_LOGPROBS};
 
 use crate::app::App;
-use crate::common;
-use crate::common::validate::{Asked, Checked, Names};
 use crate::completions::PROMPT;
 use crate::completions::types::{CompletionBody, CompletionFields, PromptField};
 use crate::error::ApiError;
+use crate::generation;
+use crate::generation::validate::{Asked, Checked, Names};
 use crate::unsupported;
 
 /// Tokens of an answer if the request does not say, as the API has it; fewer where the context ends.
@@ -36,7 +36,7 @@ pub(crate) fn validate(body: CompletionBody, app: &App) -> Result<Checked, ApiEr
         calls: None,
         parser: None,
     };
-    common::validate::validate(generation, asked, app)
+    generation::validate::validate(generation, asked, app)
 }
 
 fn check_prompts(prompt: Option<PromptField>) -> Result<Vec<Prompt>, ApiError> {

@@ -3,11 +3,11 @@
 use serde_json::Value;
 use sparkv_engine::{Chat, ChatMessage, ToolCall, Turn};
 
-use crate::body::read_value;
-use crate::chat::conversation::{self, Conversation, PartKinds};
-use crate::chat::tools::{self, Mode, Offered};
-use crate::chat::types::FunctionBody;
+use crate::conversation::tools::{self, Mode, Offered};
+use crate::conversation::types::FunctionBody;
+use crate::conversation::{self, Conversation, PartKinds};
 use crate::error::ApiError;
+use crate::http::body::read_value;
 use crate::messages::PROMPT;
 use crate::messages::types::{ConversationFields, Message, ToolBody, ToolChoice, ToolResult, ToolUse};
 use crate::unsupported;

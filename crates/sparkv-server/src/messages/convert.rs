@@ -4,11 +4,11 @@ use axum::response::sse;
 use serde_json::{Value, json};
 use sparkv_engine::{FinishReason, Usage};
 
-use crate::common::convert::{call_id, new_id};
 use crate::error::ApiError;
+use crate::generation::ids::{call_id, new_id};
+use crate::generation::reply::{Answer, Call, End, Item, Part, Reply, named};
 use crate::messages::MarkedError;
 use crate::messages::types::{Block, Delta, MessageBody, MessageUsage, StopBody, StreamEvent};
-use crate::reply::{Answer, Call, End, Item, Part, Reply, named};
 
 /// Writes the answer to one conversation.
 pub(crate) struct MessagesReply {

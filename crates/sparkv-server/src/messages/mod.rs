@@ -14,13 +14,13 @@ use serde::Serialize;
 use sparkv_engine::Prompt;
 
 use crate::app::App;
-use crate::body::Fields;
-use crate::chat::conversation::Conversation;
-use crate::common::types::ModelField;
-use crate::common::validate::Checked;
+use crate::conversation::Conversation;
 use crate::error::{ApiError, ErrorBody, Fault};
-use crate::observed::Observed;
-use crate::reply::{Answers, respond};
+use crate::generation::fields::ModelField;
+use crate::generation::observed::ObservedEvents;
+use crate::generation::reply::{Answers, respond};
+use crate::generation::validate::Checked;
+use crate::http::body::Fields;
 use crate::unsupported;
 
 /// The field that holds the conversation.
@@ -83,7 +83,7 @@ pub(crate) async fn create(State(app): State<App>, fields: Fields) -> Result<Res
     let Checked { work, delivery, parser } = validate::validate(body, &app)?;
     let events = app.generate(work).await?;
     // Those read from the cache are known at the end only.
-    let prompt_tokens = events.first().map_or(0, Observed::prompt_tokens);
+    let prompt_tokens = events.first().map_or(0, ObservedEvents::prompt_tokens);
     let reply = convert::MessagesReply::new(app.model_name(), prompt_tokens);
     respond(Answers { events, parser }, reply, delivery).await
 }

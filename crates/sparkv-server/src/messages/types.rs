@@ -5,12 +5,13 @@ use serde_json::{Map, Number, Value};
 use sparkv::{KvOptions, KvUsage};
 use utoipa::ToSchema;
 
-use crate::body::Fields;
-use crate::chat::types::Content;
-use crate::common::types::{GenerationFields, ModelField, Stop, take_kv};
+use crate::conversation::types::Content;
 use crate::error::ApiError;
+use crate::generation::fields::{GenerationFields, ModelField, Stop, take_kv};
+use crate::http::body::Fields;
 use crate::messages::PROMPT;
-use crate::openapi::described_as_one;
+use crate::schema::described_as_one;
+use crate::schema::kv_cache;
 
 /// A request.
 #[derive(Debug)]
@@ -61,6 +62,7 @@ struct MessageFields {
     #[schema(value_type = Option<i64>)]
     seed: Option<Number>,
     /// What the KV cache may cost; not Anthropic's.
+    #[schema(value_type = Option<kv_cache::KvOptions>)]
     kv_cache: Option<KvOptions>,
 }
 
@@ -255,6 +257,7 @@ pub(crate) struct MessageUsage {
     pub(crate) output_tokens: usize,
     /// Once the answer has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<kv_cache::KvUsage>)]
     pub(crate) kv_cache: Option<KvUsage>,
 }
 

@@ -3,11 +3,11 @@
 use sparkv_engine::Prompt;
 
 use crate::app::App;
-use crate::chat::conversation::Conversation;
-use crate::chat::tools;
-use crate::common;
-use crate::common::validate::{Asked, Checked, Names};
+use crate::conversation::Conversation;
+use crate::conversation::tools;
 use crate::error::ApiError;
+use crate::generation;
+use crate::generation::validate::{Asked, Checked, Names};
 use crate::messages::types::MessagesBody;
 use crate::messages::{PROMPT, conversation};
 use crate::unsupported;
@@ -36,5 +36,5 @@ pub(crate) fn validate(body: MessagesBody, app: &App) -> Result<Checked, ApiErro
         calls,
         parser,
     };
-    common::validate::validate(generation, asked, app)
+    generation::validate::validate(generation, asked, app)
 }

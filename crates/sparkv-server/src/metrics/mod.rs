@@ -1,16 +1,14 @@
 //! `/metrics`, in the format that Prometheus reads: our names, and vLLM's, which routers and dashboards know.
 //!
 //! Three sources. The engine is asked for its figures when somebody reads them (`figures`). Requests are watched
-//! while they run ([`crate::observed`]): their times are the engine's own, so that a client that reads slowly does
-//! not make the model look slow. Errors are counted where a request ends ([`crate::ledger`]).
+//! while they run ([`crate::generation::observed`]): their times are the engine's own, so that a client that reads slowly does
+//! not make the model look slow. Errors are counted where a request ends ([`crate::access_log`]).
 
 mod figures;
+pub(crate) mod route;
 
 use std::sync::Arc;
 
-use axum::extract::State;
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -19,12 +17,7 @@ use prometheus_client::registry::Registry;
 use sparkv::KvUsage;
 use sparkv_engine::{TextEngine, Timings, Usage};
 
-use crate::app::App;
-use crate::error::ApiError;
 use figures::Figures;
-
-/// The format's media type.
-const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Upper ends of buckets, in seconds: vLLM's, so that dashboards made for it fit, and what a small model needs.
 const FIRST_TOKEN: [f64; 22] = [
@@ -117,6 +110,16 @@ impl Metrics {
         Self(Arc::new(Inner { registry, observed }))
     }
 
+    /// The figures of this moment, as Prometheus reads them.
+    ///
+    /// # Errors
+    /// Never: a text takes what is written to it.
+    pub(crate) fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.0.registry)?;
+        Ok(text)
+    }
+
     /// A request has its first token.
     pub(crate) fn begun(&self, prompt_tokens: usize, encode_seconds: f64, timings: Timings) {
         let observed = &self.0.observed;
@@ -193,21 +196,4 @@ impl Observations {
         let help = "Bytes that f16 caches of the same tokens would have held";
         registry.register(name("preset_kv_dense_bytes"), help, kv_dense_bytes.clone());
     }
-}
-
-/// The figures of this moment.
-#[utoipa::path(
-    get,
-    path = "/metrics",
-    responses((
-        status = 200,
-        description = "Figures for Prometheus",
-        body = String,
-        content_type = "application/openmetrics-text"
-    ))
-)]
-pub(crate) async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
-    let mut text = String::new();
-    encode(&mut text, &app.metrics().0.registry).map_err(|error| ApiError::Internal(error.to_string()))?;
-    Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], text).into_response())
 }

@@ -4,10 +4,10 @@ use axum::response::sse;
 use serde::de::IgnoredAny;
 use sparkv_engine::{FinishReason, TextLogprob, Usage};
 
-use crate::common::convert::{call_id, new_id, unix_time};
-use crate::common::logprobs::{ChatToken, tokens};
 use crate::error::{ApiError, ErrorFields};
-use crate::reply::{Answer, Call, End, Item, Part, Reply, named};
+use crate::generation::ids::{call_id, new_id, unix_time};
+use crate::generation::logprobs::{ChatToken, tokens};
+use crate::generation::reply::{Answer, Call, End, Item, Part, Reply, named};
 use crate::responses::types::{
     Echo, IncompleteDetails, InputTokensDetails, OutputItem, OutputText, OutputTokensDetails, Place,
     ResponseBody, ResponseError, ResponseUsage, StreamEvent, Told,

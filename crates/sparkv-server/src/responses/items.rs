@@ -3,9 +3,9 @@
 use serde_json::Value;
 use sparkv_engine::{ChatMessage, ToolCall};
 
-use crate::body::read_value;
-use crate::chat::conversation::{self, PartKinds};
+use crate::conversation::{self, PartKinds};
 use crate::error::ApiError;
+use crate::http::body::read_value;
 use crate::responses::PROMPT;
 use crate::responses::types::{CallItem, MessageItem, OutputOfCall};
 use crate::unsupported;

@@ -9,10 +9,10 @@ use axum::extract::State;
 use axum::response::Response;
 
 use crate::app::App;
-use crate::body::Fields;
-use crate::common::validate::Checked;
 use crate::error::ApiError;
-use crate::reply::{Answers, respond};
+use crate::generation::reply::{Answers, respond};
+use crate::generation::validate::Checked;
+use crate::http::body::Fields;
 
 /// The field that holds the conversation.
 const PROMPT: &str = "input";

@@ -7,13 +7,14 @@ use serde_json::{Map, Value};
 use sparkv::KvUsage;
 use utoipa::ToSchema;
 
-use crate::body::Fields;
-use crate::chat::types::Content;
-use crate::common::logprobs::ChatToken;
-use crate::common::types::{FormatFields, GenerationFields};
+use crate::conversation::types::Content;
 use crate::error::ApiError;
-use crate::openapi::described_as_one;
+use crate::generation::fields::{FormatFields, GenerationFields};
+use crate::generation::logprobs::ChatToken;
+use crate::http::body::Fields;
 use crate::responses::PROMPT;
+use crate::schema::described_as_one;
+use crate::schema::kv_cache;
 
 /// A request.
 #[derive(Debug, ToSchema)]
@@ -285,6 +286,7 @@ pub(crate) struct ResponseUsage {
     pub(crate) output_tokens: usize,
     pub(crate) output_tokens_details: OutputTokensDetails,
     pub(crate) total_tokens: usize,
+    #[schema(value_type = kv_cache::KvUsage)]
     pub(crate) kv_cache: KvUsage,
 }
 

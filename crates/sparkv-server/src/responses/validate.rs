@@ -6,15 +6,15 @@ use serde_json::{Value, json};
 use sparkv_engine::{Chat, Prompt};
 
 use crate::app::App;
-use crate::body::read_value;
-use crate::chat::conversation::Conversation;
-use crate::chat::tools::{self, Mode, Offered};
-use crate::chat::types::FunctionBody;
-use crate::common;
-use crate::common::format::{self, AskedFormat, Place};
-use crate::common::types::GenerationFields;
-use crate::common::validate::{Asked, Checked, Names};
+use crate::conversation::Conversation;
+use crate::conversation::tools::{self, Mode, Offered};
+use crate::conversation::types::FunctionBody;
 use crate::error::ApiError;
+use crate::generation;
+use crate::generation::fields::GenerationFields;
+use crate::generation::format::{self, AskedFormat, Place};
+use crate::generation::validate::{Asked, Checked, Names};
+use crate::http::body::read_value;
 use crate::responses::types::{
     Echo, FunctionChoice, Reasoning, ResponsesBody, TextBody, TextEcho, ToolBody, ToolChoice, ToolEcho,
 };
@@ -73,7 +73,7 @@ pub(crate) fn validate(body: ResponsesBody, app: &App) -> Result<(Checked, Echo)
     let prompts = vec![Prompt::Chat(chat)];
     let default_max_tokens = None;
     let asked = Asked { prompts, names: NAMES, default_max_tokens, logprobs, format, calls, parser };
-    Ok((common::validate::validate(generation, asked, app)?, echo))
+    Ok((generation::validate::validate(generation, asked, app)?, echo))
 }
 
 /// Refuses what goes by another name here.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::Client;
 use serde_json::{Value, json};
-use sparkv_server::{Connections, Drained, Listening, Server};
+use sparkv_server::{Connections, Drained, HttpServer, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -141,7 +141,7 @@ async fn the_engine_does_not_wait_for_a_slow_reader() {
 async fn it_listens_before_there_is_anything_to_serve() {
     let listener = Server::bind("127.0.0.1", 0).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let listening = Listening::start(listener, Connections::default());
+    let listening = HttpServer::start(listener, Connections::default());
     // One connection for all of it.
     let client = Client::builder().pool_max_idle_per_host(1).build().unwrap();
     let get = async |path: &str| client.get(format!("http://{address}{path}")).send().await.unwrap();
@@ -174,7 +174,7 @@ async fn it_listens_before_there_is_anything_to_serve() {
 async fn a_server_that_never_came_to_serve_closes_its_connections() {
     let listener = Server::bind("127.0.0.1", 0).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let listening = Listening::start(listener, Connections::default());
+    let listening = HttpServer::start(listener, Connections::default());
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     assert!(stream.read(&mut [0; 512]).await.unwrap() > 0);

@@ -2,7 +2,7 @@
 
 use reqwest::{Client, Method, Response};
 use serde_json::json;
-use sparkv_server::{Connections, CorsOrigins, Listening, Server};
+use sparkv_server::{Connections, CorsOrigins, HttpServer, Server};
 
 use crate::socket::Running;
 use crate::support::*;
@@ -67,7 +67,7 @@ async fn a_star_lets_every_page_call_also_while_the_model_is_loaded() {
     let listener = Server::bind("127.0.0.1", 0).await.unwrap();
     let url = format!("http://{}/ready", listener.local_addr().unwrap());
     let cors = CorsOrigins::new(&["*".to_owned()]).unwrap();
-    let _listening = Listening::start(listener, Connections { cors, ..Connections::default() });
+    let _listening = HttpServer::start(listener, Connections { cors, ..Connections::default() });
     let reply = Client::new().get(url).header("origin", PAGE).send().await.unwrap();
     assert_eq!((reply.status().as_u16(), allowed(&reply)), (503, Some("*")));
 }

@@ -8,7 +8,7 @@ use reqwest::Client;
 use serde_json::{Value, json};
 use sparkv_engine::TextEngine;
 use sparkv_models::fake::Probe;
-use sparkv_server::{BindError, Connections, Drained, Listening, Server};
+use sparkv_server::{BindError, Connections, Drained, HttpServer, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -42,7 +42,7 @@ impl Running {
         let listener = Server::bind("127.0.0.1", 0).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let listening = Listening::start(listener, connections);
+        let listening = HttpServer::start(listener, connections);
         let ended = tokio::spawn(server.serve_at(listening, async {
             stopped.await.unwrap();
         }));

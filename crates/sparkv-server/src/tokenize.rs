@@ -7,13 +7,13 @@ use sparkv_engine::Prompt;
 use utoipa::ToSchema;
 
 use crate::app::App;
-use crate::body::Fields;
-use crate::chat::PROMPT as MESSAGES;
-use crate::chat::conversation::{self, Conversation};
-use crate::chat::types::ConversationFields;
-use crate::common::types::ModelField;
+use crate::conversation::types::ConversationFields;
+use crate::conversation::types::MESSAGES;
+use crate::conversation::{self, Conversation};
 use crate::error::{ApiError, Fault};
-use crate::openapi::described_as_one;
+use crate::generation::fields::ModelField;
+use crate::http::body::Fields;
+use crate::schema::described_as_one;
 use crate::unsupported;
 
 /// The tokens of a text.

@@ -2,17 +2,7 @@
 
 use std::fmt;
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
-use axum::middleware::Next;
-use axum::response::Response;
 use subtle::{Choice, ConstantTimeEq};
-
-use crate::app::App;
-use crate::error::ApiError;
-
-/// Where Anthropic's clients put the key.
-const X_API_KEY: &str = "x-api-key";
 
 /// A secret that clients send as `Authorization: Bearer KEY` or `x-api-key: KEY`. Never printed.
 #[derive(Clone)]
@@ -54,7 +44,7 @@ impl ApiKeys {
     }
 
     /// Compares with every key, whichever it is, so that the time does not tell which one came close.
-    fn contain(&self, given: &str) -> bool {
+    pub(super) fn contain(&self, given: &str) -> bool {
         self.0.iter().fold(Choice::from(0), |found, key| found | key.matches(given)).into()
     }
 }
@@ -75,32 +65,6 @@ impl fmt::Debug for ApiKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ApiKeys({})", self.0.len())
     }
-}
-
-/// Lets requests pass that carry a key, or all of them if there is none.
-pub(crate) async fn require_key(
-    State(app): State<App>,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    let policy = app.policy();
-    if policy.api_keys.is_empty() || given(request.headers()).any(|key| policy.api_keys.contain(key)) {
-        Ok(next.run(request).await)
-    } else {
-        Err(ApiError::Unauthorized)
-    }
-}
-
-/// The keys that a request carries.
-fn given(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let bearer = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, key)| key.trim());
-    let own = headers.get(X_API_KEY).and_then(|value| value.to_str().ok()).map(str::trim);
-    bearer.into_iter().chain(own)
 }
 
 #[cfg(test)]

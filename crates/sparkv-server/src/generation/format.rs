@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use sparkv_engine::OutputFormat;
 
-use crate::common::types::{FormatFields, StructuredOutputs};
 use crate::error::ApiError;
+use crate::generation::fields::{FormatFields, StructuredOutputs};
 
 const RESPONSE_FORMAT: &str = "response_format";
 

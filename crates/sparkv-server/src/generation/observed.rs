@@ -6,14 +6,14 @@ use std::task::{Context, Poll, ready};
 use futures::Stream;
 use sparkv_engine::{Event, EventStream, GenerateError};
 
-use crate::common::convert::finish_reason;
+use crate::access_log::Entry;
 use crate::error::ApiError;
-use crate::ledger::Entry;
+use crate::generation::ids::finish_reason;
 use crate::metrics::Metrics;
 
 /// An [`EventStream`] that tells the metrics, and the entry of the request it belongs to, what it is asked for.
 #[derive(Debug)]
-pub(crate) struct Observed {
+pub(crate) struct ObservedEvents {
     events: EventStream,
     metrics: Metrics,
     entry: Entry,
@@ -24,7 +24,7 @@ pub(crate) struct Observed {
     ended: bool,
 }
 
-impl Observed {
+impl ObservedEvents {
     /// To be made by the task that handles the request: its entry is the one that the events are noted in.
     pub(crate) fn new(events: EventStream, metrics: Metrics, encode_seconds: f64) -> Self {
         Self { events, metrics, entry: Entry::current(), encode_seconds, told: None, ended: false }
@@ -67,7 +67,7 @@ impl Observed {
     }
 }
 
-impl Stream for Observed {
+impl Stream for ObservedEvents {
     type Item = Result<Event, GenerateError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -79,7 +79,7 @@ impl Stream for Observed {
     }
 }
 
-impl Drop for Observed {
+impl Drop for ObservedEvents {
     fn drop(&mut self) {
         if !self.ended {
             self.entry.cancelled();

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use sparkv_engine::{CallParser, OutputFormat, Tool};
 
 use crate::app::App;
-use crate::chat::types::{FunctionBody, FunctionChoice, ToolBody, ToolChoice};
+use crate::conversation::types::{FunctionBody, FunctionChoice, ToolBody, ToolChoice};
 use crate::error::ApiError;
 
 /// Characters of a tool's name.

@@ -30,10 +30,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 
-use crate::cors::CorsOrigins;
+use crate::http::cors::CorsOrigins;
+use crate::http::stall::Stall;
+use crate::http::tls::Tls;
 use crate::routes;
-use crate::stall::Stall;
-use crate::tls::Tls;
 
 /// Headers of a request; more are answered with a 431.
 const MAX_HEADERS: usize = 100;
@@ -78,7 +78,7 @@ impl Default for Connections {
 /// A server that listens, though it may have nothing to serve yet: /health is a 200, everything else a 503 that
 /// says that the model is being loaded. Dropping it ends all connections.
 #[derive(Debug)]
-pub struct Listening {
+pub struct HttpServer {
     /// What connections ask at every request.
     routes: watch::Sender<Router>,
     cors: CorsOrigins,
@@ -86,7 +86,7 @@ pub struct Listening {
     accepting: JoinHandle<()>,
 }
 
-impl Listening {
+impl HttpServer {
     /// Accepts connections from now on. To be called within a tokio runtime.
     pub fn start(listener: TcpListener, connections: Connections) -> Self {
         let cors = connections.cors.clone();
@@ -115,7 +115,7 @@ impl Listening {
     }
 }
 
-impl Drop for Listening {
+impl Drop for HttpServer {
     fn drop(&mut self) {
         self.accepting.abort();
     }

@@ -1,10 +1,13 @@
-//! Checks of messages, and what is to come next.
+//! Conversations: their messages and the parts of these, the tools that are offered (`tools`), and what is to come next.
+//! Chats, responses and messages have them in forms of their own (that of chats is in `types`), and all of them end here.
+
+pub(crate) mod tools;
+pub(crate) mod types;
 
 use serde_json::Value;
 use sparkv_engine::{Chat, ChatMessage, ToolCall, Turn};
 
-use crate::chat::types::{Content, ConversationFields, Message, Part, ToolCallBody};
-use crate::chat::{PROMPT, tools};
+use self::types::{Content, ConversationFields, MESSAGES, Message, Part, ToolCallBody};
 use crate::error::ApiError;
 use crate::unsupported::{self, Rule};
 
@@ -30,14 +33,15 @@ impl Conversation {
 /// # Errors
 /// The first field that cannot be honoured.
 pub(crate) fn check(fields: ConversationFields) -> Result<Conversation, ApiError> {
-    let messages = fields.messages.ok_or_else(|| ApiError::invalid(PROMPT, "a conversation is required"))?;
+    let messages =
+        fields.messages.ok_or_else(|| ApiError::invalid(MESSAGES, "a conversation is required"))?;
     if messages.is_empty() {
-        return Err(ApiError::invalid(PROMPT, "a conversation has one or more messages"));
+        return Err(ApiError::invalid(MESSAGES, "a conversation has one or more messages"));
     }
     let messages: Vec<ChatMessage> = messages
         .into_iter()
         .enumerate()
-        .map(|(index, message)| check_message(&format!("{PROMPT}[{index}]"), message))
+        .map(|(index, message)| check_message(&format!("{MESSAGES}[{index}]"), message))
         .collect::<Result<_, _>>()?;
     let next = check_turn(fields.add_generation_prompt, fields.continue_final_message, &messages)?;
     let all = tools::check(fields.tools.unwrap_or_default())?;

@@ -1,14 +1,15 @@
-//! The fields that generating endpoints share, as they come, and the usage that they report.
+//! The fields that generating endpoints share, as they come.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Number, Value};
-use sparkv::{KvOptions, KvUsage};
+use sparkv::KvOptions;
 use utoipa::ToSchema;
 
-use crate::body::Fields;
 use crate::error::ApiError;
+use crate::http::body::Fields;
+use crate::schema::kv_cache;
 
 /// Fields about how to generate.
 #[derive(Debug, Default, ToSchema)]
@@ -56,6 +57,7 @@ pub(crate) struct GenerationFields {
     #[schema(ignore)]
     pub(crate) formats: FormatFields,
     /// What the KV cache may cost; absent, null and `{}` mean the server's default.
+    #[schema(value_type = Option<kv_cache::KvOptions>)]
     pub(crate) kv_cache: Option<KvOptions>,
 }
 
@@ -173,21 +175,4 @@ pub(crate) struct StreamOptions {
     #[serde(flatten)]
     #[schema(ignore)]
     pub(crate) rest: Map<String, Value>,
-}
-
-/// What a request cost.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct UsageBody {
-    pub(crate) prompt_tokens: usize,
-    pub(crate) completion_tokens: usize,
-    pub(crate) total_tokens: usize,
-    pub(crate) prompt_tokens_details: PromptTokensDetails,
-    pub(crate) kv_cache: KvUsage,
-}
-
-/// Where the tokens of a prompt came from.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct PromptTokensDetails {
-    /// Those that were not computed for this request.
-    pub(crate) cached_tokens: usize,
 }

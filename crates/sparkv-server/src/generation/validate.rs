@@ -8,10 +8,11 @@ use sparkv::{KvChoice, KvOptions};
 use sparkv_engine::{CallParser, GenerateRequest, OutputFormat, Prompt, SamplingParams};
 
 use crate::app::App;
-use crate::common::format::{self, AskedFormat};
-use crate::common::types::{GenerationFields, Stop, StreamOptions};
 use crate::error::{ApiError, Fault};
-use crate::reply::Delivery;
+use crate::generation::fields::{GenerationFields, Stop, StreamOptions};
+use crate::generation::format::{self, AskedFormat};
+use crate::generation::reply::Delivery;
+use crate::generation::work::Work;
 use crate::unsupported;
 
 /// Stop strings of a request: every one is searched for at every token.
@@ -27,17 +28,6 @@ pub(crate) struct Checked {
     pub(crate) delivery: Delivery,
     /// Finds calls of tools in the answers, where there may be some.
     pub(crate) parser: Option<CallParser>,
-}
-
-/// What the engine is asked for.
-#[derive(Debug)]
-pub(crate) struct Work {
-    /// One for each prompt.
-    pub(crate) requests: Vec<GenerateRequest>,
-    /// Answers to each.
-    pub(crate) answers: NonZeroUsize,
-    /// What to blame if the engine refuses.
-    pub(crate) fault: Fault,
 }
 
 /// What an endpoint calls the fields that go by several names.

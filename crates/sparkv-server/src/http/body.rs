@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::json;
+use crate::http::json;
 
 /// A body may pause this long between two pieces.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);

@@ -11,7 +11,7 @@ use serde::Serialize;
 use sparkv_engine::{CallParser, Event, FinishReason, GenerateError, Piece, TextLogprob, Usage};
 
 use crate::error::ApiError;
-use crate::observed::Observed;
+use crate::generation::observed::ObservedEvents;
 
 /// How often a comment is sent while there is no text, so that proxies keep the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -106,7 +106,7 @@ impl Answer {
 
 /// Answers on their way.
 pub(crate) struct Answers {
-    pub(crate) events: Vec<Observed>,
+    pub(crate) events: Vec<ObservedEvents>,
     /// Finds calls of tools in each, where there are tools.
     pub(crate) parser: Option<CallParser>,
 }
@@ -171,10 +171,10 @@ fn listen(answers: Answers) -> SelectAll<BoxStream<'static, Hearing>> {
     stream::select_all(each)
 }
 
-type Listening = Option<(Observed, Option<CallParser>)>;
+type HttpServer = Option<(ObservedEvents, Option<CallParser>)>;
 
 /// What the next event of an answer tells.
-async fn hear(listening: Listening) -> Option<(Vec<Result<Heard, GenerateError>>, Listening)> {
+async fn hear(listening: HttpServer) -> Option<(Vec<Result<Heard, GenerateError>>, HttpServer)> {
     let (mut events, mut parser) = listening?;
     Some(match events.next().await.unwrap_or(Err(GenerateError::Stopped)) {
         Ok(Event::Text { text, logprobs, .. }) => {

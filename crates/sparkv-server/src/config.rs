@@ -1,0 +1,41 @@
+//! What the operator decides.
+
+use std::time::Duration;
+
+use sparkv::{KvChoice, Presets};
+use tracing::Span;
+
+use crate::http::api_keys::ApiKeys;
+
+/// Makes a request's span part of the trace that its client names in `traceparent`.
+pub type AdoptTrace = fn(&Span, &str);
+
+/// What the operator decides.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Name under which the model is served.
+    pub model_name: String,
+    /// Other names that requests may use for it.
+    pub model_aliases: Vec<String>,
+    /// What may change while it runs.
+    pub policy: Policy,
+    /// The largest request body taken, in bytes.
+    pub body_limit: usize,
+    /// Running requests get this long to finish when the server is told to stop.
+    pub drain_deadline: Duration,
+    /// A request that takes longer ends with an error; none does if `None`.
+    pub request_timeout: Option<Duration>,
+    /// Makes the span of a request part of its client's trace, where spans are collected.
+    pub adopt_trace: Option<AdoptTrace>,
+}
+
+/// What the operator may change while the server runs.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// One of them is needed on all routes but /health and /ready, if there are any.
+    pub api_keys: ApiKeys,
+    /// What the cache of a request without `kv_cache` may cost.
+    pub default_kv: KvChoice,
+    /// What requests may name in `kv_cache.preset`.
+    pub presets: Presets,
+}

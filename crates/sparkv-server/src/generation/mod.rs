@@ -1,0 +1,14 @@
+//! What all generating endpoints share: the fields about how to generate (`fields`, `format`) and their checks
+//! (`validate`), what is asked of the engine (`work`), its events on their way to the client (`observed`, `reply`), and what
+//! answers carry beside their text (`head`, `ids`, `logprobs`, `usage`).
+
+pub(crate) mod fields;
+pub(crate) mod format;
+pub(crate) mod head;
+pub(crate) mod ids;
+pub(crate) mod logprobs;
+pub(crate) mod observed;
+pub(crate) mod reply;
+pub(crate) mod usage;
+pub(crate) mod validate;
+pub(crate) mod work;

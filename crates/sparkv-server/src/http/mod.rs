@@ -1,0 +1,11 @@
+//! Connections and what is read from them: the server that accepts them (`server`), encryption (`tls`), readers that
+//! stall (`stall`), pages that may call (`cors`), keys (`api_keys`, `auth`), and bodies (`body`, `json`).
+
+pub(crate) mod api_keys;
+pub(crate) mod auth;
+pub(crate) mod body;
+pub(crate) mod cors;
+mod json;
+pub(crate) mod server;
+mod stall;
+pub(crate) mod tls;
