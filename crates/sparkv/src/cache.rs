@@ -5,19 +5,16 @@ use std::sync::Arc;
 use candle_core::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::head::{HeadCache, SharedHead};
-use crate::observe::Observed;
 use crate::parallel;
-use crate::plan::{CachePlan, KvShape};
+use crate::plan::CachePlan;
 use crate::pool::KvPool;
 use crate::settings::{KvSettings, SettingsError};
-
-/// Keys below which a second thread costs more than it brings: some ten microseconds of work.
-const SERIAL_VALUES: usize = 1 << 14;
+use crate::shape::KvShape;
+use crate::storage::LayerStorage;
+use crate::storage::cpu::CpuLayer;
 
 /// What a sequence's cache costs, as counted, at some moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct KvUsage {
     /// Name of the preset, or `custom`.
     pub preset: String,
@@ -34,6 +31,35 @@ pub struct KvUsage {
     pub bytes_per_token: f64,
 }
 
+/// Tokens that cannot be taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TruncateError {
+    /// There are not as many.
+    #[error("a cache of {len} tokens cannot go back to {tokens}")]
+    Ahead {
+        /// Tokens asked for.
+        tokens: usize,
+        /// Tokens seen.
+        len: usize,
+    },
+    /// They belong to the prompt, or come while it is computed.
+    #[error("a cache cannot go back to {tokens} tokens, into its prompt of {prompt_tokens}")]
+    Prompt {
+        /// Tokens asked for.
+        tokens: usize,
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+    },
+    /// They are not stored as they came any more.
+    #[error("of the last {back} tokens only {removable} are stored as they came")]
+    Stored {
+        /// Tokens to be taken back.
+        back: usize,
+        /// Those that can be.
+        removable: usize,
+    },
+}
+
 /// One sequence's cache: a [`LayerCache`] per decoder layer.
 #[derive(Debug)]
 pub struct SequenceCache {
@@ -47,8 +73,7 @@ pub struct SequenceCache {
 #[derive(Clone)]
 pub struct SharedPrefix {
     tokens: usize,
-    /// By layer and KV head.
-    layers: Vec<Vec<SharedHead>>,
+    layers: Vec<<CpuLayer as LayerStorage>::Shared>,
 }
 
 impl std::fmt::Debug for SharedPrefix {
@@ -106,35 +131,61 @@ impl SequenceCache {
         }
         let tokens = self.plan.shareable(prefix.tokens.min(most));
         let fits = prefix.layers.len() == self.layers.len()
-            && prefix.layers.iter().flatten().all(|head| {
-                head.keys.layout == self.plan.dense_keys && head.values.layout == self.plan.dense_values
-            });
+            && prefix.layers.iter().all(|layer| CpuLayer::fits(layer, &self.plan));
         if !fits || tokens == 0 {
             return Ok(0);
         }
-        for (layer, heads) in self.layers.iter_mut().zip(&prefix.layers) {
-            layer.heads.iter_mut().zip(heads).for_each(|(head, shared)| head.begin_with(shared, tokens));
+        for (layer, shared) in self.layers.iter_mut().zip(&prefix.layers) {
+            layer.storage.begin_with(shared, tokens);
             layer.len = tokens;
         }
         Ok(tokens)
     }
 
     /// Gives the first tokens to other sequences, whole groups of them; they stay in this cache, too. `None` if
-    /// there are none in the form in which prompts are computed, because tokens were dropped or sealed.
+    /// there are none in the form in which prompts are computed, because tokens were dropped or quantized.
     pub fn share(&mut self) -> Option<SharedPrefix> {
-        let heads = self.layers.iter().flat_map(|layer| &layer.heads);
-        let tokens = heads.map(HeadCache::shareable).min().filter(|&tokens| tokens > 0)?;
+        let tokens = self.layers.iter().map(|layer| layer.storage.shareable());
+        let tokens = tokens.min().filter(|&tokens| tokens > 0)?;
         if self.plan.drops_prompt_tokens() || self.layers.iter().any(|layer| layer.len != self.len()) {
             return None;
         }
-        let layers = self.layers.iter_mut();
-        let layers = layers.map(|layer| layer.heads.iter_mut().map(HeadCache::share).collect()).collect();
+        let layers = self.layers.iter_mut().map(|layer| layer.storage.share()).collect();
         Some(SharedPrefix { tokens, layers })
     }
 
     /// Bytes that the next token may allocate; what it frees is not counted.
     pub fn next_bytes(&self) -> u64 {
         self.layers.iter().map(|layer| layer.next_bytes() as u64).sum()
+    }
+
+    /// Takes back the tokens from position `tokens` on, as if they had never been seen: those that followed the prompt,
+    /// while they are stored as they came. Bytes are those of a cache that never saw them.
+    ///
+    /// # Errors
+    /// If they are part of the prompt, the prompt is still computed, or some of them are quantized, shared with other
+    /// sequences or have overwritten older ones already. Nothing has changed then.
+    pub fn truncate(&mut self, tokens: usize) -> std::result::Result<(), TruncateError> {
+        if tokens > self.len() {
+            return Err(TruncateError::Ahead { tokens, len: self.len() });
+        }
+        if tokens < self.plan.prompt_tokens {
+            return Err(TruncateError::Prompt { tokens, prompt_tokens: self.plan.prompt_tokens });
+        }
+        for layer in &self.layers {
+            if !matches!(layer.phase, Phase::Generating) {
+                return Err(TruncateError::Prompt { tokens, prompt_tokens: self.plan.prompt_tokens });
+            }
+            let (back, removable) = (layer.len.saturating_sub(tokens), layer.storage.removable(&self.plan));
+            if back > removable {
+                return Err(TruncateError::Stored { back, removable });
+            }
+        }
+        for layer in &mut self.layers {
+            layer.storage.truncate(layer.len.saturating_sub(tokens));
+            layer.len = layer.len.min(tokens);
+        }
+        Ok(())
     }
 
     /// Tokens of the prompt that did not go through `layer` yet; `None` once the prompt is finished there.
@@ -188,28 +239,27 @@ impl SequenceCache {
 #[derive(Debug)]
 pub struct LayerCache {
     pub(crate) plan: Arc<CachePlan>,
-    pub(crate) heads: Vec<HeadCache>,
+    pub(crate) storage: CpuLayer,
     /// Which layer of the model it is, from 0.
     layer: usize,
     len: usize,
     phase: Phase,
-    pool: KvPool,
 }
 
 #[derive(Debug)]
 enum Phase {
     /// Nothing was stored yet.
     Empty,
-    /// The prompt is being computed; what will be needed of its queries is noted.
-    Prompt(Observed),
+    /// The prompt is being computed.
+    Prompt,
     /// The prompt is compressed.
     Generating,
 }
 
 impl LayerCache {
     fn new(plan: Arc<CachePlan>, layer: usize, pool: &KvPool) -> Self {
-        let heads = (0..plan.shape.attention.kv_heads).map(|_| HeadCache::new(&plan, pool)).collect();
-        Self { plan, heads, layer, len: 0, phase: Phase::Empty, pool: pool.clone() }
+        let storage = CpuLayer::new(&plan, pool);
+        Self { plan, storage, layer, len: 0, phase: Phase::Empty }
     }
 
     /// Logical length: tokens this layer has seen; the position of its next token.
@@ -224,79 +274,83 @@ impl LayerCache {
 
     /// Tokens stored per KV head.
     pub(crate) fn kept_tokens(&self) -> usize {
-        self.heads.first().map_or(0, HeadCache::len)
+        self.storage.len()
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        let observed = match &self.phase {
-            Phase::Prompt(observed) => observed.bytes(),
-            Phase::Empty | Phase::Generating => 0,
-        };
-        self.heads.iter().map(HeadCache::bytes).sum::<usize>() + observed
+        self.storage.bytes()
     }
 
-    /// Bytes that the next token may allocate. All heads hold as many.
+    /// Bytes that the next token may allocate.
     fn next_bytes(&self) -> usize {
-        self.heads.first().map_or(0, |head| head.next_bytes(&self.plan)) * self.heads.len()
+        self.storage.next_bytes(&self.plan)
     }
 
-    /// Packs what left the window, if no token could be appended otherwise. Returns how many can be, at least
+    /// Quantizes what left the window, if no token could be appended otherwise. Returns how many can be, at least
     /// one.
     pub(crate) fn make_room(&mut self) -> usize {
-        let plan = &self.plan;
-        self.heads.iter_mut().for_each(|head| head.settle(plan));
-        self.heads.first().map_or(usize::MAX, |head| head.room(plan))
+        self.storage.quantize(&self.plan);
+        self.storage.room(&self.plan)
     }
 
     /// Stores further tokens; `keys` and `values` are (tokens, kv_heads * head_dim). At most
     /// as many as [`LayerCache::make_room`] said.
     pub(crate) fn append(&mut self, keys: &[f32], values: &[f32]) {
-        let plan = Arc::clone(&self.plan);
         if matches!(self.phase, Phase::Empty) {
-            self.phase = Phase::Prompt(Observed::new(&plan, self.len, &self.pool));
-            self.heads.iter_mut().for_each(|head| head.reserve_prompt(plan.prompt_tokens));
+            self.phase = Phase::Prompt;
+            self.storage.begin_prompt(&self.plan, self.len);
         }
-        let head_dim = plan.shape.attention.head_dim;
-        let row_len = plan.shape.attention.kv_row();
-        let append = |kv_head: usize, head: &mut HeadCache| {
-            let channels = kv_head * head_dim..(kv_head + 1) * head_dim;
-            for (key, value) in keys.chunks_exact(row_len).zip(values.chunks_exact(row_len)) {
-                head.append(&key[channels.clone()], &value[channels.clone()]);
-            }
-        };
-        if keys.len() < SERIAL_VALUES {
-            self.heads.iter_mut().enumerate().for_each(|(kv_head, head)| append(kv_head, head));
-        } else {
-            parallel::for_each(&mut self.heads, append);
-        }
-        self.len += keys.len() / row_len;
+        self.storage.append(&self.plan, keys, values);
+        self.len += keys.len() / self.plan.shape.attention.kv_row();
     }
 
     /// Takes note of the queries (tokens, query_heads * head_dim) of tokens just appended, where the
     /// compression of the prompt will need them. `scale`: the attention scale.
     pub(crate) fn observe(&mut self, queries: &[f32], scale: f32) {
-        if let Phase::Prompt(observed) = &mut self.phase {
-            observed.push(queries, scale);
+        if matches!(self.phase, Phase::Prompt) {
+            self.storage.observe(queries, scale);
         }
     }
 
-    /// Evicts, prunes, quantizes and packs once the whole prompt went through this layer. What follows is
-    /// packed as it leaves the window. To be called once, after the prompt's last span.
+    /// Evicts, prunes and quantizes once the whole prompt went through this layer. What follows is
+    /// quantized as it leaves the window. To be called once, after the prompt's last span.
     ///
     /// # Errors
     /// If no token was seen, or the prompt is finished already.
     pub fn finish_prompt(&mut self) -> Result<()> {
         match std::mem::replace(&mut self.phase, Phase::Generating) {
-            Phase::Prompt(observed) => {
-                let (plan, layer) = (&self.plan, self.layer);
-                parallel::for_each(&mut self.heads, |kv_head, head| {
-                    head.compress(plan, (layer, kv_head), &observed);
-                });
+            Phase::Prompt => {
+                let survivors = self.survivors();
+                self.storage.gather(&self.plan, &survivors);
                 Ok(())
             }
             Phase::Empty => candle_core::bail!("the prompt cannot be finished before its first token"),
             Phase::Generating => candle_core::bail!("the prompt is finished already"),
         }
     }
+
+    /// The prompt's tokens that stay, in order, for each KV head.
+    fn survivors(&self) -> Vec<Vec<usize>> {
+        let (plan, tokens) = (&self.plan, self.storage.len());
+        let scored = plan.survivors.score().filter(|_| plan.survivors.count(self.layer, tokens) < tokens);
+        let scores = scored.and_then(|score| self.storage.score(plan, score));
+        let of_head =
+            |kv_head: usize| scores.as_ref().and_then(|scores| scores.get(kv_head)).map(Vec::as_slice);
+        let survivors = parallel::map(plan.shape.attention.kv_heads, |kv_head| {
+            Some(plan.survivors_of(self.layer, tokens, of_head(kv_head)))
+        });
+        survivors.into_iter().flatten().collect()
+    }
+}
+
+/// One sequence's part of a ragged batch: `tokens` rows of q, k and v, in order, and the cache they extend.
+#[derive(Debug)]
+pub struct Span<'a> {
+    /// Rows of the batch that belong to this sequence.
+    pub tokens: usize,
+    /// How many of them, the last ones, attention is wanted of; at most `tokens`. The others are only stored.
+    pub wanted: usize,
+    /// This layer's cache of the sequence.
+    pub cache: &'a mut LayerCache,
 }

@@ -40,8 +40,9 @@ fn held_bytes_are_those_of_the_arithmetic() {
         let tokens = Tokens::random(&config, 1000);
         let (layer, _) = Layer::run(config, &settings(json), &tokens, 1000);
         let dense_token = 2 * 2 * 128;
-        let sealed = (1000 - 36) / 32 * 32;
-        let head_bytes = (1000usize - sealed).next_multiple_of(16) * dense_token + sealed * packed + 4 * 128;
+        let quantized = (1000 - 36) / 32 * 32;
+        let head_bytes =
+            (1000usize - quantized).next_multiple_of(16) * dense_token + quantized * packed + 4 * 128;
         assert_eq!(layer.cache.bytes(), 2 * head_bytes as u64, "{json}");
         let usage = layer.cache.usage();
         assert_eq!((usage.kept_tokens, usage.prompt_tokens), (1000, 1000));

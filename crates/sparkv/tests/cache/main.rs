@@ -9,3 +9,4 @@ mod common;
 mod oracle;
 #[cfg(test)]
 mod sharing;
+mod truncating;

@@ -1,13 +1,13 @@
 //! What is noted of a prompt's queries while a layer computes them.
 
+use super::sample::QuerySample;
+use super::window::ObservationWindow;
 use crate::plan::CachePlan;
 use crate::pool::{Charge, KvPool};
-use crate::sample::QuerySample;
-use crate::window::ObservationWindow;
 
 /// What the compression of one layer needs to know of the prompt's queries; nothing where it needs nothing.
 #[derive(Debug)]
-pub(crate) struct Observed {
+pub(crate) struct ObservedQueries {
     /// The last queries.
     pub(crate) window: Option<ObservationWindow>,
     /// Queries from all of the prompt.
@@ -15,26 +15,18 @@ pub(crate) struct Observed {
     _charge: Charge,
 }
 
-impl Observed {
+impl ObservedQueries {
     /// Nothing seen yet, with room for what `plan` will ask for. The first query will be that of the position
     /// `first`, which is 0 where queries of all of the prompt are needed.
     pub(crate) fn new(plan: &CachePlan, first: usize, pool: &KvPool) -> Self {
         let (heads, head_dim) = (plan.shape.attention.query_heads, plan.shape.attention.head_dim);
         let window = || ObservationWindow::starting_at(first, plan.window, heads, head_dim);
-        let sample = || QuerySample::new(plan.prompt_tokens, heads, head_dim);
+        let sample = || QuerySample::new(plan.sampled_queries(), heads, head_dim);
         Self {
             window: plan.observes_window().then(window),
             sample: plan.samples_queries().then(sample),
-            _charge: pool.charge(Self::bytes_for(plan)),
+            _charge: pool.charge(plan.observed_bytes()),
         }
-    }
-
-    /// Bytes that it will hold.
-    pub(crate) fn bytes_for(plan: &CachePlan) -> usize {
-        let row = plan.shape.attention.query_heads * plan.shape.attention.head_dim * size_of::<f32>();
-        let window = if plan.observes_window() { plan.window } else { 0 };
-        let sample = if plan.samples_queries() { QuerySample::rows_for(plan.prompt_tokens) } else { 0 };
-        (window + sample) * row
     }
 
     /// Takes the queries of further positions, (tokens, query_heads * head_dim), times `scale`.

@@ -2,24 +2,26 @@
 
 use sparkv_kernels::{BLOCK, KvRun};
 
-use crate::evict;
-use crate::observe::Observed;
-use crate::plan::{CachePlan, SealPlan};
+use super::kv_rows::KvRows;
+use super::observed::ObservedQueries;
+use super::row_store::SharedStore;
+use super::window::key_scaling;
+use crate::eviction::Score;
+use crate::plan::growth::{Growth, Limit};
+use crate::plan::{CachePlan, QuantizePlan};
 use crate::pool::{Charge, KvPool};
-use crate::rows::{Growth, KvRows, Limit, SharedStore};
-use crate::window::key_scaling;
 
 /// Stored tokens of one KV head.
 ///
-/// While the prompt is computed all its tokens are in `dense`. [`HeadCache::compress`] then drops, prunes and
-/// seals. Where the plan seals nothing, later tokens go on in `dense`; otherwise `dense` holds sinks and
-/// the recent tail, from which a block at a time is sealed as it leaves the window.
+/// While the prompt is computed all its tokens are in `dense`. [`HeadCache::gather`] then drops, prunes and
+/// quantizes. Where the plan quantizes nothing, later tokens go on in `dense`; otherwise `dense` holds sinks and
+/// the recent tail, from which a block at a time is quantized as it leaves the window.
 #[derive(Debug)]
 pub(crate) struct HeadCache {
     /// Blocks of tokens behind the sinks and before the tail.
-    sealed: Option<KvRows>,
+    quantized: Option<KvRows>,
     dense: KvRows,
-    /// What was done to the keys in `sealed`, once there is something to know it from.
+    /// What was done to the keys in `quantized`, once there is something to know it from.
     key_domain: Option<KeyDomain>,
     pool: KvPool,
 }
@@ -31,13 +33,20 @@ pub(crate) struct SharedHead {
     pub(crate) values: SharedStore,
 }
 
-/// The domain of sealed keys: (k - mean) * scaling.
+/// A KV head, and how many query heads share it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct QueryHeads {
+    pub(super) kv_head: usize,
+    pub(super) group: usize,
+}
+
+/// The domain of quantized keys: (k - mean) * scaling.
 #[derive(Debug)]
 struct KeyDomain {
     /// (head_dim): sqrt(n), by which keys are multiplied and queries divided.
     scaling: Box<[f32]>,
     /// (head_dim): subtracted from keys. A constant on all keys does not change a softmax, so that it only
-    /// has to be known for the scores of dense keys to go with those of sealed ones.
+    /// has to be known for the scores of dense keys to go with those of quantized ones.
     mean: Option<Box<[f32]>>,
     _charge: Charge,
 }
@@ -66,18 +75,18 @@ impl KeyDomain {
 impl HeadCache {
     pub(crate) fn new(plan: &CachePlan, pool: &KvPool) -> Self {
         let dense = KvRows::new(plan.dense_keys, plan.dense_values, Growth::Share, Limit::NONE, pool);
-        Self { sealed: None, dense, key_domain: None, pool: pool.clone() }
+        Self { quantized: None, dense, key_domain: None, pool: pool.clone() }
     }
 
-    /// Bytes that the next token may allocate, a block that it seals included; what it frees is not counted.
+    /// Bytes that the next token may allocate, a block that it quantizes included; what it frees is not counted.
     pub(crate) fn next_bytes(&self, plan: &CachePlan) -> usize {
-        let seals = self.sealed.as_ref().filter(|_| self.room(plan) == 0);
-        seals.map_or(0, |sealed| sealed.next_bytes(BLOCK)) + self.dense.next_bytes(1)
+        let quantizes = self.quantized.as_ref().filter(|_| self.room(plan) == 0);
+        quantizes.map_or(0, |quantized| quantized.next_bytes(BLOCK)) + self.dense.next_bytes(1)
     }
 
     /// Tokens that [`HeadCache::share`] would give.
     pub(crate) fn shareable(&self) -> usize {
-        if self.sealed.is_none() { self.dense.keys.shareable() } else { 0 }
+        if self.quantized.is_none() { self.dense.keys.shareable() } else { 0 }
     }
 
     /// Gives the first tokens to other caches, whole groups; they stay in this one.
@@ -93,12 +102,12 @@ impl HeadCache {
 
     /// Tokens stored.
     pub(crate) fn len(&self) -> usize {
-        self.sealed.as_ref().map_or(0, KvRows::len) + self.dense.len()
+        self.quantized.as_ref().map_or(0, KvRows::len) + self.dense.len()
     }
 
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
-        self.sealed.as_ref().map_or(0, KvRows::bytes)
+        self.quantized.as_ref().map_or(0, KvRows::bytes)
             + self.dense.bytes()
             + self.key_domain.as_ref().map_or(0, KeyDomain::bytes)
     }
@@ -108,10 +117,10 @@ impl HeadCache {
         self.dense.reserve(tokens);
     }
 
-    /// Tokens that may be appended before [`HeadCache::settle`] has to be called.
+    /// Tokens that may be appended before [`HeadCache::quantize`] has to be called.
     pub(crate) fn room(&self, plan: &CachePlan) -> usize {
-        match (&self.sealed, plan.seal) {
-            (Some(_), Some(seal)) => (plan.sinks + seal.tail_limit).saturating_sub(self.dense.len()),
+        match (&self.quantized, plan.quantize) {
+            (Some(_), Some(quantize)) => (plan.sinks + quantize.tail_limit).saturating_sub(self.dense.len()),
             // Where a token overwrites another, those that came before it must have been attended with.
             _ => self.dense.keys.room(),
         }
@@ -122,11 +131,11 @@ impl HeadCache {
         self.dense.push(key, value);
     }
 
-    /// Before more tokens are appended: seals the tail's first block if the tail is full. Not sooner, so that
+    /// Before more tokens are appended: quantizes the tail's first block if the tail is full. Not sooner, so that
     /// nothing is dropped before there is more to hold than a budget allows.
-    pub(crate) fn settle(&mut self, plan: &CachePlan) {
+    pub(crate) fn quantize(&mut self, plan: &CachePlan) {
         let full = self.room(plan) == 0;
-        let Some(sealed) = self.sealed.as_mut().filter(|_| full) else { return };
+        let Some(quantized) = self.quantized.as_mut().filter(|_| full) else { return };
         let len = BLOCK * plan.shape.attention.head_dim;
         let (mut keys, mut values) = (Vec::with_capacity(len), Vec::with_capacity(len));
         self.dense.keys.take_block(plan.sinks, &mut keys);
@@ -134,27 +143,51 @@ impl HeadCache {
         if let Some(domain) = &self.key_domain {
             domain.apply(&mut keys);
         }
-        sealed.push_block(&keys, &values);
+        quantized.push_block(&keys, &values);
     }
 
-    /// Compresses the prompt's dense tokens as the plan says. `place`: layer and KV head; `observed`: what the
-    /// plan wants to know of the prompt's queries.
-    pub(crate) fn compress(&mut self, plan: &CachePlan, place: (usize, usize), observed: &Observed) {
-        let survivors = evict::survivors(plan, place, &self.dense, observed);
+    /// What the prompt's tokens, all of which are here, score (tokens).
+    pub(super) fn score(
+        &self,
+        score: Score,
+        observed: &ObservedQueries,
+        heads: QueryHeads,
+    ) -> Option<Vec<f32>> {
+        let QueryHeads { kv_head, group } = heads;
+        match score {
+            Score::WindowAttention => {
+                observed.window.as_ref().map(|window| window.attention_mass(kv_head, group, &self.dense.keys))
+            }
+            Score::ExpectedAttention => {
+                observed.sample.as_ref().map(|sample| sample.expected_attention(kv_head, group, &self.dense))
+            }
+        }
+    }
+
+    /// Keeps the tokens `survivors` of the prompt, in the forms that the plan says.
+    pub(super) fn gather(
+        &mut self,
+        plan: &CachePlan,
+        kv_head: usize,
+        survivors: &[usize],
+        observed: &ObservedQueries,
+    ) {
         let (growth, limit) = plan.dense_growth();
-        if survivors.len() == self.dense.len() && plan.seal.is_none() && limit == Limit::NONE {
+        if survivors.len() == self.dense.len() && plan.quantize.is_none() && limit == Limit::NONE {
             return;
         }
         let empty = KvRows::new(plan.dense_keys, plan.dense_values, growth, limit, &self.pool);
         let prompt = std::mem::replace(&mut self.dense, empty);
-        let mut stays = survivors.as_slice();
+        let mut stays = survivors;
         let sinks;
-        if let Some(seal) = &plan.seal {
+        if let Some(quantize) = &plan.quantize {
             (sinks, stays) = survivors.split_at(survivors.len().min(plan.sinks));
-            let (blocks, tail) = stays.split_at(seal.sealed(stays.len(), plan.window));
+            let (blocks, tail) = stays.split_at(quantize.quantized(stays.len(), plan.window));
             self.copy(&prompt, sinks);
-            self.key_domain = key_domain(plan, seal, (place.1, &self.pool), &prompt, observed);
-            self.seal_tokens(seal, &prompt, blocks);
+            let heads = QueryHeads { kv_head, group: plan.shape.attention.group() };
+            let domain = key_domain(plan, quantize, heads, &prompt, observed);
+            self.key_domain = domain.map(|(scaling, mean)| KeyDomain::new(scaling, mean, &self.pool));
+            self.quantize_tokens(quantize, &prompt, blocks);
             stays = tail;
         } else {
             self.dense.reserve(survivors.len());
@@ -170,11 +203,11 @@ impl HeadCache {
         }
     }
 
-    /// Seals the tokens `indices` of `prompt`: whole blocks.
-    fn seal_tokens(&mut self, seal: &SealPlan, prompt: &KvRows, indices: &[usize]) {
-        let limit = Limit { rows: seal.limit, pinned: 0 };
-        let mut sealed = KvRows::new(seal.keys, seal.values, Growth::Block, limit, &self.pool);
-        sealed.reserve(indices.len());
+    /// Quantizes the tokens `indices` of `prompt`: whole blocks.
+    fn quantize_tokens(&mut self, quantize: &QuantizePlan, prompt: &KvRows, indices: &[usize]) {
+        let limit = Limit { rows: quantize.limit, pinned: 0 };
+        let mut quantized = KvRows::new(quantize.keys, quantize.values, Growth::Block, limit, &self.pool);
+        quantized.reserve(indices.len());
         let (mut key_rows, mut value_rows) = (prompt.keys.reader(), prompt.values.reader());
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for block in indices.chunks_exact(BLOCK) {
@@ -187,18 +220,29 @@ impl HeadCache {
             if let Some(domain) = &self.key_domain {
                 domain.apply(&mut keys);
             }
-            sealed.push_block(&keys, &values);
+            quantized.push_block(&keys, &values);
         }
-        self.sealed = Some(sealed);
+        self.quantized = Some(quantized);
     }
 
-    /// The tokens stored, as contiguous runs: sealed blocks, then dense rows.
+    /// Rows that [`HeadCache::truncate`] can take back: those that came last and are stored as they came.
+    pub(super) fn removable(&self, plan: &CachePlan) -> usize {
+        let tail = if self.quantized.is_some() { plan.sinks } else { 0 };
+        self.dense.removable().min(self.dense.len().saturating_sub(tail))
+    }
+
+    /// Takes back the last `tokens` rows, at most [`HeadCache::removable`].
+    pub(super) fn truncate(&mut self, tokens: usize) {
+        self.dense.truncate(self.dense.len().saturating_sub(tokens));
+    }
+
+    /// The tokens stored, as contiguous runs: quantized blocks, then dense rows.
     pub(crate) fn runs(&self) -> Vec<KvRun<'_>> {
-        let sealed = self.sealed.iter().flat_map(|sealed| sealed.runs(self.key_domain.is_some()));
-        sealed.chain(self.dense.runs(false)).collect()
+        let quantized = self.quantized.iter().flat_map(|quantized| quantized.runs(self.key_domain.is_some()));
+        quantized.chain(self.dense.runs(false)).collect()
     }
 
-    /// Appends to `scaled` the `query` (head_dim) as sealed keys want it, and to `offsets` what their scores
+    /// Appends to `scaled` the `query` (head_dim) as quantized keys want it, and to `offsets` what their scores
     /// lack of those of dense keys, where they are in a domain of their own.
     pub(crate) fn scale_query(&self, query: &[f32], scaled: &mut Vec<f32>, offsets: &mut Vec<f32>) {
         if let Some(domain) = &self.key_domain {
@@ -210,19 +254,18 @@ impl HeadCache {
     }
 }
 
-/// The domain that keys of `kv_head` are sealed in, if not their own.
+/// The domain that keys are quantized in, if not their own.
 fn key_domain(
     plan: &CachePlan,
-    seal: &SealPlan,
-    (kv_head, pool): (usize, &KvPool),
+    quantize: &QuantizePlan,
+    heads: QueryHeads,
     prompt: &KvRows,
-    observed: &Observed,
-) -> Option<KeyDomain> {
-    let window = observed.window.as_ref().filter(|_| seal.scales_keys())?;
-    let group = plan.shape.attention.group();
-    let scaling = key_scaling(window.query_energy(kv_head, group, plan.statistic));
-    let mean = seal.center_keys.then(|| mean_key(prompt, plan.shape.attention.head_dim));
-    Some(KeyDomain::new(scaling, mean, pool))
+    observed: &ObservedQueries,
+) -> Option<(Box<[f32]>, Option<Box<[f32]>>)> {
+    let window = observed.window.as_ref().filter(|_| quantize.scales_keys())?;
+    let scaling = key_scaling(window.query_energy(heads.kv_head, heads.group, plan.statistic));
+    let mean = quantize.center_keys.then(|| mean_key(prompt, plan.shape.attention.head_dim));
+    Some((scaling, mean))
 }
 
 /// The mean (head_dim) of the keys of `rows`.
@@ -242,9 +285,8 @@ mod tests {
     use candle_core::{Device, Tensor, safetensors};
 
     use super::*;
-    use crate::attention::AttentionConfig;
-    use crate::plan::KvShape;
     use crate::settings::{KvChoice, KvSettings, Presets};
+    use crate::shape::{AttentionConfig, KvShape};
 
     fn settings(json: &str) -> KvSettings {
         let options = serde_json::from_str(json).unwrap();
@@ -252,6 +294,14 @@ mod tests {
             KvChoice::Fixed(settings) => settings,
             KvChoice::Budget(budget) => panic!("{budget} is a budget"),
         }
+    }
+
+    /// What becomes of a prompt of the first layer.
+    fn compress(head: &mut HeadCache, plan: &CachePlan, kv_head: usize, observed: &ObservedQueries) {
+        let heads = QueryHeads { kv_head, group: plan.shape.attention.group() };
+        let scores = plan.survivors.score().and_then(|score| head.score(score, observed, heads));
+        let survivors = plan.survivors_of(0, head.len(), scores.as_deref());
+        head.gather(plan, kv_head, &survivors, observed);
     }
 
     fn shape(query_heads: usize, kv_heads: usize, head_dim: usize) -> KvShape {
@@ -280,7 +330,7 @@ mod tests {
         let head_dim = head.dense.keys.reader().row(0).len();
         let ones = vec![1.0; head_dim];
         let mut keys = Vec::new();
-        for run in head.sealed.iter().flat_map(|sealed| sealed.keys.runs()) {
+        for run in head.quantized.iter().flat_map(|quantized| quantized.keys.runs()) {
             let scaling = head.key_domain.as_ref().map_or(&ones[..], |domain| &domain.scaling);
             for row in run.decode().chunks_exact(head_dim) {
                 keys.push(row.iter().zip(scaling).map(|(k, factor)| k / factor).collect());
@@ -308,7 +358,7 @@ mod tests {
                     "precision": "f32", "window": {slots}, "sinks": 0}}"#
             ));
             let plan = CachePlan::new(shape, &settings, tokens + slots).unwrap();
-            let mut observed = Observed::new(&plan, 0, &KvPool::default());
+            let mut observed = ObservedQueries::new(&plan, 0, &KvPool::default());
             let by_position = queries.transpose(0, 1).unwrap().contiguous().unwrap();
             observed.push(&by_position.flatten_all().unwrap().to_vec1::<f32>().unwrap(), 1.0);
             for kv_head in 0..kv_heads {
@@ -319,7 +369,7 @@ mod tests {
                 }
                 // The recent window stays dense; the reference prunes every token it is given.
                 (0..slots).for_each(|_| head.append(&zeros, &zeros));
-                head.compress(&plan, (0, kv_head), &observed);
+                compress(&mut head, &plan, kv_head, &observed);
                 let recovered = recovered_keys(&head);
                 let expected = rows(&expected.get(kv_head).unwrap());
                 let worst = recovered
@@ -357,10 +407,10 @@ mod tests {
         let json = r#"{"eviction": {"policy": "streaming", "max_tokens": 80}, "window": 16}"#;
         let plan = plan(json, 200);
         let mut head = filled(&plan, 200);
-        head.compress(&plan, (0, 0), &Observed::new(&plan, 0, &KvPool::default()));
+        compress(&mut head, &plan, 0, &ObservedQueries::new(&plan, 0, &KvPool::default()));
         for token in 200..500 {
             head.append(&[token as f32; 8], &[token as f32; 8]);
-            head.settle(&plan);
+            head.quantize(&plan);
             let mut stored = tokens(&head);
             // The store is a ring: its order is not that of time.
             stored.sort_unstable();
@@ -375,7 +425,7 @@ mod tests {
         let json = r#"{"eviction": {"policy": "snapkv", "max_tokens": 20}, "window": 4, "sinks": 2}"#;
         let plan = plan(json, 100);
         let mut head = HeadCache::new(&plan, &KvPool::default());
-        let mut observed = Observed::new(&plan, 0, &KvPool::default());
+        let mut observed = ObservedQueries::new(&plan, 0, &KvPool::default());
         for token in 0..100 {
             let mut key = [0.0; 8];
             key[0] = token as f32;
@@ -383,7 +433,7 @@ mod tests {
             head.append(&key, &[0.0; 8]);
             observed.push(&[0.0, 20.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 1.0);
         }
-        head.compress(&plan, (0, 0), &observed);
+        compress(&mut head, &plan, 0, &observed);
         let stored = tokens(&head);
         assert_eq!(stored.len(), 20);
         // Sinks, the pooled neighbourhood of the attended token, the window; the rest are ties, the earliest.
@@ -402,7 +452,7 @@ mod tests {
                 100,
             );
             let mut head = HeadCache::new(&plan, &KvPool::default());
-            let mut observed = Observed::new(&plan, 0, &KvPool::default());
+            let mut observed = ObservedQueries::new(&plan, 0, &KvPool::default());
             for token in 0..100 {
                 let (mut key, mut query) = ([0.0; 8], [0.0; 8]);
                 key[0] = token as f32;
@@ -412,7 +462,7 @@ mod tests {
                 head.append(&key, &[1.0; 8]);
                 observed.push(&query, 1.0);
             }
-            head.compress(&plan, (0, 0), &observed);
+            compress(&mut head, &plan, 0, &observed);
             tokens(&head)
         };
         let around = |token: usize| [0, 1].into_iter().chain(token - 2..token + 3).chain(96..100);

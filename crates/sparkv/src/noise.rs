@@ -75,9 +75,8 @@ fn mix(mut state: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attention::AttentionConfig;
-    use crate::plan::KvShape;
     use crate::settings::{KvChoice, KvOptions, KvSettings, Presets};
+    use crate::shape::{AttentionConfig, KvShape};
 
     fn shape() -> KvShape {
         let attention =

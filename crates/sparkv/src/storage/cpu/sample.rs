@@ -1,16 +1,13 @@
 //! A sample of all of a prompt's queries: what may be asked of its tokens, whatever it asks last.
 
-use crate::rows::KvRows;
-use crate::window::attention_mass;
-
-/// Queries held at most, of a layer. A fact is told from filler by the queries of its own tokens and of its
-/// neighbours, so that a thinner sample misses some; it is as long in bytes as the longest window twice.
-const SAMPLE: usize = 2048;
+use super::kv_rows::KvRows;
+use super::window::attention_mass;
+use crate::plan::MAX_SAMPLE;
 
 /// Queries whose scores are held at a time.
 const SCORED_QUERIES: usize = 64;
 
-/// Every query of a prompt, or every second, fourth, ...: between half of [`SAMPLE`] and all of it once there are
+/// Every query of a prompt, or every second, fourth, ...: between half of [`MAX_SAMPLE`] and all of it once there are
 /// that many. After RoPE and times the attention scale, of all query heads of a layer.
 #[derive(Debug)]
 pub(crate) struct QuerySample {
@@ -24,16 +21,11 @@ pub(crate) struct QuerySample {
 }
 
 impl QuerySample {
-    /// An empty sample, with room for that of `prompt_tokens`.
-    pub(crate) fn new(prompt_tokens: usize, query_heads: usize, head_dim: usize) -> Self {
+    /// An empty sample, with room for the queries of `positions` positions.
+    pub(crate) fn new(positions: usize, query_heads: usize, head_dim: usize) -> Self {
         let row_len = query_heads * head_dim;
-        let rows = Vec::with_capacity(Self::rows_for(prompt_tokens) * row_len);
+        let rows = Vec::with_capacity(positions.min(MAX_SAMPLE) * row_len);
         Self { rows, row_len, head_dim, stride: 1, seen: 0 }
-    }
-
-    /// Queries that there is room for in the sample of a prompt of `prompt_tokens`.
-    pub(crate) fn rows_for(prompt_tokens: usize) -> usize {
-        prompt_tokens.min(SAMPLE)
     }
 
     /// Bytes allocated.
@@ -45,7 +37,7 @@ impl QuerySample {
     pub(crate) fn push(&mut self, queries: &[f32], scale: f32) {
         for query in queries.chunks_exact(self.row_len) {
             if self.seen.is_multiple_of(self.stride) {
-                if self.rows.len() == SAMPLE * self.row_len {
+                if self.rows.len() == MAX_SAMPLE * self.row_len {
                     self.halve();
                 }
                 // Its turn may have passed with the stride that held before.
@@ -95,8 +87,8 @@ impl QuerySample {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::growth::{Growth, Limit};
     use crate::pool::KvPool;
-    use crate::rows::{Growth, Limit};
     use sparkv_kernels::{Format, Layout, Side};
 
     fn numbered(tokens: usize) -> Vec<f32> {
@@ -105,7 +97,9 @@ mod tests {
 
     #[test]
     fn samples_are_spread_evenly_and_bounded_however_they_arrive() {
-        for (tokens, stride) in [(1, 1), (SAMPLE, 1), (SAMPLE + 1, 2), (2 * SAMPLE, 2), (5 * SAMPLE + 7, 8)] {
+        for (tokens, stride) in
+            [(1, 1), (MAX_SAMPLE, 1), (MAX_SAMPLE + 1, 2), (2 * MAX_SAMPLE, 2), (5 * MAX_SAMPLE + 7, 8)]
+        {
             let mut at_once = QuerySample::new(tokens, 1, 8);
             at_once.push(&numbered(tokens), 2.0);
             let mut in_pieces = QuerySample::new(tokens, 1, 8);
@@ -114,7 +108,7 @@ mod tests {
             let held: Vec<f32> = at_once.rows.iter().step_by(8).copied().collect();
             let expected: Vec<f32> = (0..tokens).step_by(stride).map(|token| 2.0 * token as f32).collect();
             assert_eq!(held, expected, "{tokens}");
-            assert_eq!(at_once.bytes(), tokens.min(SAMPLE) * 8 * 4);
+            assert_eq!(at_once.bytes(), tokens.min(MAX_SAMPLE) * 8 * 4);
         }
     }
 

@@ -1,130 +1,13 @@
-//! Storage of rows: where the bytes of a cache are held, and counted.
+//! Rows of one side: dense ones one by one, quantized ones by blocks.
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-use memmap2::MmapMut;
 use sparkv_kernels::dense;
-use sparkv_kernels::{BLOCK, GROUP, KvRun, Layout, Rows, quantize};
+use sparkv_kernels::{BLOCK, GROUP, Layout, Rows, quantize};
 
-use crate::pool::{Charge, KvPool};
-
-/// A line of a processor's cache; chunks of rows begin with one, so that few loads straddle two.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-/// Chunks of this many bytes or more are pages of their own, which an allocator would round up by more, and
-/// might keep when they are freed.
-const MAPPED: usize = 128 << 10;
-
-/// Bytes of a page, at least.
-const PAGE: usize = 4096;
-
-/// Bytes of a large page.
-#[cfg(target_os = "linux")]
-const LARGE_PAGE: usize = 2 << 20;
-
-/// Memory that is allocated once and never moved.
-enum Memory {
-    Allocated(Box<[Line]>),
-    Mapped(MmapMut),
-}
-
-impl Memory {
-    /// Zeros.
-    fn new(bytes: usize) -> Self {
-        if bytes >= MAPPED
-            && let Ok(pages) = MmapMut::map_anon(bytes)
-        {
-            // Only a wish: caches are read from end to end, which goes faster over few large pages.
-            #[cfg(target_os = "linux")]
-            if bytes >= LARGE_PAGE {
-                let _ = pages.advise(memmap2::Advice::HugePage);
-            }
-            return Self::Mapped(pages);
-        }
-        Self::Allocated(vec![Line::zeroed(); bytes / size_of::<Line>()].into_boxed_slice())
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Allocated(lines) => bytemuck::cast_slice(lines),
-            Self::Mapped(pages) => pages,
-        }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        match self {
-            Self::Allocated(lines) => bytemuck::cast_slice_mut(lines),
-            Self::Mapped(pages) => pages,
-        }
-    }
-}
-
-/// Room for rows.
-struct Chunk {
-    memory: Memory,
-    /// Rows there is room for.
-    rows: usize,
-    _charge: Charge,
-}
-
-impl Chunk {
-    fn new(layout: &Layout, rows: usize, pool: &KvPool) -> Self {
-        let bytes = chunk_bytes(layout, rows);
-        Self { memory: Memory::new(bytes), rows, _charge: pool.charge(bytes) }
-    }
-}
-
-/// The first rows of a chunk, whole groups, which other caches may read, too, and nobody writes any more.
-#[derive(Clone)]
-struct SharedRows {
-    chunk: Arc<Chunk>,
-    rows: usize,
-}
-
-/// Bytes allocated for a chunk of `rows` rows.
-pub(crate) fn chunk_bytes(layout: &Layout, rows: usize) -> usize {
-    let bytes = layout.bytes(rows);
-    bytes.next_multiple_of(if bytes >= MAPPED { PAGE } else { size_of::<Line>() })
-}
-
-/// How much room is made when a store is full, in whole units.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Growth {
-    /// One group: for rows that come one by one and leave by blocks.
-    Group,
-    /// One block: for rows that come by blocks.
-    Block,
-    /// A small share of what is held: for rows that stay.
-    Share,
-}
-
-impl Growth {
-    /// Rows to make room for, a multiple of `unit`, where `held` rows fill all there is.
-    pub(crate) fn rows(self, held: usize, unit: usize) -> usize {
-        match self {
-            Growth::Group => GROUP,
-            Growth::Block => BLOCK,
-            Growth::Share => (held / 32).clamp(1, 256).next_multiple_of(unit),
-        }
-    }
-}
-
-/// How many rows a store may hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Limit {
-    /// Rows pushed beyond this many overwrite the oldest.
-    pub(crate) rows: usize,
-    /// The first rows, which are never overwritten.
-    pub(crate) pinned: usize,
-}
-
-impl Limit {
-    /// Any number of rows.
-    pub(crate) const NONE: Self = Self { rows: usize::MAX, pinned: 0 };
-}
+use super::chunk::{Chunk, SharedRows};
+use crate::plan::growth::{Growth, Limit, chunk_bytes};
+use crate::pool::KvPool;
 
 /// Rows of one layout, keys or values of one KV head. What is counted ([`RowStore::bytes`]) is what is
 /// allocated.
@@ -142,6 +25,8 @@ pub(crate) struct RowStore {
     limit: Limit,
     /// The row to be overwritten next, once the limit is reached.
     oldest: usize,
+    /// Whether a row was overwritten, so that the rows are not in order any more.
+    overwritten: bool,
     pool: KvPool,
 }
 
@@ -156,10 +41,22 @@ impl std::fmt::Debug for RowStore {
 
 impl RowStore {
     /// An empty store. Where blocks are pushed, the limit is a multiple of [`BLOCK`], and nothing is pinned.
-    fn new(layout: Layout, unit: usize, growth: Growth, limit: Limit, pool: KvPool) -> Self {
+    pub(super) fn new(layout: Layout, unit: usize, growth: Growth, limit: Limit, pool: KvPool) -> Self {
         let (shared, chunks) = (Vec::new(), Vec::new());
         let oldest = limit.pinned;
-        Self { layout, shared, chunks, len: 0, capacity: 0, unit, growth, limit, oldest, pool }
+        Self {
+            layout,
+            shared,
+            chunks,
+            len: 0,
+            capacity: 0,
+            unit,
+            growth,
+            limit,
+            oldest,
+            overwritten: false,
+            pool,
+        }
     }
 
     /// Rows held.
@@ -267,6 +164,7 @@ impl RowStore {
         } else if self.limit.rows == 0 {
             return None;
         } else {
+            self.overwritten = true;
             let index = self.oldest;
             let next = index + rows;
             self.oldest = if next < self.limit.rows { next } else { self.limit.pinned };
@@ -293,6 +191,23 @@ impl RowStore {
         block.extend_from_slice(taken);
         self.len = first;
         moved.chunks_exact(self.layout.head_dim()).for_each(|row| self.push(row));
+        self.free_empty_chunks();
+    }
+
+    /// Rows at the end that [`RowStore::truncate`] can take back.
+    pub(super) fn removable(&self) -> usize {
+        let shared = self.shared.iter().map(|shared| shared.rows).sum::<usize>();
+        if self.overwritten || self.layout.is_quantized() { 0 } else { self.len - shared }
+    }
+
+    /// Takes back all rows from `len` on, at most [`RowStore::removable`] of them; memory that held nothing else is
+    /// free then.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len.max(self.len - self.removable()));
+        self.free_empty_chunks();
+    }
+
+    fn free_empty_chunks(&mut self) {
         while self.chunks.last().is_some_and(|chunk| self.len + chunk.rows <= self.capacity) {
             self.capacity -= self.chunks.pop().map_or(0, |chunk| chunk.rows);
         }
@@ -353,59 +268,5 @@ impl RowReader<'_> {
         }
         let start = index % GROUP * layout.head_dim();
         &self.rows[start..start + layout.head_dim()]
-    }
-}
-
-/// Keys and values of the same tokens.
-#[derive(Debug)]
-pub(crate) struct KvRows {
-    pub(crate) keys: RowStore,
-    pub(crate) values: RowStore,
-}
-
-impl KvRows {
-    /// An empty store. Its chunks hold the same tokens of keys and values.
-    pub(crate) fn new(keys: Layout, values: Layout, growth: Growth, limit: Limit, pool: &KvPool) -> Self {
-        let unit = keys.unit_rows().max(values.unit_rows());
-        let store = |layout| RowStore::new(layout, unit, growth, limit, pool.clone());
-        Self { keys: store(keys), values: store(values) }
-    }
-
-    /// Tokens held.
-    pub(crate) fn len(&self) -> usize {
-        self.keys.len()
-    }
-
-    /// Bytes allocated.
-    pub(crate) fn bytes(&self) -> usize {
-        self.keys.bytes() + self.values.bytes()
-    }
-
-    /// Bytes that storing `tokens` more would allocate.
-    pub(crate) fn next_bytes(&self, tokens: usize) -> usize {
-        self.keys.next_bytes(tokens) + self.values.next_bytes(tokens)
-    }
-
-    /// Makes room for `tokens` in all.
-    pub(crate) fn reserve(&mut self, tokens: usize) {
-        self.keys.reserve(tokens);
-        self.values.reserve(tokens);
-    }
-
-    /// Stores one more token's key and value (head_dim each).
-    pub(crate) fn push(&mut self, key: &[f32], value: &[f32]) {
-        self.keys.push(key);
-        self.values.push(value);
-    }
-
-    /// Stores a block of tokens' keys and values (BLOCK, head_dim each).
-    pub(crate) fn push_block(&mut self, keys: &[f32], values: &[f32]) {
-        self.keys.push_block(keys);
-        self.values.push_block(values);
-    }
-
-    /// The tokens held, as contiguous runs.
-    pub(crate) fn runs(&self, scaled: bool) -> impl Iterator<Item = KvRun<'_>> {
-        self.keys.runs().zip(self.values.runs()).map(move |(keys, values)| KvRun { keys, values, scaled })
     }
 }

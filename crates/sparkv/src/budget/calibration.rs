@@ -4,21 +4,20 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use crate::settings::{
-    CUSTOM, Eviction, EvictionPolicy, Keep, KvChoice, KvOptions, KvSettings, SettingsError, check,
-};
+use crate::eviction::EvictionPolicy;
+use crate::settings::{CUSTOM, KvChoice, KvOptions, KvSettings, SettingsError, check};
 
 const BUILT_IN: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/calibration.toml"));
 
 /// Ways to store tokens, from the most faithful to the cheapest, and the way to drop them.
 #[derive(Debug, Clone)]
-pub(crate) struct Calibration {
+pub(super) struct Calibration {
     /// The first is the uncompressed f16 cache; evicts nothing, as all of them.
-    pub(crate) exact: KvSettings,
+    pub(super) exact: KvSettings,
     /// What follows it, the cheapest last.
     steps: Vec<KvSettings>,
-    /// Drops tokens of the prompt; given what is kept.
-    pub(crate) evict_prompt: fn(Keep) -> Eviction,
+    /// Drops tokens of the prompt.
+    pub(super) evict_prompt: EvictionPolicy,
 }
 
 /// The file.
@@ -34,7 +33,7 @@ impl Calibration {
     ///
     /// # Errors
     /// Never, unless the file is broken, which a test excludes.
-    pub(crate) fn built_in() -> Result<&'static Self, SettingsError> {
+    pub(super) fn built_in() -> Result<&'static Self, SettingsError> {
         static TABLE: LazyLock<Result<Calibration, SettingsError>> =
             LazyLock::new(|| Calibration::parse(BUILT_IN));
         TABLE.as_ref().map_err(Clone::clone)
@@ -46,14 +45,10 @@ impl Calibration {
     fn parse(toml: &str) -> Result<Self, SettingsError> {
         let error = |message: String| SettingsError::new("calibration", message);
         let table: Table = toml::from_str(toml).map_err(|e| error(e.to_string()))?;
-        let evict_prompt = match table.eviction {
-            EvictionPolicy::SnapKv => Eviction::SnapKv,
-            EvictionPolicy::PyramidKv => Eviction::PyramidKv,
-            EvictionPolicy::ExpectedAttention => Eviction::ExpectedAttention,
-            EvictionPolicy::None | EvictionPolicy::Streaming => {
-                return Err(error("eviction must choose among the prompt's tokens".to_owned()));
-            }
-        };
+        let evict_prompt = table.eviction;
+        if !evict_prompt.chooses_in_prompt() {
+            return Err(error("eviction must choose among the prompt's tokens".to_owned()));
+        }
         let mut steps = Vec::with_capacity(table.steps.len());
         for (number, step) in (1..).zip(&table.steps) {
             if step.preset.is_some() || step.eviction.is_some() {
@@ -73,12 +68,12 @@ impl Calibration {
     }
 
     /// All steps, from the most faithful to the cheapest.
-    pub(crate) fn steps(&self) -> impl Iterator<Item = &KvSettings> {
+    pub(super) fn steps(&self) -> impl Iterator<Item = &KvSettings> {
         std::iter::once(&self.exact).chain(&self.steps)
     }
 
     /// The last step.
-    pub(crate) fn cheapest(&self) -> &KvSettings {
+    pub(super) fn cheapest(&self) -> &KvSettings {
         self.steps.last().unwrap_or(&self.exact)
     }
 }
@@ -86,8 +81,7 @@ impl Calibration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attention::AttentionConfig;
-    use crate::plan::KvShape;
+    use crate::shape::{AttentionConfig, KvShape};
 
     /// A step that does not cost less than the one before it would never be chosen.
     #[test]

@@ -1,50 +1,44 @@
 //! What settings mean for one model and one prompt: layouts, counts, and the bytes that follow from them.
 
+mod bytes;
+pub(crate) mod growth;
+
 use sparkv_kernels::{BLOCK, Fill, Format, GROUP, KeptFormat, Layout, LayoutError, Packing, Side};
 
-use crate::attention::AttentionConfig;
-use crate::evict::{Score, Survivors, pyramid};
-use crate::observe::Observed;
-use crate::rows::{Growth, Limit, chunk_bytes};
-use crate::settings::{Eviction, Keep, KvSettings, Precision, QueryStatistic, SettingsError};
+use self::growth::{Growth, Limit, chunk_bytes, chunks};
+use crate::eviction::{Choice, Prompt, Score, Survivors};
+use crate::settings::{KvSettings, Precision, QueryStatistic, SettingsError};
+use crate::shape::KvShape;
 
-/// The shape of a model's KV cache.
+/// The tokens after which what a cache holds has grown and shrunk again.
+pub(crate) const TOOTH: usize = 2 * BLOCK;
+
+/// Queries held at most of a layer's prompt, where queries from all of it are needed. A fact is told from filler by the
+/// queries of its own tokens and of its neighbours, so that a thinner sample misses some; it is as long in bytes as the
+/// longest window twice.
+pub(crate) const MAX_SAMPLE: usize = 2048;
+
+/// How tokens that have left the window are quantized.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct KvShape {
-    /// Decoder layers.
-    pub layers: usize,
-    /// Attention of each layer.
-    pub attention: AttentionConfig,
-}
-
-impl KvShape {
-    /// Bytes of a dense f16 cache of `tokens` tokens.
-    pub fn dense_bytes(&self, tokens: usize) -> u64 {
-        (self.layers * self.attention.kv_row() * 2 * 2) as u64 * tokens as u64
-    }
-}
-
-/// How tokens that have left the window are sealed.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct SealPlan {
+pub(crate) struct QuantizePlan {
     pub(crate) keys: Layout,
     pub(crate) values: Layout,
     /// Whether the mean key is subtracted from keys.
     pub(crate) center_keys: bool,
-    /// Tokens held in sealed blocks, a multiple of [`BLOCK`]; more overwrite the oldest.
+    /// Tokens held in quantized blocks, a multiple of [`BLOCK`]; more overwrite the oldest.
     pub(crate) limit: usize,
-    /// Dense tokens behind the sinks before a block of them is sealed.
+    /// Dense tokens behind the sinks before a block of them is quantized.
     pub(crate) tail_limit: usize,
 }
 
-impl SealPlan {
+impl QuantizePlan {
     /// Whether keys are stored in the scaled domain.
     pub(crate) fn scales_keys(&self) -> bool {
         matches!(self.keys.format(), Format::Packed(_))
     }
 
-    /// Tokens of a prompt that are sealed, of `tokens` that stay behind the sinks: whole blocks.
-    pub(crate) fn sealed(&self, tokens: usize, window: usize) -> usize {
+    /// Tokens of a prompt that are quantized, of `tokens` that stay behind the sinks: whole blocks.
+    pub(crate) fn quantized(&self, tokens: usize, window: usize) -> usize {
         (tokens.saturating_sub(window) / BLOCK * BLOCK).min(self.limit)
     }
 }
@@ -58,7 +52,7 @@ pub(crate) struct CachePlan {
     /// Values likewise.
     pub(crate) dense_values: Layout,
     /// `None` where tokens stay dense.
-    pub(crate) seal: Option<SealPlan>,
+    pub(crate) quantize: Option<QuantizePlan>,
     pub(crate) sinks: usize,
     pub(crate) window: usize,
     pub(crate) survivors: Survivors,
@@ -74,7 +68,13 @@ impl CachePlan {
         settings: &KvSettings,
         prompt_tokens: usize,
     ) -> Result<Self, SettingsError> {
-        let survivors = survivors(shape.layers, settings, prompt_tokens);
+        let prompt = Prompt {
+            layers: shape.layers,
+            tokens: prompt_tokens,
+            always: settings.sinks + settings.window,
+            least: settings.min_tokens(),
+        };
+        let survivors = settings.eviction.map_or(Survivors::All, |eviction| eviction.survivors(&prompt));
         let slides = shape.attention.sliding_window.is_some();
         if slides && survivors != Survivors::All {
             let reason = "this model attends to a sliding window by itself; eviction on top is not supported";
@@ -89,7 +89,11 @@ impl CachePlan {
             shape,
             dense_keys: layout(Side::Keys, dense)?,
             dense_values: layout(Side::Values, dense)?,
-            seal: if settings.seals() { Some(seal_plan(&shape, settings, &survivors)?) } else { None },
+            quantize: if settings.quantizes() {
+                Some(quantize_plan(&shape, settings, &survivors)?)
+            } else {
+                None
+            },
             // A sliding window moves past the first tokens: they are like any other.
             sinks: if slides { 0 } else { settings.sinks },
             window: settings.window,
@@ -99,22 +103,15 @@ impl CachePlan {
         })
     }
 
-    /// What tokens are chosen by, where not all stay.
-    fn score(&self) -> Option<Score> {
-        match self.survivors {
-            Survivors::Scored(score, _) => Some(score),
-            Survivors::All | Survivors::Recent(_) => None,
-        }
-    }
-
     /// Whether the prompt's last queries are needed.
     pub(crate) fn observes_window(&self) -> bool {
-        self.seal.is_some_and(|seal| seal.scales_keys()) || self.score() == Some(Score::WindowAttention)
+        self.quantize.is_some_and(|quantize| quantize.scales_keys())
+            || self.survivors.score() == Some(Score::WindowAttention)
     }
 
     /// Whether queries from all of the prompt are needed.
     pub(crate) fn samples_queries(&self) -> bool {
-        self.score() == Some(Score::ExpectedAttention)
+        self.survivors.score() == Some(Score::ExpectedAttention)
     }
 
     /// Tokens of a prompt that need not be computed where its first `tokens` are held already: whole groups, and
@@ -128,6 +125,16 @@ impl CachePlan {
         tokens.min(self.prompt_tokens.saturating_sub(needed)) / GROUP * GROUP
     }
 
+    /// The tokens of a prompt of `tokens` that stay in `layer`, in order, given what they score (tokens): all of them,
+    /// the best, or the most recent where there are no scores.
+    pub(crate) fn survivors_of(&self, layer: usize, tokens: usize, scores: Option<&[f32]>) -> Vec<usize> {
+        let count = self.survivors.count(layer, tokens);
+        if count == tokens {
+            return (0..tokens).collect();
+        }
+        Choice { tokens, count, sinks: self.sinks, window: self.window }.survivors(scores)
+    }
+
     /// Whether tokens of the prompt may be gone once it is compressed.
     pub(crate) fn drops_prompt_tokens(&self) -> bool {
         let kept = |layer| self.survivors.count(layer, self.prompt_tokens);
@@ -139,14 +146,26 @@ impl CachePlan {
     pub(crate) fn prompt_bytes(&self) -> u64 {
         let rows = self.prompt_tokens.next_multiple_of(GROUP);
         let dense = chunk_bytes(&self.dense_keys, rows) + chunk_bytes(&self.dense_values, rows);
-        let compresses = self.seal.is_some() || self.drops_prompt_tokens();
+        let compresses = self.quantize.is_some() || self.drops_prompt_tokens();
         let dense_layer = if compresses { self.shape.attention.kv_heads * dense } else { 0 };
-        self.bytes_after(0) + (dense_layer + Observed::bytes_for(self)) as u64
+        self.bytes_after(0) + (dense_layer + self.observed_bytes()) as u64
+    }
+
+    /// Queries from all of the prompt that are held while a layer computes it.
+    pub(crate) fn sampled_queries(&self) -> usize {
+        if self.samples_queries() { self.prompt_tokens.min(MAX_SAMPLE) } else { 0 }
+    }
+
+    /// Bytes of the queries that are held while a layer computes the prompt.
+    pub(crate) fn observed_bytes(&self) -> usize {
+        let row = self.shape.attention.query_row() * size_of::<f32>();
+        let window = if self.observes_window() { self.window } else { 0 };
+        (window + self.sampled_queries()) * row
     }
 
     /// How dense rows are held once the prompt is compressed.
     pub(crate) fn dense_growth(&self) -> (Growth, Limit) {
-        match (self.seal, &self.survivors) {
+        match (self.quantize, &self.survivors) {
             (Some(_), _) => (Growth::Group, Limit::NONE),
             (None, Survivors::Recent(rows)) => {
                 (Growth::Share, Limit { rows: *rows, pinned: self.sinks.min(rows - 1) })
@@ -174,61 +193,28 @@ impl CachePlan {
     /// Bytes of one KV head of a layer that keeps `kept` tokens of the prompt, once `new_tokens` followed.
     fn head_bytes(&self, kept: usize, new_tokens: usize) -> usize {
         let dense = |rows: usize| chunk_bytes(&self.dense_keys, rows) + chunk_bytes(&self.dense_values, rows);
-        match &self.seal {
-            Some(seal) => {
-                let sealed = seal.sealed(kept - kept.min(self.sinks), self.window);
-                let rows = kept - sealed + new_tokens;
+        match &self.quantize {
+            Some(quantize) => {
+                let quantized = quantize.quantized(kept - kept.min(self.sinks), self.window);
+                let rows = kept - quantized + new_tokens;
                 // A full tail gives up a block when the next token comes; see `HeadCache::settle`.
                 let tail = rows - rows.min(self.sinks);
-                let flushed = tail.saturating_sub(seal.tail_limit).div_ceil(BLOCK) * BLOCK;
-                let blocks = chunks((sealed, flushed), BLOCK, Growth::Block, seal.limit);
+                let flushed = tail.saturating_sub(quantize.tail_limit).div_ceil(BLOCK) * BLOCK;
+                let blocks = chunks(quantized, flushed, BLOCK, Growth::Block, quantize.limit);
                 let blocks = blocks
                     .into_iter()
-                    .map(|rows| chunk_bytes(&seal.keys, rows) + chunk_bytes(&seal.values, rows));
+                    .map(|rows| chunk_bytes(&quantize.keys, rows) + chunk_bytes(&quantize.values, rows));
                 let row = size_of::<f32>() * self.shape.attention.head_dim;
-                let scaling = if seal.scales_keys() { row } else { 0 };
-                let mean = if seal.center_keys { row } else { 0 };
+                let scaling = if quantize.scales_keys() { row } else { 0 };
+                let mean = if quantize.center_keys { row } else { 0 };
                 dense((rows - flushed).next_multiple_of(GROUP)) + blocks.sum::<usize>() + scaling + mean
             }
             None => {
                 let (growth, limit) = self.dense_growth();
-                chunks((kept, new_tokens), GROUP, growth, limit.rows).into_iter().map(dense).sum()
+                chunks(kept, new_tokens, GROUP, growth, limit.rows).into_iter().map(dense).sum()
             }
         }
     }
-}
-
-/// Which tokens of a prompt of `prompt_tokens` stay in each of `layers` layers.
-fn survivors(layers: usize, settings: &KvSettings, prompt_tokens: usize) -> Survivors {
-    let least = settings.min_tokens();
-    let count = |keep: Keep| keep.tokens(prompt_tokens, least);
-    let alike = |keep| vec![count(keep); layers].into_boxed_slice();
-    match settings.eviction {
-        Eviction::None => Survivors::All,
-        Eviction::Streaming(keep) => Survivors::Recent(count(keep)),
-        Eviction::SnapKv(keep) => Survivors::Scored(Score::WindowAttention, alike(keep)),
-        Eviction::ExpectedAttention(keep) => Survivors::Scored(Score::ExpectedAttention, alike(keep)),
-        Eviction::PyramidKv(keep) => {
-            let always = settings.sinks + settings.window;
-            let counts = pyramid(layers, count(keep), always, (least, prompt_tokens));
-            Survivors::Scored(Score::WindowAttention, counts)
-        }
-    }
-}
-
-/// Rows of the chunks of a store that was made for `first` rows and then got `more`, at most `limit` in all;
-/// see `RowStore::reserve`.
-fn chunks((first, more): (usize, usize), unit: usize, growth: Growth, limit: usize) -> Vec<usize> {
-    let first = first.min(limit);
-    let wanted = (first + more).min(limit);
-    let mut chunks = vec![first.next_multiple_of(unit)];
-    let mut capacity = chunks[0];
-    while capacity < wanted {
-        let rows = growth.rows(capacity, unit).min(limit - capacity).next_multiple_of(unit);
-        chunks.push(rows);
-        capacity += rows;
-    }
-    chunks
 }
 
 fn layout(shape: &KvShape, param: &str, side: Side, format: Format) -> Result<Layout, SettingsError> {
@@ -238,11 +224,11 @@ fn layout(shape: &KvShape, param: &str, side: Side, format: Format) -> Result<La
     })
 }
 
-fn seal_plan(
+fn quantize_plan(
     shape: &KvShape,
     settings: &KvSettings,
     survivors: &Survivors,
-) -> Result<SealPlan, SettingsError> {
+) -> Result<QuantizePlan, SettingsError> {
     let head_dim = shape.attention.head_dim;
     let (whole, kept) = match settings.precision {
         Precision::F32 => (Format::F32, KeptFormat::F32),
@@ -257,12 +243,12 @@ fn seal_plan(
     // Where the number of tokens is bounded, what is not whole blocks is left to the tail.
     let (limit, tail_limit) = match survivors {
         Survivors::Recent(count) => {
-            let sealed = count.saturating_sub(settings.min_tokens()) / BLOCK * BLOCK;
-            (sealed, count.saturating_sub(sinks + sealed))
+            let quantized = count.saturating_sub(settings.min_tokens()) / BLOCK * BLOCK;
+            (quantized, count.saturating_sub(sinks + quantized))
         }
         Survivors::All | Survivors::Scored(..) => (usize::MAX / BLOCK * BLOCK, settings.window + BLOCK),
     };
-    Ok(SealPlan {
+    Ok(QuantizePlan {
         keys: layout(shape, "pruning.key_ratio", Side::Keys, key_format)?,
         values: layout(shape, "pruning.value_ratio", Side::Values, value_format)?,
         center_keys: settings.center_keys && matches!(key_format, Format::Packed(_)),

@@ -1,108 +1,11 @@
-//! Budgets: what a cache may cost, and which settings spend it best.
+//! The settings that spend a budget best.
 
-use std::fmt;
-use std::str::FromStr;
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-
-use sparkv_kernels::BLOCK;
-
-use crate::calibration::Calibration;
-use crate::plan::{CachePlan, KvShape};
-use crate::settings::{Eviction, Keep, KvChoice, KvSettings, SettingsError};
-
-/// What the cache may cost.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Budget {
-    /// A share of the dense f16 bytes, in (0, 1].
-    Share(f64),
-    /// Bytes.
-    Bytes(u64),
-}
-
-#[cfg(feature = "schema")]
-impl utoipa::PartialSchema for Budget {
-    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
-        use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Type};
-
-        let share = ObjectBuilder::new()
-            .schema_type(Type::String)
-            .pattern(Some(r"^\d+(\.\d+)?\s*(%|B|KiB|MiB|GiB|KB|MB|GB)?$"))
-            .examples(["25%", "64MiB"]);
-        let bytes = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
-        OneOfBuilder::new()
-            .item(share)
-            .item(bytes)
-            .description(Some("A share of the dense f16 bytes, or bytes"))
-            .into()
-    }
-}
-
-#[cfg(feature = "schema")]
-impl utoipa::ToSchema for Budget {}
-
-impl FromStr for Budget {
-    type Err = String;
-
-    /// `"25%"`, `"67108864"` or `"64MiB"` (KiB, MiB, GiB; KB, MB, GB).
-    fn from_str(text: &str) -> Result<Self, String> {
-        let expected =
-            || format!("`{text}` is not a budget: use a share like \"25%\" or bytes like \"64MiB\"");
-        let text = text.trim();
-        let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
-        let number: f64 = text[..text.len() - unit.len()].parse().map_err(|_| expected())?;
-        let factor = match unit.trim() {
-            "%" if number > 0.0 && number <= 100.0 => return Ok(Budget::Share(number / 100.0)),
-            "%" => return Err(format!("a share must be above 0% and at most 100%, got {text}")),
-            "" | "B" => 1.0,
-            "KiB" => 1024.0,
-            "MiB" => 1048576.0,
-            "GiB" => 1073741824.0,
-            "KB" => 1e3,
-            "MB" => 1e6,
-            "GB" => 1e9,
-            _ => return Err(expected()),
-        };
-        match number * factor {
-            bytes if bytes >= 1.0 => Ok(Budget::Bytes(bytes as u64)),
-            _ => Err(expected()),
-        }
-    }
-}
-
-impl fmt::Display for Budget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Budget::Share(share) => write!(f, "{}%", share * 100.0),
-            Budget::Bytes(bytes) => write!(f, "{bytes}"),
-        }
-    }
-}
-
-impl Serialize for Budget {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Budget::Share(_) => serializer.collect_str(self),
-            Budget::Bytes(bytes) => serializer.serialize_u64(*bytes),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Budget {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged, expecting = "a budget: a share like \"25%\", or a positive number of bytes")]
-        enum Wire {
-            Bytes(u64),
-            Text(String),
-        }
-        match Wire::deserialize(deserializer)? {
-            Wire::Bytes(0) => Err(de::Error::custom("a budget of 0 bytes holds nothing")),
-            Wire::Bytes(bytes) => Ok(Budget::Bytes(bytes)),
-            Wire::Text(text) => text.parse().map_err(de::Error::custom),
-        }
-    }
-}
+use super::Budget;
+use super::calibration::Calibration;
+use crate::eviction::{Eviction, EvictionPolicy, Keep};
+use crate::plan::{CachePlan, TOOTH};
+use crate::settings::{KvChoice, KvSettings, SettingsError};
+use crate::shape::KvShape;
 
 /// A share never means less than this many dense tokens: below that there is little to save, and dropping
 /// tokens to save it would be a bad bargain.
@@ -133,53 +36,9 @@ impl Budget {
     }
 }
 
-/// The tokens after which what a cache holds has grown and shrunk again.
-const TOOTH: usize = 2 * BLOCK;
-
 /// `step`, with tokens dropped.
-fn evicting(step: &KvSettings, eviction: Eviction) -> KvSettings {
-    KvSettings { eviction, ..step.clone() }
-}
-
-impl KvSettings {
-    /// Bytes that the cache of a sequence holds under these settings once `new_tokens` followed a prompt of
-    /// `prompt_tokens`. Exact, not an estimate. (Not monotonic: a block of tokens shrinks when it is packed.)
-    ///
-    /// # Errors
-    /// If the shape cannot take the settings.
-    pub fn cache_bytes(
-        &self,
-        shape: &KvShape,
-        prompt_tokens: usize,
-        new_tokens: usize,
-    ) -> Result<u64, SettingsError> {
-        Ok(CachePlan::new(*shape, self, prompt_tokens)?.bytes_after(new_tokens))
-    }
-
-    /// The most bytes that the cache holds at any length up to `new_tokens` beyond a prompt of `prompt_tokens`.
-    ///
-    /// # Errors
-    /// If the shape cannot take the settings.
-    pub fn most_bytes(
-        &self,
-        shape: &KvShape,
-        prompt_tokens: usize,
-        new_tokens: usize,
-    ) -> Result<u64, SettingsError> {
-        let plan = CachePlan::new(*shape, self, prompt_tokens)?;
-        // What is held grows, but for a tooth with every block of the tail.
-        let lengths = (0..=new_tokens.min(TOOTH)).map(|n| new_tokens - n).chain([0]);
-        Ok(lengths.map(|n| plan.bytes_after(n)).max().unwrap_or(0))
-    }
-
-    /// The most bytes that the cache holds while a prompt of `prompt_tokens` is computed layer by layer: what it
-    /// is compressed to, and one layer as it was before.
-    ///
-    /// # Errors
-    /// If the shape cannot take the settings.
-    pub fn prompt_bytes(&self, shape: &KvShape, prompt_tokens: usize) -> Result<u64, SettingsError> {
-        Ok(CachePlan::new(*shape, self, prompt_tokens)?.prompt_bytes())
-    }
+fn evicting(step: &KvSettings, policy: EvictionPolicy, keep: Keep) -> KvSettings {
+    KvSettings { eviction: Some(Eviction { policy, keep }), ..step.clone() }
 }
 
 /// A request whose settings are sought: what is allowed, and for how many tokens.
@@ -200,7 +59,7 @@ impl Search<'_> {
                 return Ok(step.clone());
             }
             if self.fits(step, expected)?
-                && let Some(settings) = self.most_tokens(step, Eviction::Streaming)?
+                && let Some(settings) = self.most_tokens(step, EvictionPolicy::STREAMING)?
             {
                 return Ok(settings);
             }
@@ -212,10 +71,10 @@ impl Search<'_> {
         {
             return Ok(settings);
         }
-        self.most_tokens(cheapest, Eviction::Streaming)?.ok_or_else(|| {
+        self.most_tokens(cheapest, EvictionPolicy::STREAMING)?.ok_or_else(|| {
             let message = format!(
                 "too little for any cache of this model: a prompt of {} tokens and a completion of up to {} \
-                 cannot stay within {:?}",
+                 cannot stay within {}",
                 self.prompt_tokens, self.new_tokens, self.budget
             );
             SettingsError::new("budget", message)
@@ -227,9 +86,9 @@ impl Search<'_> {
     fn most_tokens(
         &self,
         step: &KvSettings,
-        policy: fn(Keep) -> Eviction,
+        policy: EvictionPolicy,
     ) -> Result<Option<KvSettings>, SettingsError> {
-        let keeping = |tokens| evicting(step, policy(Keep::Tokens(tokens)));
+        let keeping = |tokens| evicting(step, policy, Keep::Tokens(tokens));
         let least = keeping(0).min_tokens();
         if !self.fits(&keeping(least), self.new_tokens)? {
             return Ok(None);
@@ -255,7 +114,9 @@ impl Search<'_> {
             SettingsError::new("budget", format!("no settings for it: {}", error.message))
         })?;
         let bound = match settings.eviction {
-            Eviction::Streaming(Keep::Tokens(tokens)) => tokens,
+            Some(Eviction { policy, keep: Keep::Tokens(tokens) }) if policy.holds_while_generating() => {
+                tokens
+            }
             _ => 0,
         };
         let ends = [0, self.prompt_tokens + new_tokens, self.budget.knee(), bound];
@@ -295,34 +156,11 @@ impl KvChoice {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::attention::AttentionConfig;
-    use crate::settings::Precision;
     use proptest::prelude::*;
 
-    fn budget(json: &str) -> Result<Budget, serde_json::Error> {
-        serde_json::from_str(json)
-    }
-
-    #[test]
-    fn budgets_are_shares_or_bytes() {
-        assert_eq!(budget(r#""25%""#).unwrap(), Budget::Share(0.25));
-        assert_eq!(budget("4096").unwrap(), Budget::Bytes(4096));
-        assert_eq!(budget(r#""1.5MiB""#).unwrap(), Budget::Bytes(1_572_864));
-        assert_eq!(budget(r#""2 GB""#).unwrap(), Budget::Bytes(2_000_000_000));
-        for wrong in
-            ["-5", "0", "2.5", r#""-5%""#, r#""0%""#, r#""101%""#, r#""lots""#, r#""5 parsecs""#, r#""""#]
-        {
-            assert!(budget(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn budgets_survive_the_wire() {
-        for text in [r#""25%""#, "4096"] {
-            assert_eq!(serde_json::to_string(&budget(text).unwrap()).unwrap(), text);
-        }
-    }
+    use super::*;
+    use crate::settings::Precision;
+    use crate::shape::AttentionConfig;
 
     fn shape() -> KvShape {
         let attention =
@@ -335,7 +173,7 @@ mod tests {
         let choose = |share| KvChoice::Budget(Budget::Share(share)).settings(&shape(), 8000, 200).unwrap();
         let form = |share| {
             let settings = choose(share);
-            (settings.precision(), settings.key_ratio(), settings.eviction() == Eviction::None)
+            (settings.precision(), settings.key_ratio(), settings.eviction().is_none())
         };
         assert_eq!(form(1.0), (Precision::F16, 0.0, true));
         assert_eq!(form(0.6), (Precision::Int8, 0.0, true));
@@ -343,7 +181,9 @@ mod tests {
         assert_eq!(form(0.3), (Precision::Int8, 0.75, true));
         assert_eq!(form(0.27), (Precision::Int8, 0.8, true));
         assert_eq!(form(0.1), (Precision::Int8, 0.8, false));
-        assert!(matches!(choose(0.1).eviction(), Eviction::SnapKv(Keep::Tokens(1000..8000))));
+        let eviction = choose(0.1).eviction().unwrap();
+        assert_eq!(eviction.policy.name(), "snapkv");
+        assert!(matches!(eviction.keep, Keep::Tokens(1000..8000)), "{eviction:?}");
     }
 
     /// Room for a long completion that may never come costs the prompt nothing.
@@ -352,7 +192,9 @@ mod tests {
         let budget = KvChoice::Budget(Budget::Bytes(shape().dense_bytes(4000)));
         let settings = budget.settings(&shape(), 500, 100_000).unwrap();
         assert_eq!((settings.precision(), settings.key_ratio()), (Precision::F16, 0.0));
-        assert!(matches!(settings.eviction(), Eviction::Streaming(Keep::Tokens(3800..=4000))));
+        let eviction = settings.eviction().unwrap();
+        assert_eq!(eviction.policy, EvictionPolicy::STREAMING);
+        assert!(matches!(eviction.keep, Keep::Tokens(3800..=4000)), "{eviction:?}");
     }
 
     #[test]
@@ -362,7 +204,7 @@ mod tests {
                 let choice = KvChoice::Budget(Budget::Share(share));
                 let settings = choice.settings(&shape(), 20, new_tokens).unwrap();
                 // The whole conversation of 120 tokens is held, as it is or packed.
-                let kept = settings.eviction().keep().map_or(usize::MAX, |keep| keep.tokens(20, 0));
+                let kept = settings.eviction().map_or(usize::MAX, |eviction| eviction.keep.tokens(20, 0));
                 assert!(kept >= 120, "{share} {new_tokens}: {settings:?}");
             }
         }
@@ -380,7 +222,7 @@ mod tests {
         let mut shape = shape();
         shape.attention.sliding_window = Some(100);
         let choose = |share| KvChoice::Budget(Budget::Share(share)).settings(&shape, 8000, 200);
-        assert_eq!(choose(0.3).unwrap().eviction(), Eviction::None);
+        assert_eq!(choose(0.3).unwrap().eviction(), None);
         assert_eq!(choose(0.1).unwrap_err().param, "budget");
     }
 
@@ -397,7 +239,7 @@ mod tests {
             let Ok(settings) = KvChoice::Budget(budget).settings(&shape(), prompt, new) else {
                 // Refused only where the least that could be held is too much.
                 let cheapest = Calibration::built_in().unwrap().cheapest();
-                let least = evicting(cheapest, Eviction::Streaming(Keep::Tokens(68)));
+                let least = evicting(cheapest, EvictionPolicy::STREAMING, Keep::Tokens(68));
                 let held = (0..=new.min(64)).map(|n| least.cache_bytes(&shape(), prompt, n).unwrap());
                 prop_assert!(held.max() > Some(budget.limit(&shape(), prompt + new)), "{budget} {prompt} {new}");
                 return Ok(());

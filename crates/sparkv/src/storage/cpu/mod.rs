@@ -1,0 +1,17 @@
+//! Storage in the process's memory, and attention over it by the kernels for this processor.
+//!
+//! From the bottom: `chunk` is memory, `row_store` the rows of one side in it, `kv_rows` both sides, `head` a KV head's
+//! quantized blocks and dense rows, `layer` all heads. `observed` holds what is needed of a prompt's queries (`window`,
+//! `sample`); `attend` reads it all.
+
+pub(crate) mod attend;
+mod chunk;
+mod head;
+mod kv_rows;
+mod layer;
+mod observed;
+mod row_store;
+mod sample;
+mod window;
+
+pub(crate) use layer::CpuLayer;

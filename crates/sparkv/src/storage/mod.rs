@@ -1,0 +1,69 @@
+//! Where rows are held: the verbs that a device must have ([`LayerStorage`]), and the devices that have them.
+//!
+//! What a plan says is arithmetic (`plan`); that what is said happens is the storage's business. One value of it holds
+//! one layer of one sequence, all of its KV heads, so that a device may lay heads out as it likes and work on them at
+//! once. Attention over it is the device's, too, but goes over many sequences at a time: see [`crate::attend`].
+
+pub(crate) mod cpu;
+
+use crate::eviction::Score;
+use crate::plan::CachePlan;
+
+/// One layer's rows of one sequence. All KV heads hold as many tokens.
+///
+/// While the prompt is computed, its rows are appended as they are, and its queries observed, as far as the plan needs
+/// them. [`LayerStorage::gather`] then keeps what survives, in the forms that the plan says. Rows that follow are
+/// appended to a dense tail, which [`LayerStorage::quantize`] shortens by a block when it is full.
+pub(crate) trait LayerStorage {
+    /// The first tokens, as other sequences may begin with them: held once, written no more.
+    type Shared: Clone;
+
+    /// Tokens stored.
+    fn len(&self) -> usize;
+
+    /// Bytes held; of shared rows, what they would take alone.
+    fn bytes(&self) -> usize;
+
+    /// Bytes that the next token may allocate; what it frees is not counted.
+    fn next_bytes(&self, plan: &CachePlan) -> usize;
+
+    /// Tokens that may be appended before [`LayerStorage::quantize`] has to be called.
+    fn room(&self, plan: &CachePlan) -> usize;
+
+    /// Makes room for the prompt, the first query of which that is seen will be that of the position `first`.
+    fn begin_prompt(&mut self, plan: &CachePlan, first: usize);
+
+    /// Stores further tokens, at most [`LayerStorage::room`]; `keys` and `values`: (tokens, kv_heads * head_dim).
+    fn append(&mut self, plan: &CachePlan, keys: &[f32], values: &[f32]);
+
+    /// Takes note of the prompt's queries, (tokens, query_heads * head_dim), times `scale`, as far as the plan needs
+    /// them.
+    fn observe(&mut self, queries: &[f32], scale: f32);
+
+    /// What each token of the prompt scores (tokens), by KV head; `None` where what it takes was not observed.
+    fn score(&self, plan: &CachePlan, score: Score) -> Option<Vec<Vec<f32>>>;
+
+    /// Ends the prompt: keeps the tokens `survivors` of each KV head, in order, in the forms that the plan says.
+    fn gather(&mut self, plan: &CachePlan, survivors: &[Vec<usize>]);
+
+    /// Quantizes the block of the tail that left the window, if the tail is full.
+    fn quantize(&mut self, plan: &CachePlan);
+
+    /// Tokens at the end that [`LayerStorage::truncate`] can take back: those that are stored as they came.
+    fn removable(&self, plan: &CachePlan) -> usize;
+
+    /// Takes back the last `tokens` tokens, at most [`LayerStorage::removable`].
+    fn truncate(&mut self, tokens: usize);
+
+    /// Tokens that [`LayerStorage::share`] would give.
+    fn shareable(&self) -> usize;
+
+    /// Gives the first tokens to other sequences; they stay in this one.
+    fn share(&mut self) -> Self::Shared;
+
+    /// Whether what was shared is in the form in which the plan computes prompts.
+    fn fits(shared: &Self::Shared, plan: &CachePlan) -> bool;
+
+    /// Begins with the first `tokens` tokens of another sequence. To be called while this is empty.
+    fn begin_with(&mut self, shared: &Self::Shared, tokens: usize);
+}
