@@ -8,6 +8,7 @@ use sparkv::{KvPool, KvSettings, KvUsage, SequenceCache, SharedPrefix, Span, att
 
 use crate::config::DecoderConfig;
 use crate::error::LoadError;
+use crate::family::Name;
 use crate::language_model::{DecodeStep, LanguageModel, ModelError, ModelInfo, PrefillStep, StepOutput};
 use crate::linear::Linear;
 use crate::ops::rope::{Rope, Rotation};
@@ -93,7 +94,8 @@ impl Decoder {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let (embeddings, head) = load_ends(config, &weights)?;
-        let norm = weights.vector("model.norm.weight", config.hidden_size)?;
+        let norm =
+            weights.vector(&format!("{}.weight", config.family.tensors.norm.hf), config.hidden_size)?;
         progress.end();
         Ok(Self {
             info: ModelInfo {
@@ -288,47 +290,44 @@ impl Layer {
         let inner = config.intermediate_size;
         let query = config.query_heads * config.head_dim;
         let kv = config.kv_heads * config.head_dim;
-        let norm = |name: &str| -> Result<Tensor, LoadError> {
-            weights.vector(&format!("model.layers.{index}.{name}.weight"), hidden)
+        let names = config.family.tensors;
+        let norm =
+            |module: &Name| weights.vector(&format!("{}.weight", names.in_layer(index, module)), hidden);
+        let attention = |module: &Name, shape| {
+            Linear::load(weights, &names.in_layer(index, module), shape, config.attention_bias)
         };
-        let attention = |name: &str, shape| {
-            let name = format!("model.layers.{index}.self_attn.{name}");
-            Linear::load(weights, &name, shape, config.attention_bias)
-        };
-        let mlp = |name: &str, shape| {
-            let name = format!("model.layers.{index}.mlp.{name}");
-            Linear::load(weights, &name, shape, config.mlp_bias)
+        let mlp = |module: &Name, shape| {
+            Linear::load(weights, &names.in_layer(index, module), shape, config.mlp_bias)
         };
         Ok(Self {
-            attention_norm: norm("input_layernorm")?,
-            q: attention("q_proj", [query, hidden])?,
-            k: attention("k_proj", [kv, hidden])?,
-            v: attention("v_proj", [kv, hidden])?,
-            o: attention("o_proj", [hidden, query])?,
-            mlp_norm: norm("post_attention_layernorm")?,
-            gate: mlp("gate_proj", [inner, hidden])?,
-            up: mlp("up_proj", [inner, hidden])?,
-            down: mlp("down_proj", [hidden, inner])?,
+            attention_norm: norm(&names.attention_norm)?,
+            q: attention(&names.q, [query, hidden])?,
+            k: attention(&names.k, [kv, hidden])?,
+            v: attention(&names.v, [kv, hidden])?,
+            o: attention(&names.o, [hidden, query])?,
+            mlp_norm: norm(&names.mlp_norm)?,
+            gate: mlp(&names.gate, [inner, hidden])?,
+            up: mlp(&names.up, [inner, hidden])?,
+            down: mlp(&names.down, [hidden, inner])?,
         })
     }
 }
 
 /// The embedding table and the output head. Where they are tied, a file may hold either of them.
 fn load_ends(config: &DecoderConfig, weights: &Weights<'_>) -> Result<(Embeddings, Linear), LoadError> {
-    const TABLE: &str = "model.embed_tokens.weight";
-    const HEAD: &str = "lm_head.weight";
+    let names = config.family.tensors;
+    let [table_name, head_name] = [&names.embeddings, &names.head].map(|name| format!("{}.weight", name.hf));
     let Weights { source, format, .. } = *weights;
     let shape = [config.vocab_size, config.hidden_size];
-    let table_name =
-        if config.tied_embeddings && !source.contains(TABLE) && source.contains(HEAD) { HEAD } else { TABLE };
-    let table = weights.stored(table_name, &shape)?;
+    let only_head = config.tied_embeddings && !source.contains(&table_name) && source.contains(&head_name);
+    let table = weights.stored(if only_head { &head_name } else { &table_name }, &shape)?;
     let table = match format {
         // One matrix in memory, too.
         _ if config.tied_embeddings => table.convert(format)?,
         MatrixFormat::Dense(DType::F16 | DType::BF16) => table.convert(format)?,
         _ => table,
     };
-    let head = if config.tied_embeddings { table.clone() } else { weights.stored(HEAD, &shape)? };
+    let head = if config.tied_embeddings { table.clone() } else { weights.stored(&head_name, &shape)? };
     let head = Linear::new(head.convert(format)?)?;
     let embeddings = match table {
         Stored::Dense(table) => Embeddings::Dense(table),

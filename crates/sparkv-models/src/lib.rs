@@ -20,6 +20,7 @@ pub mod config;
 mod decoder;
 mod error;
 pub mod fake;
+mod family;
 pub mod language_model;
 mod linear;
 mod load;
