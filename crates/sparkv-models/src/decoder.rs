@@ -94,8 +94,7 @@ impl Decoder {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let (embeddings, head) = load_ends(config, &weights)?;
-        let norm =
-            weights.vector(&format!("{}.weight", config.family.tensors.norm.hf), config.hidden_size)?;
+        let norm = weights.vector(&format!("{}.weight", config.tensors.norm.hf), config.hidden_size)?;
         progress.end();
         Ok(Self {
             info: ModelInfo {
@@ -290,7 +289,7 @@ impl Layer {
         let inner = config.intermediate_size;
         let query = config.query_heads * config.head_dim;
         let kv = config.kv_heads * config.head_dim;
-        let names = config.family.tensors;
+        let names = config.tensors;
         let norm =
             |module: &Name| weights.vector(&format!("{}.weight", names.in_layer(index, module)), hidden);
         let attention = |module: &Name, shape| {
@@ -315,7 +314,7 @@ impl Layer {
 
 /// The embedding table and the output head. Where they are tied, a file may hold either of them.
 fn load_ends(config: &DecoderConfig, weights: &Weights<'_>) -> Result<(Embeddings, Linear), LoadError> {
-    let names = config.family.tensors;
+    let names = config.tensors;
     let [table_name, head_name] = [&names.embeddings, &names.head].map(|name| format!("{}.weight", name.hf));
     let Weights { source, format, .. } = *weights;
     let shape = [config.vocab_size, config.hidden_size];

@@ -129,7 +129,7 @@ impl HfConfig {
             None => self.implied_head_dim()?,
         };
         DecoderConfig {
-            family,
+            tensors: family.tensors,
             vocab_size: self.vocab_size,
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,

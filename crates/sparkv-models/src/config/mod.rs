@@ -8,7 +8,7 @@ mod rope;
 
 use sparkv::{AttentionConfig, KvSettings, KvShape};
 
-use crate::family::Family;
+use crate::family::TensorNames;
 use error::{positive, within};
 
 pub use error::ConfigError;
@@ -19,8 +19,8 @@ pub use rope::{RopeConfig, RopeScaling};
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct DecoderConfig {
-    /// What it is one of.
-    pub(crate) family: &'static Family,
+    /// How its files name and order tensors.
+    pub(crate) tensors: &'static TensorNames,
     /// Rows of the embedding table.
     pub vocab_size: usize,
     /// Width of the hidden states.

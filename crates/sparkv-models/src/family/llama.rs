@@ -4,7 +4,7 @@ use super::{Defaults, Family, GgufFamily, Name, SlidingWindow, TensorNames};
 pub(super) static LLAMA: Family = Family {
     architectures: &["LlamaForCausalLM"],
     model_types: &["llama"],
-    gguf: Some(GgufFamily { architecture: "llama", interleaved_heads: true, rms_norm_eps: 1e-5 }),
+    gguf: Some(GgufFamily { architecture: "llama", rms_norm_eps: 1e-5 }),
     defaults: Defaults {
         rms_norm_eps: 1e-6,
         rope_theta: 10_000.0,
@@ -31,4 +31,5 @@ pub(super) static TENSORS: TensorNames = TensorNames {
     gate: Name { hf: "mlp.gate_proj", gguf: "ffn_gate" },
     up: Name { hf: "mlp.up_proj", gguf: "ffn_up" },
     down: Name { hf: "mlp.down_proj", gguf: "ffn_down" },
+    gguf_interleaves_heads: true,
 };

@@ -25,7 +25,7 @@ pub(crate) struct Family {
     pub(crate) gguf: Option<GgufFamily>,
     /// What `config.json` means where it leaves a field out, as transformers has it.
     pub(crate) defaults: Defaults,
-    /// Names of its tensors.
+    /// How its files name and order tensors.
     pub(crate) tensors: &'static TensorNames,
 }
 
@@ -34,9 +34,6 @@ pub(crate) struct Family {
 pub(crate) struct GgufFamily {
     /// `general.architecture`, with which the keys of the configuration begin.
     pub(crate) architecture: &'static str,
-    /// Whether the rows of q and k are reordered for a rotation of neighbouring channels (llama.cpp's NORM), where the
-    /// decoder rotates channel i with i + D/2.
-    pub(crate) interleaved_heads: bool,
     /// Term in RMSNorm where the file has none.
     pub(crate) rms_norm_eps: f32,
 }

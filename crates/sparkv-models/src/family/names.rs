@@ -9,7 +9,7 @@ pub(crate) struct Name {
     pub(crate) gguf: &'static str,
 }
 
-/// Names of all modules that have tensors.
+/// Names of all modules that have tensors, and how GGUF orders these.
 #[derive(Debug, PartialEq)]
 pub(crate) struct TensorNames {
     pub(crate) embeddings: Name,
@@ -27,6 +27,9 @@ pub(crate) struct TensorNames {
     pub(crate) gate: Name,
     pub(crate) up: Name,
     pub(crate) down: Name,
+    /// Whether GGUF files reorder the rows of q and k for a rotation of neighbouring channels (llama.cpp's NORM), where
+    /// the decoder rotates channel i with i + D/2.
+    pub(crate) gguf_interleaves_heads: bool,
 }
 
 impl TensorNames {

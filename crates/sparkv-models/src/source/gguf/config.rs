@@ -46,7 +46,7 @@ impl GgufFile {
         let first_bias = |module: &Name| has(&format!("{}.0.{}.bias", names.layers.gguf, module.gguf));
         let context_length = self.required(&key("context_length"))?;
         DecoderConfig {
-            family,
+            tensors: names,
             vocab_size,
             hidden_size,
             intermediate_size: self.required(&key("feed_forward_length"))?,

@@ -29,9 +29,8 @@ impl<'a> GgufWeights<'a> {
     /// How many heads a tensor has whose rows are ordered for a rotation of neighbouring channels; `None` if it is
     /// none of those.
     fn interleaved_heads(&self, name: &str) -> Option<usize> {
-        let family = self.config.family;
-        let names = family.tensors;
-        if !family.gguf.as_ref().is_some_and(|gguf| gguf.interleaved_heads) {
+        let names = self.config.tensors;
+        if !names.gguf_interleaves_heads {
             None
         } else if names.is_of(name, &names.q) {
             Some(self.config.query_heads)
@@ -45,17 +44,12 @@ impl<'a> GgufWeights<'a> {
 
 impl TensorSource for GgufWeights<'_> {
     fn contains(&self, name: &str) -> bool {
-        self.config
-            .family
-            .tensors
-            .gguf(name)
-            .is_some_and(|name| self.file.content.tensor_infos.contains_key(&name))
+        self.config.tensors.gguf(name).is_some_and(|name| self.file.content.tensor_infos.contains_key(&name))
     }
 
     fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Stored, LoadError> {
         let file_name = self
             .config
-            .family
             .tensors
             .gguf(name)
             .ok_or_else(|| LoadError::MissingTensor { name: name.to_owned() })?;
