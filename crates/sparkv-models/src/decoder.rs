@@ -334,3 +334,37 @@ fn load_ends(config: &DecoderConfig, weights: &Weights<'_>) -> Result<(Embedding
     };
     Ok((embeddings, head))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::dummy::Random;
+
+    #[test]
+    fn a_layer_computes_the_same_by_the_plain_row_operations() {
+        let config = r#"{"model_type": "llama", "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96,
+            "num_hidden_layers": 1, "num_attention_heads": 4, "max_position_embeddings": 512}"#;
+        let config = DecoderConfig::from_json(config).unwrap();
+        let load = || {
+            let format = WeightFormat::F32;
+            let source = Random::new(1, format.for_matrices());
+            Decoder::load(&config, &source, format, &Device::Cpu, &()).unwrap()
+        };
+        let (fast, mut plain) = (load(), load());
+        plain.ops = ops::plain();
+        // More rows than go through the wide part at a time.
+        let tokens: Vec<u32> = (0..MLP_ROWS as u32 + 44).map(|index| index % 128).collect();
+        let logits = |decoder: &Decoder| {
+            let hidden = decoder.embed(&tokens).unwrap();
+            let attended = hidden.copy().unwrap();
+            let rotation = decoder.rotation(0..tokens.len()).unwrap();
+            decoder.ops.rotate(&attended, &rotation).unwrap();
+            decoder.finish_layer(&decoder.layers[0], &hidden, &attended).unwrap();
+            decoder.logits(&hidden).unwrap()
+        };
+        let (fast, plain) = (logits(&fast), logits(&plain));
+        let largest = |t: &Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        let off = largest(&(&fast - &plain).unwrap()) / largest(&fast);
+        assert!(off < 1e-5, "{off}");
+    }
+}
