@@ -8,8 +8,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sparkv_kernels::BLOCK;
 
 use crate::calibration::Calibration;
+use crate::eviction::STREAMING;
 use crate::plan::{CachePlan, KvShape};
-use crate::settings::{Eviction, Keep, KvChoice, KvSettings, SettingsError};
+use crate::settings::{Eviction, EvictionPolicy, Keep, KvChoice, KvSettings, SettingsError};
 
 /// What the cache may cost.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,27 +20,6 @@ pub enum Budget {
     /// Bytes.
     Bytes(u64),
 }
-
-#[cfg(feature = "schema")]
-impl utoipa::PartialSchema for Budget {
-    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
-        use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Type};
-
-        let share = ObjectBuilder::new()
-            .schema_type(Type::String)
-            .pattern(Some(r"^\d+(\.\d+)?\s*(%|B|KiB|MiB|GiB|KB|MB|GB)?$"))
-            .examples(["25%", "64MiB"]);
-        let bytes = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
-        OneOfBuilder::new()
-            .item(share)
-            .item(bytes)
-            .description(Some("A share of the dense f16 bytes, or bytes"))
-            .into()
-    }
-}
-
-#[cfg(feature = "schema")]
-impl utoipa::ToSchema for Budget {}
 
 impl FromStr for Budget {
     type Err = String;
@@ -200,7 +180,7 @@ impl Search<'_> {
                 return Ok(step.clone());
             }
             if self.fits(step, expected)?
-                && let Some(settings) = self.most_tokens(step, Eviction::Streaming)?
+                && let Some(settings) = self.most_tokens(step, STREAMING)?
             {
                 return Ok(settings);
             }
@@ -212,7 +192,7 @@ impl Search<'_> {
         {
             return Ok(settings);
         }
-        self.most_tokens(cheapest, Eviction::Streaming)?.ok_or_else(|| {
+        self.most_tokens(cheapest, STREAMING)?.ok_or_else(|| {
             let message = format!(
                 "too little for any cache of this model: a prompt of {} tokens and a completion of up to {} \
                  cannot stay within {:?}",
@@ -227,9 +207,9 @@ impl Search<'_> {
     fn most_tokens(
         &self,
         step: &KvSettings,
-        policy: fn(Keep) -> Eviction,
+        policy: EvictionPolicy,
     ) -> Result<Option<KvSettings>, SettingsError> {
-        let keeping = |tokens| evicting(step, policy(Keep::Tokens(tokens)));
+        let keeping = |tokens| evicting(step, Eviction::By(policy, Keep::Tokens(tokens)));
         let least = keeping(0).min_tokens();
         if !self.fits(&keeping(least), self.new_tokens)? {
             return Ok(None);
@@ -255,7 +235,7 @@ impl Search<'_> {
             SettingsError::new("budget", format!("no settings for it: {}", error.message))
         })?;
         let bound = match settings.eviction {
-            Eviction::Streaming(Keep::Tokens(tokens)) => tokens,
+            Eviction::By(policy, Keep::Tokens(tokens)) if policy.while_generating() => tokens,
             _ => 0,
         };
         let ends = [0, self.prompt_tokens + new_tokens, self.budget.knee(), bound];
@@ -343,7 +323,8 @@ mod tests {
         assert_eq!(form(0.3), (Precision::Int8, 0.75, true));
         assert_eq!(form(0.27), (Precision::Int8, 0.8, true));
         assert_eq!(form(0.1), (Precision::Int8, 0.8, false));
-        assert!(matches!(choose(0.1).eviction(), Eviction::SnapKv(Keep::Tokens(1000..8000))));
+        assert_eq!(choose(0.1).eviction().policy().name(), "snapkv");
+        assert!(matches!(choose(0.1).eviction().keep(), Some(Keep::Tokens(1000..8000))));
     }
 
     /// Room for a long completion that may never come costs the prompt nothing.
@@ -352,7 +333,8 @@ mod tests {
         let budget = KvChoice::Budget(Budget::Bytes(shape().dense_bytes(4000)));
         let settings = budget.settings(&shape(), 500, 100_000).unwrap();
         assert_eq!((settings.precision(), settings.key_ratio()), (Precision::F16, 0.0));
-        assert!(matches!(settings.eviction(), Eviction::Streaming(Keep::Tokens(3800..=4000))));
+        assert_eq!(settings.eviction().policy(), STREAMING);
+        assert!(matches!(settings.eviction().keep(), Some(Keep::Tokens(3800..=4000))));
     }
 
     #[test]
@@ -397,7 +379,7 @@ mod tests {
             let Ok(settings) = KvChoice::Budget(budget).settings(&shape(), prompt, new) else {
                 // Refused only where the least that could be held is too much.
                 let cheapest = Calibration::built_in().unwrap().cheapest();
-                let least = evicting(cheapest, Eviction::Streaming(Keep::Tokens(68)));
+                let least = evicting(cheapest, Eviction::By(STREAMING, Keep::Tokens(68)));
                 let held = (0..=new.min(64)).map(|n| least.cache_bytes(&shape(), prompt, n).unwrap());
                 prop_assert!(held.max() > Some(budget.limit(&shape(), prompt + new)), "{budget} {prompt} {new}");
                 return Ok(());

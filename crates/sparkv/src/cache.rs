@@ -10,6 +10,7 @@ use crate::observe::Observed;
 use crate::parallel;
 use crate::plan::{CachePlan, KvShape};
 use crate::pool::KvPool;
+use crate::select::Place;
 use crate::settings::{KvSettings, SettingsError};
 
 /// Keys below which a second thread costs more than it brings: some ten microseconds of work.
@@ -17,7 +18,6 @@ const SERIAL_VALUES: usize = 1 << 14;
 
 /// What a sequence's cache costs, as counted, at some moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct KvUsage {
     /// Name of the preset, or `custom`.
     pub preset: String,
@@ -291,7 +291,7 @@ impl LayerCache {
             Phase::Prompt(observed) => {
                 let (plan, layer) = (&self.plan, self.layer);
                 parallel::for_each(&mut self.heads, |kv_head, head| {
-                    head.compress(plan, (layer, kv_head), &observed);
+                    head.compress(plan, Place { layer, kv_head }, &observed);
                 });
                 Ok(())
             }

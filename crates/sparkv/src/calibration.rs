@@ -4,9 +4,7 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use crate::settings::{
-    CUSTOM, Eviction, EvictionPolicy, Keep, KvChoice, KvOptions, KvSettings, SettingsError, check,
-};
+use crate::settings::{CUSTOM, EvictionPolicy, KvChoice, KvOptions, KvSettings, SettingsError, check};
 
 const BUILT_IN: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/calibration.toml"));
 
@@ -17,8 +15,8 @@ pub(crate) struct Calibration {
     pub(crate) exact: KvSettings,
     /// What follows it, the cheapest last.
     steps: Vec<KvSettings>,
-    /// Drops tokens of the prompt; given what is kept.
-    pub(crate) evict_prompt: fn(Keep) -> Eviction,
+    /// Drops tokens of the prompt.
+    pub(crate) evict_prompt: EvictionPolicy,
 }
 
 /// The file.
@@ -46,14 +44,9 @@ impl Calibration {
     fn parse(toml: &str) -> Result<Self, SettingsError> {
         let error = |message: String| SettingsError::new("calibration", message);
         let table: Table = toml::from_str(toml).map_err(|e| error(e.to_string()))?;
-        let evict_prompt = match table.eviction {
-            EvictionPolicy::SnapKv => Eviction::SnapKv,
-            EvictionPolicy::PyramidKv => Eviction::PyramidKv,
-            EvictionPolicy::ExpectedAttention => Eviction::ExpectedAttention,
-            EvictionPolicy::None | EvictionPolicy::Streaming => {
-                return Err(error("eviction must choose among the prompt's tokens".to_owned()));
-            }
-        };
+        if table.eviction.score().is_none() {
+            return Err(error("eviction must choose among the prompt's tokens".to_owned()));
+        }
         let mut steps = Vec::with_capacity(table.steps.len());
         for (number, step) in (1..).zip(&table.steps) {
             if step.preset.is_some() || step.eviction.is_some() {
@@ -69,7 +62,7 @@ impl Calibration {
             return Err(error("the first step must be the uncompressed f16 cache".to_owned()));
         }
         steps.remove(0);
-        Ok(Self { exact, steps, evict_prompt })
+        Ok(Self { exact, steps, evict_prompt: table.eviction })
     }
 
     /// All steps, from the most faithful to the cheapest.

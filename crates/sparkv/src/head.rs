@@ -2,11 +2,11 @@
 
 use sparkv_kernels::{BLOCK, KvRun};
 
-use crate::evict;
 use crate::observe::Observed;
 use crate::plan::{CachePlan, SealPlan};
 use crate::pool::{Charge, KvPool};
 use crate::rows::{Growth, KvRows, Limit, SharedStore};
+use crate::select::{Place, survivors};
 use crate::window::key_scaling;
 
 /// Stored tokens of one KV head.
@@ -137,10 +137,10 @@ impl HeadCache {
         sealed.push_block(&keys, &values);
     }
 
-    /// Compresses the prompt's dense tokens as the plan says. `place`: layer and KV head; `observed`: what the
+    /// Compresses the prompt's dense tokens as the plan says. `observed`: what the
     /// plan wants to know of the prompt's queries.
-    pub(crate) fn compress(&mut self, plan: &CachePlan, place: (usize, usize), observed: &Observed) {
-        let survivors = evict::survivors(plan, place, &self.dense, observed);
+    pub(crate) fn compress(&mut self, plan: &CachePlan, place: Place, observed: &Observed) {
+        let survivors = survivors(plan, place, &self.dense, observed);
         let (growth, limit) = plan.dense_growth();
         if survivors.len() == self.dense.len() && plan.seal.is_none() && limit == Limit::NONE {
             return;
@@ -153,7 +153,7 @@ impl HeadCache {
             (sinks, stays) = survivors.split_at(survivors.len().min(plan.sinks));
             let (blocks, tail) = stays.split_at(seal.sealed(stays.len(), plan.window));
             self.copy(&prompt, sinks);
-            self.key_domain = key_domain(plan, seal, (place.1, &self.pool), &prompt, observed);
+            self.key_domain = key_domain(plan, seal, (place.kv_head, &self.pool), &prompt, observed);
             self.seal_tokens(seal, &prompt, blocks);
             stays = tail;
         } else {
@@ -246,6 +246,8 @@ mod tests {
     use crate::plan::KvShape;
     use crate::settings::{KvChoice, KvSettings, Presets};
 
+    const PLACE: Place = Place { layer: 0, kv_head: 0 };
+
     fn settings(json: &str) -> KvSettings {
         let options = serde_json::from_str(json).unwrap();
         match Presets::built_in().unwrap().resolve(&options).unwrap() {
@@ -319,7 +321,7 @@ mod tests {
                 }
                 // The recent window stays dense; the reference prunes every token it is given.
                 (0..slots).for_each(|_| head.append(&zeros, &zeros));
-                head.compress(&plan, (0, kv_head), &observed);
+                head.compress(&plan, Place { layer: 0, kv_head }, &observed);
                 let recovered = recovered_keys(&head);
                 let expected = rows(&expected.get(kv_head).unwrap());
                 let worst = recovered
@@ -357,7 +359,7 @@ mod tests {
         let json = r#"{"eviction": {"policy": "streaming", "max_tokens": 80}, "window": 16}"#;
         let plan = plan(json, 200);
         let mut head = filled(&plan, 200);
-        head.compress(&plan, (0, 0), &Observed::new(&plan, 0, &KvPool::default()));
+        head.compress(&plan, PLACE, &Observed::new(&plan, 0, &KvPool::default()));
         for token in 200..500 {
             head.append(&[token as f32; 8], &[token as f32; 8]);
             head.settle(&plan);
@@ -383,7 +385,7 @@ mod tests {
             head.append(&key, &[0.0; 8]);
             observed.push(&[0.0, 20.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 1.0);
         }
-        head.compress(&plan, (0, 0), &observed);
+        head.compress(&plan, PLACE, &observed);
         let stored = tokens(&head);
         assert_eq!(stored.len(), 20);
         // Sinks, the pooled neighbourhood of the attended token, the window; the rest are ties, the earliest.
@@ -412,7 +414,7 @@ mod tests {
                 head.append(&key, &[1.0; 8]);
                 observed.push(&query, 1.0);
             }
-            head.compress(&plan, (0, 0), &observed);
+            head.compress(&plan, PLACE, &observed);
             tokens(&head)
         };
         let around = |token: usize| [0, 1].into_iter().chain(token - 2..token + 3).chain(96..100);

@@ -23,7 +23,7 @@ pub mod attention;
 pub mod budget;
 pub mod cache;
 mod calibration;
-mod evict;
+pub mod eviction;
 mod fill;
 mod head;
 mod observe;
@@ -33,6 +33,7 @@ pub mod plan;
 pub mod pool;
 mod rows;
 mod sample;
+mod select;
 pub mod settings;
 mod window;
 

@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::budget::Budget;
+use crate::eviction::EvictionPolicy;
 
 /// Storage of rows that are not pruned. Of those that are, the kept channels are int8, or f32 where this is. Sinks,
 /// window and the block that fills up behind it are f16 even where this is less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 4 bytes a value; for exactness tests.
@@ -20,29 +20,8 @@ pub enum Precision {
     Int4,
 }
 
-/// Which tokens stay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum EvictionPolicy {
-    /// Every token stays.
-    None,
-    /// Attention sinks and the most recent tokens stay (StreamingLLM); holds while generating, too.
-    Streaming,
-    /// Tokens that the prompt's last queries attend to stay (SnapKV); applies to the prompt.
-    #[serde(rename = "snapkv")]
-    SnapKv,
-    /// As SnapKV, with more tokens in lower layers and fewer in upper ones (PyramidKV).
-    #[serde(rename = "pyramidkv")]
-    PyramidKv,
-    /// Tokens that queries like those of the whole prompt are expected to attend to stay (Expected Attention);
-    /// applies to the prompt, and does not depend on what it asks last.
-    ExpectedAttention,
-}
-
 /// How the query energy of a channel is combined over the query heads of one KV head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum QueryStatistic {
     /// Root of the sum of squares over group and window: heads cannot cancel.
@@ -54,7 +33,6 @@ pub enum QueryStatistic {
 
 /// Wire form of `kv_cache.eviction`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, expecting = "an object like {\"policy\": \"snapkv\", \"max_tokens\": 1024}")]
 pub struct EvictionOptions {
     /// Which tokens stay.
@@ -72,7 +50,6 @@ pub struct EvictionOptions {
 
 /// Wire form of `kv_cache.pruning`: the share of channels pruned from every token's row, in [0, 1).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, expecting = "an object like {\"key_ratio\": 0.5, \"value_ratio\": 0.5}")]
 pub struct PruningOptions {
     /// Share of key channels pruned.
@@ -91,7 +68,6 @@ pub struct PruningOptions {
 
 /// Wire form of the `kv_cache` object. Fields that are set override those of the named preset.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, expecting = "an object like {\"preset\": \"balanced\"}")]
 pub struct KvOptions {
     /// A preset to start from; `exact` if nothing is set.

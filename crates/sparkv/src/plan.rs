@@ -3,10 +3,10 @@
 use sparkv_kernels::{BLOCK, Fill, Format, GROUP, KeptFormat, Layout, LayoutError, Packing, Side};
 
 use crate::attention::AttentionConfig;
-use crate::evict::{Score, Survivors, pyramid};
+use crate::eviction::{EvictionPolicy, Prompt, Score, Survivors};
 use crate::observe::Observed;
 use crate::rows::{Growth, Limit, chunk_bytes};
-use crate::settings::{Eviction, Keep, KvSettings, Precision, QueryStatistic, SettingsError};
+use crate::settings::{KvSettings, Precision, QueryStatistic, SettingsError};
 
 /// The shape of a model's KV cache.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -74,9 +74,14 @@ impl CachePlan {
         settings: &KvSettings,
         prompt_tokens: usize,
     ) -> Result<Self, SettingsError> {
-        let survivors = survivors(shape.layers, settings, prompt_tokens);
+        let survivors = settings.eviction.survivors(&Prompt {
+            layers: shape.layers,
+            tokens: prompt_tokens,
+            least: settings.min_tokens(),
+            always: settings.sinks + settings.window,
+        });
         let slides = shape.attention.sliding_window.is_some();
-        if slides && survivors != Survivors::All {
+        if slides && survivors.policy != EvictionPolicy::NONE {
             let reason = "this model attends to a sliding window by itself; eviction on top is not supported";
             return Err(SettingsError::new("eviction.policy", reason));
         }
@@ -99,22 +104,15 @@ impl CachePlan {
         })
     }
 
-    /// What tokens are chosen by, where not all stay.
-    fn score(&self) -> Option<Score> {
-        match self.survivors {
-            Survivors::Scored(score, _) => Some(score),
-            Survivors::All | Survivors::Recent(_) => None,
-        }
-    }
-
     /// Whether the prompt's last queries are needed.
     pub(crate) fn observes_window(&self) -> bool {
-        self.seal.is_some_and(|seal| seal.scales_keys()) || self.score() == Some(Score::WindowAttention)
+        self.seal.is_some_and(|seal| seal.scales_keys())
+            || self.survivors.policy.score() == Some(Score::WindowAttention)
     }
 
     /// Whether queries from all of the prompt are needed.
     pub(crate) fn samples_queries(&self) -> bool {
-        self.score() == Some(Score::ExpectedAttention)
+        self.survivors.policy.score() == Some(Score::ExpectedAttention)
     }
 
     /// Tokens of a prompt that need not be computed where its first `tokens` are held already: whole groups, and
@@ -146,12 +144,10 @@ impl CachePlan {
 
     /// How dense rows are held once the prompt is compressed.
     pub(crate) fn dense_growth(&self) -> (Growth, Limit) {
-        match (self.seal, &self.survivors) {
+        match (self.seal, self.survivors.bound()) {
             (Some(_), _) => (Growth::Group, Limit::NONE),
-            (None, Survivors::Recent(rows)) => {
-                (Growth::Share, Limit { rows: *rows, pinned: self.sinks.min(rows - 1) })
-            }
-            (None, _) => (Growth::Share, Limit::NONE),
+            (None, Some(rows)) => (Growth::Share, Limit { rows, pinned: self.sinks.min(rows - 1) }),
+            (None, None) => (Growth::Share, Limit::NONE),
         }
     }
 
@@ -198,24 +194,6 @@ impl CachePlan {
     }
 }
 
-/// Which tokens of a prompt of `prompt_tokens` stay in each of `layers` layers.
-fn survivors(layers: usize, settings: &KvSettings, prompt_tokens: usize) -> Survivors {
-    let least = settings.min_tokens();
-    let count = |keep: Keep| keep.tokens(prompt_tokens, least);
-    let alike = |keep| vec![count(keep); layers].into_boxed_slice();
-    match settings.eviction {
-        Eviction::None => Survivors::All,
-        Eviction::Streaming(keep) => Survivors::Recent(count(keep)),
-        Eviction::SnapKv(keep) => Survivors::Scored(Score::WindowAttention, alike(keep)),
-        Eviction::ExpectedAttention(keep) => Survivors::Scored(Score::ExpectedAttention, alike(keep)),
-        Eviction::PyramidKv(keep) => {
-            let always = settings.sinks + settings.window;
-            let counts = pyramid(layers, count(keep), always, (least, prompt_tokens));
-            Survivors::Scored(Score::WindowAttention, counts)
-        }
-    }
-}
-
 /// Rows of the chunks of a store that was made for `first` rows and then got `more`, at most `limit` in all;
 /// see `RowStore::reserve`.
 fn chunks((first, more): (usize, usize), unit: usize, growth: Growth, limit: usize) -> Vec<usize> {
@@ -255,12 +233,12 @@ fn seal_plan(
     let value_format = format(settings.value_ratio, Fill::MeanMagnitude);
     let sinks = if shape.attention.sliding_window.is_some() { 0 } else { settings.sinks };
     // Where the number of tokens is bounded, what is not whole blocks is left to the tail.
-    let (limit, tail_limit) = match survivors {
-        Survivors::Recent(count) => {
+    let (limit, tail_limit) = match survivors.bound() {
+        Some(count) => {
             let sealed = count.saturating_sub(settings.min_tokens()) / BLOCK * BLOCK;
             (sealed, count.saturating_sub(sinks + sealed))
         }
-        Survivors::All | Survivors::Scored(..) => (usize::MAX / BLOCK * BLOCK, settings.window + BLOCK),
+        None => (usize::MAX / BLOCK * BLOCK, settings.window + BLOCK),
     };
     Ok(SealPlan {
         keys: layout(shape, "pruning.key_ratio", Side::Keys, key_format)?,

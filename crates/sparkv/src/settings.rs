@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use sparkv_kernels::BLOCK;
 
 use crate::budget::Budget;
+use crate::eviction::NAMES;
+pub use crate::eviction::{Eviction, EvictionPolicy, Keep};
 use crate::options::merge;
-pub use crate::options::{
-    EvictionOptions, EvictionPolicy, KvOptions, Precision, PruningOptions, QueryStatistic,
-};
+pub use crate::options::{EvictionOptions, KvOptions, Precision, PruningOptions, QueryStatistic};
 
 /// Length of the observation window and of the dense recent tail, if nothing else is asked.
 pub const DEFAULT_WINDOW: usize = 32;
@@ -46,53 +46,6 @@ pub struct SettingsError {
 impl SettingsError {
     pub(crate) fn new(param: &str, message: impl Into<String>) -> Self {
         Self { param: param.to_owned(), message: message.into() }
-    }
-}
-
-/// How many tokens an eviction policy keeps.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Keep {
-    /// At most this many.
-    Tokens(usize),
-    /// This share of the prompt, in (0, 1].
-    Ratio(f64),
-}
-
-impl Keep {
-    /// Tokens kept of a prompt of `prompt_tokens`; never fewer than `floor`.
-    pub fn tokens(self, prompt_tokens: usize, floor: usize) -> usize {
-        match self {
-            Keep::Tokens(tokens) => tokens,
-            Keep::Ratio(ratio) => ((ratio * prompt_tokens as f64).ceil() as usize).max(floor),
-        }
-    }
-}
-
-/// Which tokens stay; the checked form of [`EvictionOptions`].
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Eviction {
-    /// Every token stays.
-    None,
-    /// Sinks and the most recent tokens.
-    Streaming(Keep),
-    /// The prompt's tokens with the largest attention from the observation window.
-    SnapKv(Keep),
-    /// The same; this many on average over the layers, fewer from each layer to the next.
-    PyramidKv(Keep),
-    /// The prompt's tokens with the largest attention expected from queries like all of the prompt's.
-    ExpectedAttention(Keep),
-}
-
-impl Eviction {
-    /// How many tokens stay; all if `None`.
-    pub fn keep(self) -> Option<Keep> {
-        match self {
-            Eviction::None => None,
-            Eviction::Streaming(keep)
-            | Eviction::SnapKv(keep)
-            | Eviction::PyramidKv(keep)
-            | Eviction::ExpectedAttention(keep) => Some(keep),
-        }
     }
 }
 
@@ -343,17 +296,14 @@ fn check_eviction(options: Option<&EvictionOptions>) -> Result<Eviction, Setting
         }
         (None, None) => None,
     };
-    match (options.policy.unwrap_or(EvictionPolicy::None), bound) {
-        (EvictionPolicy::None, None) => Ok(Eviction::None),
-        (EvictionPolicy::None, Some(_)) => {
-            let policies = "streaming, snapkv, pyramidkv or expected_attention";
+    match (options.policy.filter(|policy| *policy != EvictionPolicy::NONE), bound) {
+        (None, None) => Ok(Eviction::None),
+        (None, Some(_)) => {
+            let policies = NAMES[1..].join(", ");
             Err(SettingsError::new("eviction.policy", format!("a bound needs a policy: {policies}")))
         }
-        (_, None) => Err(SettingsError::new("eviction", "this policy needs max_tokens or keep_ratio")),
-        (EvictionPolicy::Streaming, Some(keep)) => Ok(Eviction::Streaming(keep)),
-        (EvictionPolicy::SnapKv, Some(keep)) => Ok(Eviction::SnapKv(keep)),
-        (EvictionPolicy::PyramidKv, Some(keep)) => Ok(Eviction::PyramidKv(keep)),
-        (EvictionPolicy::ExpectedAttention, Some(keep)) => Ok(Eviction::ExpectedAttention(keep)),
+        (Some(_), None) => Err(SettingsError::new("eviction", "this policy needs max_tokens or keep_ratio")),
+        (Some(policy), Some(keep)) => Ok(Eviction::By(policy, keep)),
     }
 }
 
@@ -394,21 +344,21 @@ mod tests {
         assert_eq!((settings.precision(), settings.preset()), (Precision::Int8, CUSTOM));
 
         let settings = fixed(r#"{"preset": "aggressive", "eviction": {"max_tokens": 500}}"#);
-        assert_eq!(settings.eviction(), Eviction::SnapKv(Keep::Tokens(500)));
+        assert_eq!(
+            settings.eviction(),
+            Eviction::By(EvictionPolicy::named("snapkv").unwrap(), Keep::Tokens(500))
+        );
         let settings = fixed(r#"{"preset": "aggressive", "eviction": {"policy": "none"}}"#);
         assert_eq!(settings.eviction(), Eviction::None);
     }
 
     #[test]
     fn policies_have_the_names_they_are_known_by() {
-        for (name, eviction) in [
-            ("streaming", Eviction::Streaming as fn(Keep) -> Eviction),
-            ("snapkv", Eviction::SnapKv),
-            ("pyramidkv", Eviction::PyramidKv),
-            ("expected_attention", Eviction::ExpectedAttention),
-        ] {
+        assert_eq!(NAMES, ["none", "streaming", "snapkv", "pyramidkv", "expected_attention"]);
+        for name in &NAMES[1..] {
+            let policy = EvictionPolicy::named(name).unwrap();
             let settings = fixed(&format!(r#"{{"eviction": {{"policy": "{name}", "keep_ratio": 0.5}}}}"#));
-            assert_eq!(settings.eviction(), eviction(Keep::Ratio(0.5)));
+            assert_eq!(settings.eviction(), Eviction::By(policy, Keep::Ratio(0.5)));
         }
     }
 

@@ -12,9 +12,6 @@ const ENERGY_FLOOR: f32 = 1e-4;
 /// Keys that are scored together.
 const SCORED_KEYS: usize = 2 * KEY_BLOCK;
 
-/// SnapKV's average pooling over neighbouring tokens.
-const POOL: usize = 5;
-
 /// The last queries of a prompt, after RoPE and times the attention scale, of all query heads of a layer.
 #[derive(Debug)]
 pub(crate) struct ObservationWindow {
@@ -167,16 +164,6 @@ pub(crate) fn key_scaling(mut energy: Vec<f32>) -> Box<[f32]> {
     energy.into_boxed_slice()
 }
 
-/// SnapKV's pooling: the mean over `POOL` neighbours, those beyond the ends counting as 0.
-pub(crate) fn pool(mass: &[f32]) -> Vec<f32> {
-    let reach = POOL / 2;
-    (0..mass.len())
-        .map(|i| {
-            mass[i.saturating_sub(reach)..mass.len().min(i + reach + 1)].iter().sum::<f32>() / POOL as f32
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,10 +231,5 @@ mod tests {
         for (mass, expected) in mass.iter().zip(expected) {
             assert!((f64::from(*mass) - expected).abs() < 1e-5, "{mass} for {expected}");
         }
-    }
-
-    #[test]
-    fn pooling_counts_what_lies_beyond_as_zero() {
-        assert_eq!(pool(&[5.0, 0.0, 0.0, 0.0, 10.0]), [1.0, 1.0, 3.0, 2.0, 2.0]);
     }
 }

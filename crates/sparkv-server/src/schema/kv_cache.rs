@@ -112,7 +112,7 @@ described!(
 described!(
     EvictionPolicy = one_of_names(
         "Which tokens stay.",
-        &["none", "streaming", "snapkv", "pyramidkv", "expected_attention"],
+        sparkv::eviction::NAMES,
     ),
     refers to []
 );
