@@ -1,6 +1,6 @@
-//! Cache row formats and the attention over them: slices in, slices out, no tensors.
+//! Cache row formats, the attention over them, and what is done to rows of activations: slices in, slices out, no tensors.
 //!
-//! A **row** is one token's key or value vector of one KV head, `head_dim` channels. The crate is laid out by what is
+//! A **row** of a cache is one token's key or value vector of one KV head, `head_dim` channels. The crate is laid out by what is
 //! done with rows:
 //!
 //! - [`format`](mod@format): bytes, and the reference that defines them. [`Layout`] says how rows are stored: [`dense`], one by one,

@@ -8,6 +8,7 @@ use sparkv::{KvPool, KvSettings, KvUsage, SequenceCache, SharedPrefix, Span, att
 
 use crate::config::DecoderConfig;
 use crate::error::LoadError;
+use crate::family::Name;
 use crate::language_model::{DecodeStep, LanguageModel, ModelError, ModelInfo, PrefillStep, StepOutput};
 use crate::linear::Linear;
 use crate::ops::rope::{Rope, Rotation};
@@ -93,7 +94,7 @@ impl Decoder {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let (embeddings, head) = load_ends(config, &weights)?;
-        let norm = weights.vector("model.norm.weight", config.hidden_size)?;
+        let norm = weights.vector(&format!("{}.weight", config.tensors.norm.hf), config.hidden_size)?;
         progress.end();
         Ok(Self {
             info: ModelInfo {
@@ -288,51 +289,82 @@ impl Layer {
         let inner = config.intermediate_size;
         let query = config.query_heads * config.head_dim;
         let kv = config.kv_heads * config.head_dim;
-        let norm = |name: &str| -> Result<Tensor, LoadError> {
-            weights.vector(&format!("model.layers.{index}.{name}.weight"), hidden)
+        let names = config.tensors;
+        let norm =
+            |module: &Name| weights.vector(&format!("{}.weight", names.in_layer(index, module)), hidden);
+        let attention = |module: &Name, shape| {
+            Linear::load(weights, &names.in_layer(index, module), shape, config.attention_bias)
         };
-        let attention = |name: &str, shape| {
-            let name = format!("model.layers.{index}.self_attn.{name}");
-            Linear::load(weights, &name, shape, config.attention_bias)
-        };
-        let mlp = |name: &str, shape| {
-            let name = format!("model.layers.{index}.mlp.{name}");
-            Linear::load(weights, &name, shape, config.mlp_bias)
+        let mlp = |module: &Name, shape| {
+            Linear::load(weights, &names.in_layer(index, module), shape, config.mlp_bias)
         };
         Ok(Self {
-            attention_norm: norm("input_layernorm")?,
-            q: attention("q_proj", [query, hidden])?,
-            k: attention("k_proj", [kv, hidden])?,
-            v: attention("v_proj", [kv, hidden])?,
-            o: attention("o_proj", [hidden, query])?,
-            mlp_norm: norm("post_attention_layernorm")?,
-            gate: mlp("gate_proj", [inner, hidden])?,
-            up: mlp("up_proj", [inner, hidden])?,
-            down: mlp("down_proj", [hidden, inner])?,
+            attention_norm: norm(&names.attention_norm)?,
+            q: attention(&names.q, [query, hidden])?,
+            k: attention(&names.k, [kv, hidden])?,
+            v: attention(&names.v, [kv, hidden])?,
+            o: attention(&names.o, [hidden, query])?,
+            mlp_norm: norm(&names.mlp_norm)?,
+            gate: mlp(&names.gate, [inner, hidden])?,
+            up: mlp(&names.up, [inner, hidden])?,
+            down: mlp(&names.down, [hidden, inner])?,
         })
     }
 }
 
 /// The embedding table and the output head. Where they are tied, a file may hold either of them.
 fn load_ends(config: &DecoderConfig, weights: &Weights<'_>) -> Result<(Embeddings, Linear), LoadError> {
-    const TABLE: &str = "model.embed_tokens.weight";
-    const HEAD: &str = "lm_head.weight";
+    let names = config.tensors;
+    let [table_name, head_name] = [&names.embeddings, &names.head].map(|name| format!("{}.weight", name.hf));
     let Weights { source, format, .. } = *weights;
     let shape = [config.vocab_size, config.hidden_size];
-    let table_name =
-        if config.tied_embeddings && !source.contains(TABLE) && source.contains(HEAD) { HEAD } else { TABLE };
-    let table = weights.stored(table_name, &shape)?;
+    let only_head = config.tied_embeddings && !source.contains(&table_name) && source.contains(&head_name);
+    let table = weights.stored(if only_head { &head_name } else { &table_name }, &shape)?;
     let table = match format {
         // One matrix in memory, too.
         _ if config.tied_embeddings => table.convert(format)?,
         MatrixFormat::Dense(DType::F16 | DType::BF16) => table.convert(format)?,
         _ => table,
     };
-    let head = if config.tied_embeddings { table.clone() } else { weights.stored(HEAD, &shape)? };
+    let head = if config.tied_embeddings { table.clone() } else { weights.stored(&head_name, &shape)? };
     let head = Linear::new(head.convert(format)?)?;
     let embeddings = match table {
         Stored::Dense(table) => Embeddings::Dense(table),
         Stored::Quantized(table) => Embeddings::Quantized(table),
     };
     Ok((embeddings, head))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::dummy::Random;
+
+    #[test]
+    fn a_layer_computes_the_same_by_the_plain_row_operations() {
+        let config = r#"{"model_type": "llama", "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96,
+            "num_hidden_layers": 1, "num_attention_heads": 4, "max_position_embeddings": 512}"#;
+        let config = DecoderConfig::from_json(config).unwrap();
+        let load = || {
+            let format = WeightFormat::F32;
+            let source = Random::new(1, format.for_matrices());
+            Decoder::load(&config, &source, format, &Device::Cpu, &()).unwrap()
+        };
+        let (fast, mut plain) = (load(), load());
+        plain.ops = ops::plain();
+        // More rows than go through the wide part at a time.
+        let tokens: Vec<u32> = (0..MLP_ROWS as u32 + 44).map(|index| index % 128).collect();
+        let logits = |decoder: &Decoder| {
+            let hidden = decoder.embed(&tokens).unwrap();
+            let attended = hidden.copy().unwrap();
+            let rotation = decoder.rotation(0..tokens.len()).unwrap();
+            decoder.ops.rotate(&attended, &rotation).unwrap();
+            decoder.finish_layer(&decoder.layers[0], &hidden, &attended).unwrap();
+            decoder.logits(&hidden).unwrap()
+        };
+        let (fast, plain) = (logits(&fast), logits(&plain));
+        let largest = |t: &Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        let off = largest(&(&fast - &plain).unwrap()) / largest(&fast);
+        assert!(off < 1e-5, "{off}");
+    }
 }

@@ -1,11 +1,21 @@
-//! One decoder for the Llama family, and the loaders that fill it.
+//! One decoder for the Llama family, and the sources that fill it.
 //!
 //! A model runs in two halves that know nothing of each other. [`Decoder`] is the network: it takes token
 //! ids and a [`sparkv::SequenceCache`] and gives logits, for any shape that a [`DecoderConfig`] describes
 //! and any [`WeightFormat`]. Everything that knows of attention and of the cache is behind
-//! [`sparkv::attend`]. The loaders know files: a [`TensorSource`] hands tensors over under one set of names
+//! [`sparkv::attend`]. The sources know files: a [`TensorSource`] hands tensors over under one set of names
 //! and in one order of rows, whether they come from safetensors ([`SafetensorsFiles`]), from GGUF
 //! ([`GgufFile`]), or are made up ([`load_dummy`]).
+//!
+//! - `family/`: what Llama and Mistral have of their own, as values; a family more is a file there.
+//! - [`config`]: the shape of a model, read from `config.json` and checked.
+//! - `source/`: where tensors and texts come from.
+//! - `linear`: products with weight matrices. `ops/`: what else is done to rows, for each device.
+//! - [`profile`]: where the time of a step goes.
+//! - [`fake`]: a model without weights, for tests of the engine and the server.
+//!
+//! The device is chosen in [`LoadOptions`] and goes from there to sources, weights and operations. Only the CPU is
+//! let in so far ([`DeviceChoice::open`]); `ops/plain.rs` is what another device starts from.
 //!
 //! [`load()`] is the way in for everybody else. The engine knows a model by [`LanguageModel`] only.
 //!
@@ -18,8 +28,10 @@
 //! ```
 pub mod config;
 mod decoder;
+mod device;
 mod error;
 pub mod fake;
+mod family;
 pub mod language_model;
 mod linear;
 mod load;
@@ -32,16 +44,17 @@ mod weights;
 
 pub use config::{ConfigError, DecoderConfig};
 pub use decoder::Decoder;
+pub use device::DeviceChoice;
 pub use error::LoadError;
 pub use language_model::{
     DecodeStep, LanguageModel, ModelError, ModelInfo, PREFILL_CHUNK, PrefillStep, StepOutput,
 };
 pub use load::{LoadOptions, LoadedModel, load, load_dummy};
 pub use progress::Progress;
+pub use source::ModelSource;
 pub use source::gguf::{GgufFile, GgufWeights};
 pub use source::hub::{self, HubOptions};
 pub use source::safetensors::SafetensorsFiles;
 pub use source::text::TextFiles;
-pub use source::{DeviceChoice, ModelSource};
 pub use step::Prefill;
 pub use weights::{Stored, TensorSource, WeightFormat};

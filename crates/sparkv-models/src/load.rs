@@ -5,6 +5,7 @@ use candle_core::Device;
 
 use crate::config::DecoderConfig;
 use crate::decoder::Decoder;
+use crate::device::DeviceChoice;
 use crate::error::LoadError;
 use crate::progress::Progress;
 use crate::source::dummy::Random;
@@ -13,7 +14,7 @@ use crate::source::gguf::{GgufFile, GgufWeights};
 use crate::source::hub::{self, HubOptions};
 use crate::source::safetensors::SafetensorsFiles;
 use crate::source::text::TextFiles;
-use crate::source::{DeviceChoice, ModelSource, demo};
+use crate::source::{ModelSource, demo};
 use crate::weights::{TensorSource, WeightFormat};
 
 /// How a model is to be loaded.

@@ -33,3 +33,9 @@ pub(crate) fn on(device: &Device) -> &'static dyn RowOps {
         Device::Cuda(_) | Device::Metal(_) => &plain::Plain,
     }
 }
+
+/// The row operations that any device has.
+#[cfg(test)]
+pub(crate) fn plain() -> &'static dyn RowOps {
+    &plain::Plain
+}

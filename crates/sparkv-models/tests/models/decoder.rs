@@ -8,8 +8,8 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 use sparkv_models::{
-    DecodeStep, Decoder, DecoderConfig, GgufFile, GgufWeights, LanguageModel, ModelError, PREFILL_CHUNK,
-    WeightFormat, load_dummy,
+    DecodeStep, Decoder, DecoderConfig, GgufFile, GgufWeights, LanguageModel, LoadError, ModelError,
+    PREFILL_CHUNK, WeightFormat, load_dummy,
 };
 
 /// A forward pass written for reading: f64, position by position, no cache.
@@ -163,6 +163,20 @@ fn gguf_divisors_of_frequencies_equal_the_reference() {
     let tokens = Numbers(6).tokens(20, 160);
     let off = distance(&prefill(&decoder, &tokens).1, &reference.logits(&tokens));
     assert!(off < 1e-4, "{off}");
+}
+
+#[test]
+fn gguf_divisors_that_are_not_f32_are_refused() {
+    let checked = DecoderConfig::from_json(&llama(json!({})).to_string()).unwrap();
+    let divisors = Tensor::ones(checked.head_dim / 2, DType::F32, &Device::Cpu).unwrap();
+    let stored = QTensor::quantize(&divisors, GgmlDType::F16).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let mut tensors = gguf::tensors(&checked, &random_weights(&llama(json!({})), 12), GgmlDType::F32);
+    tensors.push(("rope_freqs.weight".to_owned(), stored));
+    gguf::write(&path, &gguf::shape(&checked), &tensors);
+    let error = GgufFile::open(&path).unwrap().config().unwrap_err();
+    assert!(matches!(&error, LoadError::TensorType { dtype, .. } if dtype == "F16"), "{error}");
 }
 
 #[test]

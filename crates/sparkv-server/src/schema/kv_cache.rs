@@ -112,7 +112,7 @@ described!(
 described!(
     EvictionPolicy = one_of_names(
         "Which tokens stay.",
-        &["none", "streaming", "snapkv", "pyramidkv", "expected_attention"],
+        sparkv::EvictionPolicy::names(),
     ),
     refers to []
 );

@@ -2,6 +2,7 @@
 use super::GgufFile;
 use crate::config::{ConfigError, DecoderConfig, RopeConfig, RopeScaling};
 use crate::error::LoadError;
+use crate::family::{Family, GgufFamily, Name};
 
 /// Divisors of the rotary frequencies, one for each pair of channels (Llama 3.1's scaling, worked out).
 const ROPE_DIVISORS: &str = "rope_freqs.weight";
@@ -13,51 +14,56 @@ impl GgufFile {
     /// If a key is missing or of the wrong type, or names something this decoder does not have.
     pub fn config(&self) -> Result<DecoderConfig, LoadError> {
         let unsupported = |what, name: &str| self.config_error(ConfigError::unsupported(what, name));
-        match self.text("general.architecture")? {
-            Some("llama") => {}
-            Some(name) => return Err(unsupported("architecture", name)),
-            None => return Err(self.corrupt("`general.architecture` is missing")),
-        }
-        if self.count("llama.expert_count")?.unwrap_or(0) > 0 {
+        let name = self
+            .text("general.architecture")?
+            .ok_or_else(|| self.corrupt("`general.architecture` is missing"))?;
+        let (family, gguf) = Family::of_gguf(name).map_err(|error| self.config_error(error))?;
+        let key = |name: &str| format!("{}.{name}", gguf.architecture);
+        let has = |name: &str| self.tensor_shape(name).is_some();
+        if self.count(&key("expert_count"))?.unwrap_or(0) > 0 {
             return Err(unsupported("architecture", "mixture of experts"));
         }
-        let query_heads = self.required("llama.attention.head_count")?;
-        let hidden_size = self.required("llama.embedding_length")?;
-        let head_dim = match self.count("llama.attention.key_length")? {
+        let query_heads = self.required(&key("attention.head_count"))?;
+        let hidden_size = self.required(&key("embedding_length"))?;
+        let head_dim = match self.count(&key("attention.key_length"))? {
             Some(head_dim) => head_dim,
             None => hidden_size.checked_div(query_heads).unwrap_or(0),
         };
-        for key in ["llama.attention.value_length", "llama.rope.dimension_count"] {
-            if let Some(other) = self.count(key)?.filter(|&value| value != head_dim) {
+        for key in [key("attention.value_length"), key("rope.dimension_count")] {
+            if let Some(other) = self.count(&key)?.filter(|&value| value != head_dim) {
                 return Err(unsupported(
                     "head shape",
                     &format!("{key} = {other}, with keys of length {head_dim}"),
                 ));
             }
         }
-        let vocab_size = match self.tensor_shape("token_embd.weight") {
+        let names = family.tensors;
+        let table = format!("{}.weight", names.embeddings.gguf);
+        let vocab_size = match self.tensor_shape(&table) {
             Some([vocab_size, _]) => *vocab_size,
-            _ => return Err(LoadError::MissingTensor { name: "token_embd.weight".to_owned() }),
+            _ => return Err(LoadError::MissingTensor { name: table }),
         };
-        let context_length = self.required("llama.context_length")?;
+        let first_bias = |module: &Name| has(&format!("{}.0.{}.bias", names.layers.gguf, module.gguf));
+        let context_length = self.required(&key("context_length"))?;
         DecoderConfig {
+            tensors: names,
             vocab_size,
             hidden_size,
-            intermediate_size: self.required("llama.feed_forward_length")?,
-            layers: self.required("llama.block_count")?,
+            intermediate_size: self.required(&key("feed_forward_length"))?,
+            layers: self.required(&key("block_count"))?,
             query_heads,
-            kv_heads: self.count("llama.attention.head_count_kv")?.unwrap_or(query_heads),
+            kv_heads: self.count(&key("attention.head_count_kv"))?.unwrap_or(query_heads),
             head_dim,
             context_length,
-            rms_norm_eps: self.float("llama.attention.layer_norm_rms_epsilon")?.unwrap_or(1e-5),
+            rms_norm_eps: self.float(&key("attention.layer_norm_rms_epsilon"))?.unwrap_or(gguf.rms_norm_eps),
             rope: RopeConfig {
-                theta: self.float("llama.rope.freq_base")?.unwrap_or(10_000.0),
-                scaling: self.rope_scaling()?,
+                theta: self.float(&key("rope.freq_base"))?.unwrap_or(10_000.0),
+                scaling: self.rope_scaling(gguf)?,
             },
-            sliding_window: self.count("llama.attention.sliding_window")?.filter(|&window| window > 0),
-            attention_bias: self.tensor_shape("blk.0.attn_q.bias").is_some(),
-            mlp_bias: self.tensor_shape("blk.0.ffn_gate.bias").is_some(),
-            tied_embeddings: self.tensor_shape("output.weight").is_none(),
+            sliding_window: self.count(&key("attention.sliding_window"))?.filter(|&window| window > 0),
+            attention_bias: first_bias(&names.q),
+            mlp_bias: first_bias(&names.gate),
+            tied_embeddings: !has(&format!("{}.weight", names.head.gguf)),
             eos_token_ids: self.eos_token_ids()?,
         }
         .check()
@@ -76,12 +82,13 @@ impl GgufFile {
         self.content.tensor_infos.get(name).map(|info| info.shape.dims())
     }
 
-    fn rope_scaling(&self) -> Result<RopeScaling, LoadError> {
+    fn rope_scaling(&self, gguf: &GgufFamily) -> Result<RopeScaling, LoadError> {
         if let Some(shape) = self.tensor_shape(ROPE_DIVISORS) {
             return Ok(RopeScaling::Divisors(self.values(ROPE_DIVISORS, shape)?));
         }
-        let factor = self.float("llama.rope.scaling.factor")?.or(self.float("llama.rope.scale_linear")?);
-        match (self.text("llama.rope.scaling.type")?, factor) {
+        let key = |name: &str| format!("{}.rope.{name}", gguf.architecture);
+        let factor = self.float(&key("scaling.factor"))?.or(self.float(&key("scale_linear"))?);
+        match (self.text(&key("scaling.type"))?, factor) {
             (Some("none"), _) | (None | Some("linear"), None | Some(1.0)) => Ok(RopeScaling::None),
             (None | Some("linear"), Some(factor)) => Ok(RopeScaling::Linear { factor }),
             (Some(name), _) => Err(self.config_error(ConfigError::unsupported("rope scaling", name))),

@@ -1,4 +1,4 @@
-//! GGUF files of the llama architecture: weights, configuration and tokenizer in one file.
+//! GGUF files: weights, configuration and tokenizer in one file.
 mod config;
 mod tokenizer;
 mod weights;

@@ -25,23 +25,36 @@ impl<'a> GgufWeights<'a> {
     pub fn new(file: &'a GgufFile, config: &'a DecoderConfig) -> Self {
         Self { file, config }
     }
+
+    /// How many heads a tensor has whose rows are ordered for a rotation of neighbouring channels; `None` if it is
+    /// none of those.
+    fn interleaved_heads(&self, name: &str) -> Option<usize> {
+        let names = self.config.tensors;
+        if !names.gguf_interleaves_heads {
+            None
+        } else if names.is_of(name, &names.q) {
+            Some(self.config.query_heads)
+        } else if names.is_of(name, &names.k) {
+            Some(self.config.kv_heads)
+        } else {
+            None
+        }
+    }
 }
 
 impl TensorSource for GgufWeights<'_> {
     fn contains(&self, name: &str) -> bool {
-        gguf_name(name).is_some_and(|name| self.file.content.tensor_infos.contains_key(&name))
+        self.config.tensors.gguf(name).is_some_and(|name| self.file.content.tensor_infos.contains_key(&name))
     }
 
     fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Stored, LoadError> {
-        let file_name = gguf_name(name).ok_or_else(|| LoadError::MissingTensor { name: name.to_owned() })?;
+        let file_name = self
+            .config
+            .tensors
+            .gguf(name)
+            .ok_or_else(|| LoadError::MissingTensor { name: name.to_owned() })?;
         let (dtype, bytes) = self.file.tensor_bytes(&file_name, shape)?;
-        let heads = if name.contains(".q_proj.") {
-            Some(self.config.query_heads)
-        } else if name.contains(".k_proj.") {
-            Some(self.config.kv_heads)
-        } else {
-            None
-        };
+        let heads = self.interleaved_heads(name);
         let bytes = match heads {
             Some(heads) => Cow::Owned(half_split_rows(bytes, heads, self.config.head_dim)),
             None => Cow::Borrowed(bytes),
@@ -141,31 +154,6 @@ fn half_split_rows(bytes: &[u8], heads: usize, head_dim: usize) -> Vec<u8> {
     rows
 }
 
-/// llama.cpp's name of a tensor.
-fn gguf_name(name: &str) -> Option<String> {
-    match name {
-        "model.embed_tokens.weight" => return Some("token_embd.weight".to_owned()),
-        "model.norm.weight" => return Some("output_norm.weight".to_owned()),
-        "lm_head.weight" => return Some("output.weight".to_owned()),
-        _ => {}
-    }
-    let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
-    let (module, kind) = rest.rsplit_once('.')?;
-    let module = match module {
-        "input_layernorm" => "attn_norm",
-        "self_attn.q_proj" => "attn_q",
-        "self_attn.k_proj" => "attn_k",
-        "self_attn.v_proj" => "attn_v",
-        "self_attn.o_proj" => "attn_output",
-        "post_attention_layernorm" => "ffn_norm",
-        "mlp.gate_proj" => "ffn_gate",
-        "mlp.up_proj" => "ffn_up",
-        "mlp.down_proj" => "ffn_down",
-        _ => return None,
-    };
-    Some(format!("blk.{layer}.{module}.{kind}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,13 +164,5 @@ mod tests {
         let written: Vec<u8> = [0, 2, 1, 3, 4, 6, 5, 7].into_iter().flat_map(|row| [row, row]).collect();
         let expected: Vec<u8> = (0..8).flat_map(|row| [row, row]).collect();
         assert_eq!(half_split_rows(&written, 2, 4), expected);
-    }
-
-    #[test]
-    fn names_are_those_of_llama_cpp() {
-        let name = |name| gguf_name(name).unwrap();
-        assert_eq!(name("model.layers.11.self_attn.o_proj.weight"), "blk.11.attn_output.weight");
-        assert_eq!(name("model.layers.0.mlp.down_proj.bias"), "blk.0.ffn_down.bias");
-        assert_eq!(gguf_name("model.layers.0.self_attn.rotary_emb.inv_freq"), None);
     }
 }

@@ -1,0 +1,244 @@
+//! Hugging Face's `config.json` and `generation_config.json`.
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer};
+
+use super::{ConfigError, DecoderConfig, RopeConfig, RopeScaling};
+use crate::family::{Defaults, Family, SlidingWindow};
+
+impl DecoderConfig {
+    /// Reads Hugging Face's `config.json`.
+    ///
+    /// # Errors
+    /// If it is not JSON, names a model or an option this decoder does not have, or makes no sense.
+    pub fn from_json(json: &str) -> Result<Self, ConfigError> {
+        // First of all: other architectures have other fields, and one that is missing would hide the reason.
+        let names: HfNames = serde_json::from_str(json)?;
+        let family = Family::of_json(names.architectures.as_deref(), names.model_type.as_deref())?;
+        serde_json::from_str::<HfConfig>(json)?.check(family)
+    }
+}
+
+/// Token ids, as one number or a list.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum TokenIds {
+    One(u32),
+    Many(Vec<u32>),
+}
+
+impl From<TokenIds> for Vec<u32> {
+    fn from(ids: TokenIds) -> Self {
+        match ids {
+            TokenIds::One(id) => vec![id],
+            TokenIds::Many(ids) => ids,
+        }
+    }
+}
+
+/// The end tokens in `generation_config.json`, which overrule those of `config.json`; empty if it names none.
+///
+/// # Errors
+/// If it is not JSON.
+pub fn eos_from_generation_config(json: &str) -> Result<Vec<u32>, ConfigError> {
+    #[derive(Deserialize)]
+    struct GenerationConfig {
+        eos_token_id: Option<TokenIds>,
+    }
+    let config: GenerationConfig = serde_json::from_str(json)?;
+    Ok(config.eos_token_id.map(Into::into).unwrap_or_default())
+}
+
+/// The fields of `config.json` that every architecture has.
+#[derive(Debug, Deserialize)]
+struct HfNames {
+    architectures: Option<Vec<String>>,
+    model_type: Option<String>,
+}
+
+/// `config.json` as written, fields this decoder knows. Fields it does not know are those of training or of
+/// generation; options that change the computation are listed here, to be refused where set.
+#[derive(Debug, Deserialize)]
+struct HfConfig {
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    #[serde(default, deserialize_with = "stated")]
+    num_key_value_heads: Option<Option<usize>>,
+    head_dim: Option<usize>,
+    max_position_embeddings: usize,
+    #[serde(default, deserialize_with = "not_null")]
+    rms_norm_eps: Option<f32>,
+    hidden_act: Option<String>,
+    rope_theta: Option<f32>,
+    rope_scaling: Option<HfRope>,
+    rope_parameters: Option<HfRope>,
+    partial_rotary_factor: Option<f32>,
+    #[serde(default, deserialize_with = "stated")]
+    sliding_window: Option<Option<usize>>,
+    layer_types: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "not_null")]
+    attention_bias: Option<bool>,
+    #[serde(default, deserialize_with = "not_null")]
+    mlp_bias: Option<bool>,
+    #[serde(default, deserialize_with = "not_null")]
+    tie_word_embeddings: Option<bool>,
+    eos_token_id: Option<TokenIds>,
+    quantization_config: Option<serde_json::Value>,
+}
+
+/// A field that may be missing, but not null.
+fn not_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// Tells a field that is null, `Some(None)`, from one that is missing, which takes the default, `None`.
+fn stated<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<usize>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+/// `rope_scaling` (before transformers 5) or `rope_parameters` (since).
+#[derive(Debug, Deserialize)]
+struct HfRope {
+    rope_type: Option<String>,
+    /// The older name of `rope_type`; many files have both.
+    #[serde(rename = "type")]
+    old_rope_type: Option<String>,
+    rope_theta: Option<f32>,
+    factor: Option<f32>,
+    low_freq_factor: Option<f32>,
+    high_freq_factor: Option<f32>,
+    original_max_position_embeddings: Option<usize>,
+    partial_rotary_factor: Option<f32>,
+    /// Looked at only to find parameters that differ from layer to layer.
+    #[serde(flatten)]
+    others: BTreeMap<String, serde_json::Value>,
+}
+
+impl HfConfig {
+    fn check(self, family: &'static Family) -> Result<DecoderConfig, ConfigError> {
+        self.refuse_unsupported()?;
+        let defaults = &family.defaults;
+        let sliding_window = self.sliding_window(defaults);
+        self.check_layer_types(sliding_window)?;
+        let rope = self.rope(defaults)?;
+        let head_dim = match self.head_dim {
+            Some(head_dim) => head_dim,
+            None => self.implied_head_dim()?,
+        };
+        DecoderConfig {
+            tensors: family.tensors,
+            vocab_size: self.vocab_size,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            layers: self.num_hidden_layers,
+            query_heads: self.num_attention_heads,
+            kv_heads: self.kv_heads(defaults),
+            head_dim,
+            context_length: self.max_position_embeddings,
+            rms_norm_eps: self.rms_norm_eps.unwrap_or(defaults.rms_norm_eps),
+            rope,
+            sliding_window,
+            attention_bias: self.attention_bias.unwrap_or(defaults.attention_bias),
+            mlp_bias: self.mlp_bias.unwrap_or(defaults.mlp_bias),
+            tied_embeddings: self.tie_word_embeddings.unwrap_or(defaults.tied_embeddings),
+            eos_token_ids: self.eos_token_id.map(Into::into).unwrap_or_default(),
+        }
+        .check()
+    }
+
+    /// Positions a query sees.
+    fn sliding_window(&self, defaults: &Defaults) -> Option<usize> {
+        match defaults.sliding_window {
+            SlidingWindow::Ignored => None,
+            SlidingWindow::Stated { default } => self.sliding_window.unwrap_or(Some(default)),
+        }
+    }
+
+    /// Key/value heads. Null is one for each query head, in all families.
+    fn kv_heads(&self, defaults: &Defaults) -> usize {
+        self.num_key_value_heads.unwrap_or(defaults.kv_heads).unwrap_or(self.num_attention_heads)
+    }
+
+    fn refuse_unsupported(&self) -> Result<(), ConfigError> {
+        if let Some(activation) = self.hidden_act.as_deref().filter(|name| *name != "silu") {
+            return Err(ConfigError::unsupported("hidden_act", activation));
+        }
+        if let Some(config) = &self.quantization_config {
+            let method = config.get("quant_method").and_then(|m| m.as_str()).unwrap_or("unknown");
+            return Err(ConfigError::unsupported("quantization_config", method));
+        }
+        let in_rope = |rope: &Option<HfRope>| rope.as_ref().and_then(|r| r.partial_rotary_factor);
+        let partial =
+            [self.partial_rotary_factor, in_rope(&self.rope_parameters), in_rope(&self.rope_scaling)];
+        if let Some(factor) = partial.into_iter().flatten().find(|factor| *factor != 1.0) {
+            return Err(ConfigError::unsupported("partial_rotary_factor", factor.to_string()));
+        }
+        Ok(())
+    }
+
+    /// All layers must be of the kind that `sliding_window` says.
+    fn check_layer_types(&self, sliding_window: Option<usize>) -> Result<(), ConfigError> {
+        let expected = if sliding_window.is_some() { "sliding_attention" } else { "full_attention" };
+        match self.layer_types.iter().flatten().find(|kind| *kind != expected) {
+            None => Ok(()),
+            Some(kind) => Err(ConfigError::unsupported("mixture of layer_types with", kind)),
+        }
+    }
+
+    fn implied_head_dim(&self) -> Result<usize, ConfigError> {
+        match self.hidden_size.checked_div(self.num_attention_heads) {
+            Some(head_dim) if head_dim.checked_mul(self.num_attention_heads) == Some(self.hidden_size) => {
+                Ok(head_dim)
+            }
+            _ => Err(ConfigError::invalid(
+                "num_attention_heads",
+                format!("{} heads do not divide hidden_size {}", self.num_attention_heads, self.hidden_size),
+            )),
+        }
+    }
+
+    fn rope(&self, defaults: &Defaults) -> Result<RopeConfig, ConfigError> {
+        let rope = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
+        let theta = rope.and_then(|rope| rope.rope_theta).or(self.rope_theta).unwrap_or(defaults.rope_theta);
+        let scaling =
+            rope.map_or(Ok(RopeScaling::None), |rope| rope.scaling(self.max_position_embeddings))?;
+        Ok(RopeConfig { theta, scaling })
+    }
+}
+
+impl HfRope {
+    fn kind(&self) -> Result<Option<&str>, ConfigError> {
+        match (self.rope_type.as_deref(), self.old_rope_type.as_deref()) {
+            (Some(kind), Some(old)) if kind != old => Err(ConfigError::invalid(
+                "rope_scaling.rope_type",
+                format!("is `{kind}`, but its older name `type` says `{old}`"),
+            )),
+            (kind, old) => Ok(kind.or(old)),
+        }
+    }
+
+    fn scaling(&self, context_length: usize) -> Result<RopeScaling, ConfigError> {
+        if let Some((kind, _)) = self.others.iter().find(|(_, value)| value.is_object()) {
+            return Err(ConfigError::unsupported("rope parameters per layer type,", kind));
+        }
+        let needed =
+            |field, value: Option<f32>| value.ok_or_else(|| ConfigError::invalid(field, "is missing"));
+        match self.kind()? {
+            None | Some("default" | "none") => match self.factor {
+                None | Some(1.0) => Ok(RopeScaling::None),
+                Some(_) => Err(ConfigError::invalid("rope_scaling", "has a factor but no type to use it")),
+            },
+            Some("linear") => Ok(RopeScaling::Linear { factor: needed("rope_scaling.factor", self.factor)? }),
+            Some("llama3") => Ok(RopeScaling::Llama3 {
+                factor: needed("rope_scaling.factor", self.factor)?,
+                low_freq_factor: needed("rope_scaling.low_freq_factor", self.low_freq_factor)?,
+                high_freq_factor: needed("rope_scaling.high_freq_factor", self.high_freq_factor)?,
+                original_context: self.original_max_position_embeddings.unwrap_or(context_length),
+            }),
+            Some(name) => Err(ConfigError::unsupported("rope scaling", name)),
+        }
+    }
+}

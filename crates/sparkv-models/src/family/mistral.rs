@@ -1,0 +1,19 @@
+//! Mistral: a Llama with a sliding window. GGUF files call it a Llama.
+use super::llama::TENSORS;
+use super::{Defaults, Family, SlidingWindow};
+
+pub(super) static MISTRAL: Family = Family {
+    architectures: &["MistralForCausalLM"],
+    model_types: &["mistral"],
+    gguf: None,
+    defaults: Defaults {
+        rms_norm_eps: 1e-6,
+        rope_theta: 10_000.0,
+        kv_heads: Some(8),
+        sliding_window: SlidingWindow::Stated { default: 4096 },
+        attention_bias: false,
+        mlp_bias: false,
+        tied_embeddings: false,
+    },
+    tensors: &TENSORS,
+};
