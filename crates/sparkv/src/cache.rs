@@ -50,8 +50,10 @@ pub enum TruncateError {
         /// Tokens of the prompt.
         prompt_tokens: usize,
     },
-    /// They are not stored as they came any more.
-    #[error("of the last {back} tokens only {removable} are stored as they came")]
+    /// Something was done to the cache that cannot be undone.
+    #[error(
+        "of the last {back} tokens only {removable} can be taken back: room was made for the others, or they are shared"
+    )]
     Stored {
         /// Tokens to be taken back.
         back: usize,
@@ -160,11 +162,11 @@ impl SequenceCache {
     }
 
     /// Takes back the tokens from position `tokens` on, as if they had never been seen: those that followed the prompt,
-    /// while they are stored as they came. Bytes are those of a cache that never saw them.
+    /// while nothing was done to the cache for them: attention and bytes are those of a cache that never saw them.
     ///
     /// # Errors
-    /// If they are part of the prompt, the prompt is still computed, or some of them are quantized, shared with other
-    /// sequences or have overwritten older ones already. Nothing has changed then.
+    /// If they are part of the prompt, the prompt is still computed, some of them are shared with other sequences, or
+    /// a block was quantized or a token overwritten to make room for them. Nothing has changed then.
     pub fn truncate(&mut self, tokens: usize) -> std::result::Result<(), TruncateError> {
         if tokens > self.len() {
             return Err(TruncateError::Ahead { tokens, len: self.len() });
@@ -176,7 +178,7 @@ impl SequenceCache {
             if !matches!(layer.phase, Phase::Generating) {
                 return Err(TruncateError::Prompt { tokens, prompt_tokens: self.plan.prompt_tokens });
             }
-            let (back, removable) = (layer.len.saturating_sub(tokens), layer.storage.removable(&self.plan));
+            let (back, removable) = (layer.len.saturating_sub(tokens), layer.storage.removable());
             if back > removable {
                 return Err(TruncateError::Stored { back, removable });
             }

@@ -49,8 +49,8 @@ pub(crate) trait LayerStorage {
     /// Quantizes the block of the tail that left the window, if the tail is full.
     fn quantize(&mut self, plan: &CachePlan);
 
-    /// Tokens at the end that [`LayerStorage::truncate`] can take back: those that are stored as they came.
-    fn removable(&self, plan: &CachePlan) -> usize;
+    /// Tokens at the end that [`LayerStorage::truncate`] can take back, so that all is as if they had never come.
+    fn removable(&self) -> usize;
 
     /// Takes back the last `tokens` tokens, at most [`LayerStorage::removable`].
     fn truncate(&mut self, tokens: usize);

@@ -21,6 +21,8 @@ pub(crate) struct HeadCache {
     /// Blocks of tokens behind the sinks and before the tail.
     quantized: Option<KvRows>,
     dense: KvRows,
+    /// Dense rows that are not taken back: with fewer, more or less would be quantized than is.
+    settled: usize,
     /// What was done to the keys in `quantized`, once there is something to know it from.
     key_domain: Option<KeyDomain>,
     pool: KvPool,
@@ -75,7 +77,7 @@ impl KeyDomain {
 impl HeadCache {
     pub(crate) fn new(plan: &CachePlan, pool: &KvPool) -> Self {
         let dense = KvRows::new(plan.dense_keys, plan.dense_values, Growth::Share, Limit::NONE, pool);
-        Self { quantized: None, dense, key_domain: None, pool: pool.clone() }
+        Self { quantized: None, dense, settled: 0, key_domain: None, pool: pool.clone() }
     }
 
     /// Bytes that the next token may allocate, a block that it quantizes included; what it frees is not counted.
@@ -144,6 +146,8 @@ impl HeadCache {
             domain.apply(&mut keys);
         }
         quantized.push_block(&keys, &values);
+        // The token that this makes room for would have to come again.
+        self.settled = self.dense.len() + 1;
     }
 
     /// What the prompt's tokens, all of which are here, score (tokens).
@@ -174,6 +178,7 @@ impl HeadCache {
     ) {
         let (growth, limit) = plan.dense_growth();
         if survivors.len() == self.dense.len() && plan.quantize.is_none() && limit == Limit::NONE {
+            self.settled = self.dense.len();
             return;
         }
         let empty = KvRows::new(plan.dense_keys, plan.dense_values, growth, limit, &self.pool);
@@ -193,6 +198,7 @@ impl HeadCache {
             self.dense.reserve(survivors.len());
         }
         self.copy(&prompt, stays);
+        self.settled = self.dense.len();
     }
 
     /// Stores the tokens `indices` of `prompt` as they are.
@@ -225,10 +231,10 @@ impl HeadCache {
         self.quantized = Some(quantized);
     }
 
-    /// Rows that [`HeadCache::truncate`] can take back: those that came last and are stored as they came.
-    pub(super) fn removable(&self, plan: &CachePlan) -> usize {
-        let tail = if self.quantized.is_some() { plan.sinks } else { 0 };
-        self.dense.removable().min(self.dense.len().saturating_sub(tail))
+    /// Rows that [`HeadCache::truncate`] can take back: those that came after the prompt and after the last block was
+    /// quantized, in order.
+    pub(super) fn removable(&self) -> usize {
+        self.dense.removable().min(self.dense.len().saturating_sub(self.settled))
     }
 
     /// Takes back the last `tokens` rows, at most [`HeadCache::removable`].

@@ -97,8 +97,8 @@ impl LayerStorage for CpuLayer {
         self.heads.iter_mut().for_each(|head| head.quantize(plan));
     }
 
-    fn removable(&self, plan: &CachePlan) -> usize {
-        self.heads.iter().map(|head| head.removable(plan)).min().unwrap_or(0)
+    fn removable(&self) -> usize {
+        self.heads.iter().map(HeadCache::removable).min().unwrap_or(0)
     }
 
     fn truncate(&mut self, tokens: usize) {
