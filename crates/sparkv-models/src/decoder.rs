@@ -4,18 +4,17 @@ use std::sync::Arc;
 use candle_core::quantized::QTensor;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
-use sparkv::{KvPool, KvSettings, KvUsage, SequenceCache, SharedPrefix, Span, attend};
+use sparkv::{KvPool, Span, attend};
 
 use crate::config::DecoderConfig;
 use crate::error::LoadError;
 use crate::family::Name;
-use crate::language_model::{DecodeStep, LanguageModel, ModelError, ModelInfo, PrefillStep, StepOutput};
+use crate::language_model::{ModelError, ModelInfo};
 use crate::linear::Linear;
 use crate::ops::rope::{Rope, Rotation};
 use crate::ops::{self, RowOps};
 use crate::profile::{self, Part};
 use crate::progress::{Progress, Task, Unit};
-use crate::step::Prefill;
 use crate::weights::{MatrixFormat, Stored, TensorSource, WeightFormat, Weights};
 
 /// Rows that go through the wide part of a layer at a time: enough to keep matrix products busy.
@@ -24,7 +23,7 @@ const MLP_ROWS: usize = 256;
 /// A Llama or Mistral with its weights.
 #[derive(Debug)]
 pub struct Decoder {
-    info: ModelInfo,
+    pub(crate) info: ModelInfo,
     /// Where the weights are, and everything that is computed with them.
     device: Device,
     /// What is done to rows there.
@@ -38,7 +37,7 @@ pub struct Decoder {
     /// (vocab, hidden)
     head: Linear,
     /// Counts what caches and prefills hold.
-    pool: KvPool,
+    pub(crate) pool: KvPool,
 }
 
 /// The table of token embeddings, (vocab, hidden).
@@ -221,65 +220,6 @@ impl Decoder {
     /// (rows, vocab) of hidden states (rows, hidden).
     pub(crate) fn logits(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
         self.head.forward(&self.ops.rms_norm(hidden, &self.norm, self.rms_norm_eps)?)
-    }
-}
-
-impl LanguageModel for Decoder {
-    type Cache = SequenceCache;
-    type Prefill = Prefill;
-    type Prefix = SharedPrefix;
-
-    fn info(&self) -> &ModelInfo {
-        &self.info
-    }
-
-    fn held_bytes(&self) -> u64 {
-        self.pool.held()
-    }
-
-    fn new_cache(&self, settings: &KvSettings, prompt_tokens: usize) -> Result<SequenceCache, ModelError> {
-        Ok(SequenceCache::counted(self.info.kv_shape, settings, prompt_tokens, &self.pool)?)
-    }
-
-    fn share(&self, cache: &mut SequenceCache) -> Option<(SharedPrefix, usize)> {
-        cache.share().map(|prefix| {
-            let tokens = prefix.tokens();
-            (prefix, tokens)
-        })
-    }
-
-    fn begin_with(
-        &self,
-        cache: &mut SequenceCache,
-        prefix: &SharedPrefix,
-        most: usize,
-    ) -> Result<usize, ModelError> {
-        Ok(cache.begin_with(prefix, most)?)
-    }
-
-    fn begin(&self, tokens: &[u32], cache: &SequenceCache) -> Result<Prefill, ModelError> {
-        if tokens.is_empty() || cache.prompt_left(0).is_some_and(|left| tokens.len() < left) {
-            let message = format!("{} tokens do not reach the end of the prompt", tokens.len());
-            return Err(candle_core::Error::Msg(message).into());
-        }
-        let charge = self.pool.charge(tokens.len() * self.info.row_bytes);
-        Ok(Prefill::new(self.embed(tokens)?, cache.len(), charge)?)
-    }
-
-    fn step(
-        &self,
-        decode: &mut [DecodeStep<'_, SequenceCache>],
-        prefills: &mut [PrefillStep<'_, SequenceCache, Prefill>],
-    ) -> Result<StepOutput, ModelError> {
-        self.run_step(decode, prefills)
-    }
-
-    fn kv_usage(&self, cache: &SequenceCache) -> KvUsage {
-        cache.usage()
-    }
-
-    fn next_bytes(&self, cache: &SequenceCache) -> u64 {
-        cache.next_bytes()
     }
 }
 

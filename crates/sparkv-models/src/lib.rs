@@ -28,6 +28,7 @@
 //! ```
 pub mod config;
 mod decoder;
+mod decoder_language_model;
 mod device;
 mod error;
 pub mod fake;

@@ -1,23 +1,24 @@
 //! Tokens only: the thread that owns the model, and the handle on it.
 //!
-//! One subject per file: `line` is where requests wait, `sequence` is one request at work, `scheduler` is the
-//! loop that decides who takes part in the next step, `pace` how much of prompts does, `memory` computes what a
+//! One subject per file: `queue` is where requests wait, `sequence` is one request at work, `scheduler` is the
+//! loop that decides who takes part in the next step, `prefill_budget` how much of prompts does, `memory` computes what a
 //! request needs, `prefix` keeps what need not be computed again. None of them knows text.
 //!
 //! Every step is one ragged batch: the next token of every sequence that is being answered, and pieces of the
 //! prompts of the others. Memory is promised before it is used: a request starts when what it needs until its
 //! first token is free, beside what the others need next. If answers outgrow the memory, the last to have come
-//! goes back in line and later begins again, from the tokens it had. A step that fails ends the sequence that was
+//! goes back to the front of the queue and later begins again, from the tokens it had. A step that fails ends the sequence that was
 //! alone in it; if there were several, each begins again and goes on alone for a step.
 mod constraint;
-mod line;
 mod memory;
-mod pace;
+mod prefill_budget;
 mod prefix;
+mod queue;
 mod scheduler;
 mod sequence;
 mod stats;
 mod stream;
+mod token;
 
 use std::{
     num::NonZeroUsize,
@@ -33,15 +34,16 @@ use crate::{
     request::{PromptLength, RequestError},
     sampler::{Sampler, SamplingParams},
 };
-use line::Line;
 use memory::Need;
+use queue::RequestQueue;
 use scheduler::Scheduler;
 use sequence::{Job, Work};
 use stats::Counters;
 
 pub use constraint::{Constraint, Grammar};
 pub use stats::Stats;
-pub use stream::{Token, TokenStream};
+pub use stream::TokenStream;
+pub use token::Token;
 
 /// Bounds of an engine.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -114,7 +116,7 @@ pub struct TokenRequest {
 /// A handle on the thread that owns a model. Dropping it lets the thread finish what it took, and end.
 #[derive(Debug)]
 pub struct TokenEngine {
-    line: Arc<Line>,
+    queue: Arc<RequestQueue>,
     info: ModelInfo,
     config: EngineConfig,
     /// What to propose where memory does not suffice.
@@ -133,22 +135,22 @@ impl TokenEngine {
         presets: Presets,
     ) -> std::io::Result<Self> {
         let info = model.info().clone();
-        let line = Arc::new(Line::new(config.max_queue.get(), config.max_running.get()));
+        let queue = Arc::new(RequestQueue::new(config.max_queue.get(), config.max_running.get()));
         let counters = Arc::new(Counters::default());
-        let scheduler = Scheduler::new(model, config, Arc::clone(&line), Arc::clone(&counters));
+        let scheduler = Scheduler::new(model, config, Arc::clone(&queue), Arc::clone(&counters));
         std::thread::Builder::new().name("sparkv-engine".to_owned()).spawn(move || scheduler.run())?;
-        Ok(Self { line, info, config, presets: RwLock::new(presets), counters })
+        Ok(Self { queue, info, config, presets: RwLock::new(presets), counters })
     }
 
-    /// Checks a request and puts it in line. Does not wait.
+    /// Checks a request and puts it in the queue. Does not wait.
     ///
     /// # Errors
     /// Whatever of [`RequestError`] applies; nothing was queued then.
     pub fn submit(&self, request: TokenRequest) -> Result<TokenStream, RequestError> {
         let work = self.check(request)?;
         let (events, tokens) = mpsc::unbounded_channel();
-        self.line.join(Job::new(work, events))?;
-        Ok(TokenStream::new(tokens, Arc::clone(&self.line)))
+        self.queue.join(Job::new(work, events))?;
+        Ok(TokenStream::new(tokens, Arc::clone(&self.queue)))
     }
 
     /// Whether a request that came now would be taken, as far as that depends on others.
@@ -156,7 +158,7 @@ impl TokenEngine {
     /// # Errors
     /// [`RequestError::QueueFull`], [`RequestError::Stopped`].
     pub fn check_room(&self) -> Result<(), RequestError> {
-        self.line.check_room()
+        self.queue.check_room()
     }
 
     /// Everything about a request that can be known before it runs.
@@ -250,12 +252,12 @@ impl TokenEngine {
 
     /// Whether the thread lives; true while it drains.
     pub fn is_alive(&self) -> bool {
-        self.line.is_alive()
+        self.queue.is_alive()
     }
 
     /// How busy the engine is.
     pub fn load(&self) -> Load {
-        self.line.load()
+        self.queue.load()
     }
 
     /// What the engine has done and holds.
@@ -265,7 +267,7 @@ impl TokenEngine {
 
     /// Takes no more requests; those taken, running or waiting, are finished. Does not wait.
     pub fn shutdown(&self) {
-        self.line.drain();
+        self.queue.drain();
     }
 
     /// Takes no more requests, and ends those taken, running or waiting, with [`GenerateError::Stopped`]. Does
@@ -273,7 +275,7 @@ impl TokenEngine {
     ///
     /// [`GenerateError::Stopped`]: crate::GenerateError::Stopped
     pub fn abort(&self) {
-        self.line.abort();
+        self.queue.abort();
     }
 }
 

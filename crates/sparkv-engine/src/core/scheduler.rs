@@ -9,12 +9,12 @@ use sparkv_models::{DecodeStep, LanguageModel, PrefillStep, StepOutput};
 
 use super::{
     EngineConfig,
-    line::Line,
-    pace::Pace,
+    prefill_budget::PrefillBudget,
     prefix::PrefixCache,
-    sequence::{Candidate, Events, Job, Part, Sequence},
+    queue::RequestQueue,
+    sequence::{Candidate, Job, Part, Sequence},
     stats::Counters,
-    stream::Token,
+    token::{Events, Token},
 };
 use crate::event::GenerateError;
 
@@ -26,8 +26,8 @@ pub(super) struct Scheduler<M: LanguageModel> {
     /// In the order in which they were taken up.
     running: Vec<Sequence<M>>,
     kept: PrefixCache<M>,
-    pace: Pace,
-    line: Arc<Line>,
+    budget: PrefillBudget,
+    queue: Arc<RequestQueue>,
     counters: Arc<Counters>,
 }
 
@@ -55,37 +55,42 @@ struct Step {
 }
 
 impl<M: LanguageModel> Scheduler<M> {
-    pub(super) fn new(model: M, config: EngineConfig, line: Arc<Line>, counters: Arc<Counters>) -> Self {
-        let pace = Pace::new(config.prompt_balance);
-        Self { model, config, running: Vec::new(), kept: PrefixCache::new(), pace, line, counters }
+    pub(super) fn new(
+        model: M,
+        config: EngineConfig,
+        queue: Arc<RequestQueue>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let budget = PrefillBudget::new(config.prompt_balance);
+        Self { model, config, running: Vec::new(), kept: PrefixCache::new(), budget, queue, counters }
     }
 
     /// Works until there is nothing left to do and nothing to wait for.
     pub(super) fn run(mut self) {
         loop {
-            self.let_go();
+            self.reap();
             self.admit();
             self.count();
             if !self.running.is_empty() {
                 self.make_room();
                 self.step();
-            } else if !self.line.wait() {
+            } else if !self.queue.wait() {
                 break;
             }
         }
     }
 
     /// Ends what nobody waits for any more.
-    fn let_go(&mut self) {
-        let (now, aborted) = (Instant::now(), self.line.is_aborted());
-        for job in self.line.take_late(now) {
+    fn reap(&mut self) {
+        let (now, aborted) = (Instant::now(), self.queue.is_aborted());
+        for job in self.queue.take_late(now) {
             tell(&job.events, Err(GenerateError::Deadline));
         }
         for sequence in std::mem::take(&mut self.running) {
             if aborted || sequence.job.is_cancelled() {
-                self.retire(sequence);
+                self.finish(sequence);
             } else if sequence.job.is_late(now) {
-                tell(&self.retire(sequence), Err(GenerateError::Deadline));
+                tell(&self.finish(sequence), Err(GenerateError::Deadline));
             } else {
                 self.running.push(sequence);
             }
@@ -95,11 +100,11 @@ impl<M: LanguageModel> Scheduler<M> {
     /// Takes up what waits, as far as there is room.
     fn admit(&mut self) {
         while self.running.len() < self.config.max_running.get() {
-            let Some(job) = self.line.take() else { break };
+            let Some(job) = self.queue.take() else { break };
             if job.is_cancelled() {
-                self.line.leave(&job.events);
+                self.queue.leave(&job.events);
             } else if let Some(job) = self.begin(job) {
-                self.line.put_back(job);
+                self.queue.put_back(job);
                 break;
             }
         }
@@ -116,7 +121,7 @@ impl<M: LanguageModel> Scheduler<M> {
             }
             Ok(Begun::Waiting(job)) => Some(job),
             Err(error) => {
-                self.line.leave(&events);
+                self.queue.leave(&events);
                 tell(&events, Err(error));
                 None
             }
@@ -176,11 +181,11 @@ impl<M: LanguageModel> Scheduler<M> {
             let Some((index, _)) = last else { return };
             let sequence = self.running.remove(index);
             if self.running.is_empty() && sequence.begins_again() {
-                tell(&self.retire(sequence), Err(GenerateError::Memory));
+                tell(&self.finish(sequence), Err(GenerateError::Memory));
                 return;
             }
             self.counters.preempted();
-            self.line.put_back(sequence.begin_again(false));
+            self.queue.put_back(sequence.begin_again(false));
         }
     }
 
@@ -193,7 +198,7 @@ impl<M: LanguageModel> Scheduler<M> {
         let begun = Instant::now();
         match self.compute(&step) {
             Ok(Made { logits, rows }) => {
-                self.pace.note(begun.elapsed(), rows, step.answering);
+                self.budget.note(begun.elapsed(), rows, step.answering);
                 self.deliver(&step, logits);
             }
             Err(error) => self.recover(&step, error),
@@ -205,11 +210,11 @@ impl<M: LanguageModel> Scheduler<M> {
     fn plan(&self) -> Step {
         if let Some(index) = self.running.iter().position(Sequence::is_suspect) {
             let answering = !self.running[index].is_prefilling();
-            return Step { members: vec![(index, self.pace.rows(false))], answering };
+            return Step { members: vec![(index, self.budget.rows(false))], answering };
         }
         let answering = self.running.iter().any(|sequence| !sequence.is_prefilling());
         let mut rows = vec![0; self.running.len()];
-        let mut left = self.pace.rows(answering);
+        let mut left = self.budget.rows(answering);
         let mut prompts: Vec<usize> =
             (0..self.running.len()).filter(|&index| self.running[index].is_prefilling()).collect();
         let mut give = |index: usize, most: usize| {
@@ -218,7 +223,7 @@ impl<M: LanguageModel> Scheduler<M> {
             left -= given;
         };
         if let Some(&first) = prompts.first() {
-            give(first, self.pace.rows(answering).div_ceil(4));
+            give(first, self.budget.rows(answering).div_ceil(4));
         }
         prompts.sort_by_key(|&index| self.running[index].rows_left());
         prompts.into_iter().for_each(|index| give(index, usize::MAX));
@@ -276,13 +281,13 @@ impl<M: LanguageModel> Scheduler<M> {
             let prompt_done = sequence.is_prefilling();
             drawn[index] = Some(guarded(|| sequence.draw(&self.model, &logits)));
             if prompt_done && self.may_leave(&self.running[index], self.reserved()) {
-                self.running[index].leave_prefix(&self.model, &mut self.kept);
+                self.running[index].publish_prefix(&self.model, &mut self.kept);
             }
         }
         self.counters.generated(drawn.iter().flatten().filter(|token| token.is_ok()).count());
         for (sequence, token) in std::mem::take(&mut self.running).into_iter().zip(drawn) {
             match token {
-                Some(Ok(token)) if token.finish.is_some() => tell(&self.retire(sequence), Ok(token)),
+                Some(Ok(token)) if token.finish.is_some() => tell(&self.finish(sequence), Ok(token)),
                 Some(Err(error)) => {
                     let events = self.end(sequence.into_job());
                     tell(&events, Err(error));
@@ -318,19 +323,19 @@ impl<M: LanguageModel> Scheduler<M> {
         }
         tracing::warn!(%error, sequences = failed.len(), "a step failed; each of its sequences begins again");
         for sequence in failed.into_iter().rev() {
-            self.line.put_back(sequence.begin_again(true));
+            self.queue.put_back(sequence.begin_again(true));
         }
     }
 
     /// Ends a sequence, and keeps what may be of use. Whoever is told of its end afterwards finds its memory freed
     /// and its place empty.
-    fn retire(&mut self, sequence: Sequence<M>) -> Events {
+    fn finish(&mut self, sequence: Sequence<M>) -> Events {
         let events = if self.may_leave(&sequence, self.reserved()) {
-            sequence.retire(&self.model, &mut self.kept)
+            sequence.finish(&self.model, &mut self.kept)
         } else {
             sequence.into_job().events
         };
-        self.line.leave(&events);
+        self.queue.leave(&events);
         events
     }
 
@@ -343,7 +348,7 @@ impl<M: LanguageModel> Scheduler<M> {
     }
 
     fn end(&self, job: Job) -> Events {
-        self.line.leave(&job.events);
+        self.queue.leave(&job.events);
         job.events
     }
 
@@ -362,7 +367,7 @@ impl<M: LanguageModel> Scheduler<M> {
 impl<M: LanguageModel> Drop for Scheduler<M> {
     /// However the thread ends, nobody is left waiting for it.
     fn drop(&mut self) {
-        self.line.close();
+        self.queue.close();
     }
 }
 

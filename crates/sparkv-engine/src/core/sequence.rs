@@ -1,23 +1,19 @@
-//! One request, in line and at work.
+//! One request, in the queue and at work.
 use std::{borrow::Cow, time::Instant};
 
 use sparkv::{KvSettings, KvUsage};
 use sparkv_models::{LanguageModel, ModelError, ModelInfo};
-use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
     constraint::Constraint,
     memory::Need,
     prefix::{Conversation, PrefixCache},
-    stream::Token,
+    token::{Events, Token},
 };
 use crate::{
     event::{FinishReason, GenerateError, Timings},
     sampler::{Drawn, Sampler},
 };
-
-/// Where a request's tokens go, or the error that ended it.
-pub(super) type Events = UnboundedSender<Result<Token, GenerateError>>;
 
 /// What is to be done for a request; checked.
 #[derive(Debug)]
@@ -65,7 +61,7 @@ impl Work {
     }
 }
 
-/// A request and how far it is, without a cache: in line for the first time, or again.
+/// A request and how far it is, without a cache: in the queue for the first time, or again.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) work: Work,
@@ -123,7 +119,7 @@ impl Job {
 
 /// Tokens on their way through the layers.
 #[derive(Debug)]
-struct OnTheWay<P> {
+struct PrefillState<P> {
     prefill: P,
     /// Rows yet to go through a layer, summed over layers.
     left: usize,
@@ -138,7 +134,7 @@ struct OnTheWay<P> {
 pub(super) struct Sequence<M: LanguageModel> {
     cache: M::Cache,
     /// `None` once there is a next token to run.
-    on_the_way: Option<OnTheWay<M::Prefill>>,
+    prefill: Option<PrefillState<M::Prefill>>,
     /// Tokens of the prompt that were not computed for this request.
     cached: usize,
     /// Tokens that were compressed as a prompt; those of an earlier request where this one continues its cache.
@@ -218,12 +214,12 @@ impl<M: LanguageModel> Candidate<M> {
         Job { again: true, ..self.job }
     }
 
-    /// Sends the tokens on their way.
+    /// Sends the tokens on their state.
     pub(super) fn start(self, model: &M) -> Result<Sequence<M>, GenerateError> {
         let Self { cache, held, prompt_tokens, need, mut job } = self;
         let tokens = &job.tokens()[held..];
         let info = model.info();
-        let on_the_way = OnTheWay {
+        let prefill = PrefillState {
             prefill: model.begin(tokens, &cache)?,
             left: tokens.len() * info.kv_shape.layers,
             bytes: (tokens.len() * info.row_bytes) as u64,
@@ -232,27 +228,27 @@ impl<M: LanguageModel> Candidate<M> {
         if job.answered.is_none() {
             job.timings.queue_seconds = job.arrived.elapsed().as_secs_f64();
         }
-        Ok(Sequence { cache, on_the_way: Some(on_the_way), cached: held, prompt_tokens, job })
+        Ok(Sequence { cache, prefill: Some(prefill), cached: held, prompt_tokens, job })
     }
 }
 
 impl<M: LanguageModel> Sequence<M> {
     /// Bytes that it may allocate until its prompt is computed, or else for its next token.
     pub(super) fn outstanding(&self, model: &M) -> u64 {
-        match &self.on_the_way {
-            Some(way) => way.need.saturating_sub(model.kv_usage(&self.cache).bytes + way.bytes),
+        match &self.prefill {
+            Some(state) => state.need.saturating_sub(model.kv_usage(&self.cache).bytes + state.bytes),
             None => model.next_bytes(&self.cache),
         }
     }
 
     /// Rows yet to go through a layer until there is a next token, summed over layers.
     pub(super) fn rows_left(&self) -> usize {
-        self.on_the_way.as_ref().map_or(0, |way| way.left)
+        self.prefill.as_ref().map_or(0, |state| state.left)
     }
 
     /// Whether its prompt is being computed, or computed again.
     pub(super) fn is_prefilling(&self) -> bool {
-        self.on_the_way.is_some()
+        self.prefill.is_some()
     }
 
     /// Whether nobody else is to be part of its next step.
@@ -282,22 +278,22 @@ impl<M: LanguageModel> Sequence<M> {
 
     /// What there is to do.
     pub(super) fn part(&mut self) -> Option<Part<'_, M>> {
-        match &mut self.on_the_way {
-            Some(way) => Some(Part::Prefill(&mut way.prefill, &mut self.cache)),
+        match &mut self.prefill {
+            Some(state) => Some(Part::Prefill(&mut state.prefill, &mut self.cache)),
             None => self.job.generated.last().map(|&token| Part::Decode(token, &mut self.cache)),
         }
     }
 
     /// Takes note that `rows`, summed over layers, went through.
     pub(super) fn moved(&mut self, rows: usize) {
-        if let Some(way) = &mut self.on_the_way {
-            way.left = way.left.saturating_sub(rows);
+        if let Some(state) = &mut self.prefill {
+            state.left = state.left.saturating_sub(rows);
         }
     }
 
     /// Draws the token that follows from `logits`.
     pub(super) fn draw(&mut self, model: &M, logits: &[f32]) -> Result<Token, GenerateError> {
-        self.on_the_way = None;
+        self.prefill = None;
         self.job.suspect = false;
         let job = &mut self.job;
         let position = job.work.prompt.len() + job.generated.len();
@@ -331,7 +327,7 @@ impl<M: LanguageModel> Sequence<M> {
 
     /// Leaves the first tokens to others, if they are whole in the cache. (They stay in it.) The rows behind the
     /// last whole group move to memory of their own.
-    pub(super) fn leave_prefix(&mut self, model: &M, kept: &mut PrefixCache<M>) {
+    pub(super) fn publish_prefix(&mut self, model: &M, kept: &mut PrefixCache<M>) {
         if let Some((prefix, tokens)) = model.share(&mut self.cache) {
             kept.keep_shared(&self.job.work.kv, &self.job.tokens()[..tokens], prefix);
         }
@@ -349,9 +345,9 @@ impl<M: LanguageModel> Sequence<M> {
     }
 
     /// Ends it, and leaves behind what may be of use.
-    pub(super) fn retire(mut self, model: &M, kept: &mut PrefixCache<M>) -> Events {
+    pub(super) fn finish(mut self, model: &M, kept: &mut PrefixCache<M>) -> Events {
         if !self.job.work.kv.continues() {
-            self.leave_prefix(model, kept);
+            self.publish_prefix(model, kept);
             return self.into_job().events;
         }
         let mut tokens = self.job.tokens();
@@ -364,8 +360,8 @@ impl<M: LanguageModel> Sequence<M> {
 
     /// Gives up the cache.
     pub(super) fn into_job(self) -> Job {
-        let Self { cache, on_the_way, job, .. } = self;
-        drop((cache, on_the_way));
+        let Self { cache, prefill, job, .. } = self;
+        drop((cache, prefill));
         job
     }
 

@@ -4,46 +4,26 @@ use std::{
     task::{Context, Poll},
 };
 
-use sparkv::KvUsage;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::line::Line;
-use crate::{
-    event::{FinishReason, GenerateError, Timings},
-    sampler::TokenLogprobs,
-};
-
-/// One generated token.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Token {
-    /// Its id.
-    pub id: u32,
-    /// Whether it is part of the answer; a token that ends it is not.
-    pub is_text: bool,
-    /// What the model thought of it, if that was asked for.
-    pub logprobs: Option<TokenLogprobs>,
-    /// What the KV cache held when it was drawn.
-    pub kv: KvUsage,
-    /// Tokens of the prompt that were not computed for this request, but found in the prefix cache.
-    pub cached_tokens: usize,
-    /// Where the request's time went so far.
-    pub timings: Timings,
-    /// Set on the last token.
-    pub finish: Option<FinishReason>,
-}
+use super::{queue::RequestQueue, token::Token};
+use crate::event::GenerateError;
 
 /// The tokens of one request. Ends after the token that has [`Token::finish`] set, or an error. Dropping it
 /// cancels the request: at once if it waits, within a chunk of its prompt or a token if it runs.
 #[derive(Debug)]
 pub struct TokenStream {
     tokens: UnboundedReceiver<Result<Token, GenerateError>>,
-    line: Arc<Line>,
+    queue: Arc<RequestQueue>,
     ended: bool,
 }
 
 impl TokenStream {
-    pub(super) fn new(tokens: UnboundedReceiver<Result<Token, GenerateError>>, line: Arc<Line>) -> Self {
-        Self { tokens, line, ended: false }
+    pub(super) fn new(
+        tokens: UnboundedReceiver<Result<Token, GenerateError>>,
+        queue: Arc<RequestQueue>,
+    ) -> Self {
+        Self { tokens, queue, ended: false }
     }
 
     /// The next token; `None` after the last.
@@ -79,6 +59,6 @@ impl Drop for TokenStream {
     fn drop(&mut self) {
         self.tokens.close();
         // One that runs is noticed by the scheduler; one that waits gives up its place now.
-        self.line.forget_cancelled();
+        self.queue.forget_cancelled();
     }
 }

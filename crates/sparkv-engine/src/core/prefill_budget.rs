@@ -22,7 +22,7 @@ const WEIGHT: f64 = 0.3;
 
 /// Measures steps.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct PrefillBudget {
     /// Time for prompts in a step, in units of the time for a token of everybody who is being answered.
     balance: f64,
     /// Seconds of a step without prompts.
@@ -33,7 +33,7 @@ pub(super) struct Pace {
     mixed: u32,
 }
 
-impl Pace {
+impl PrefillBudget {
     pub(super) fn new(balance: f64) -> Self {
         Self { balance, decode: None, row: None, mixed: 0 }
     }
@@ -74,12 +74,12 @@ mod tests {
     use super::*;
 
     /// Steps of a machine where a token takes 50 ms and a row of a layer 1 ms.
-    fn steps(pace: &mut Pace, answering: bool, count: usize) -> f64 {
+    fn steps(budget: &mut PrefillBudget, answering: bool, count: usize) -> f64 {
         let mut last = 0.0;
         for _ in 0..count {
-            let rows = pace.rows(answering);
+            let rows = budget.rows(answering);
             last = if answering { 0.05 } else { 0.0 } + 0.001 * rows as f64;
-            pace.note(Duration::from_secs_f64(last), rows, answering);
+            budget.note(Duration::from_secs_f64(last), rows, answering);
         }
         last
     }
@@ -87,19 +87,19 @@ mod tests {
     #[test]
     fn prompts_get_their_share_of_a_step() {
         // Nothing has to be measured before: a step without prompts is made where it is needed.
-        let mut pace = Pace::new(2.5);
-        assert_eq!(pace.rows(true), 0);
-        let step = steps(&mut pace, true, 20);
+        let mut budget = PrefillBudget::new(2.5);
+        assert_eq!(budget.rows(true), 0);
+        let step = steps(&mut budget, true, 20);
         assert!((step - 0.175).abs() < 0.01, "{step}");
-        assert!((steps(&mut pace, false, 20) - 0.25).abs() < 0.01);
+        assert!((steps(&mut budget, false, 20) - 0.25).abs() < 0.01);
     }
 
     #[test]
     fn what_a_token_takes_is_looked_at_again() {
-        let mut pace = Pace::new(2.5);
+        let mut budget = PrefillBudget::new(2.5);
         let without = (0..200).filter(|_| {
-            let rows = pace.rows(true);
-            pace.note(Duration::from_millis(50 + rows as u64), rows, true);
+            let rows = budget.rows(true);
+            budget.note(Duration::from_millis(50 + rows as u64), rows, true);
             rows == 0
         });
         assert_eq!(without.count(), 4);
@@ -107,14 +107,14 @@ mod tests {
 
     #[test]
     fn nothing_is_divided_by_nothing() {
-        let mut pace = Pace::new(2.5);
-        pace.note(Duration::ZERO, 0, true);
-        assert_eq!(pace.rows(true), FIRST);
-        pace.note(Duration::ZERO, 64, true);
-        assert!(pace.rows(true) >= LEAST);
-        pace.note(Duration::ZERO, 64, false);
-        assert!(pace.rows(true) >= LEAST && pace.rows(false) >= LEAST);
-        let mut slow = Pace::new(0.0);
+        let mut budget = PrefillBudget::new(2.5);
+        budget.note(Duration::ZERO, 0, true);
+        assert_eq!(budget.rows(true), FIRST);
+        budget.note(Duration::ZERO, 64, true);
+        assert!(budget.rows(true) >= LEAST);
+        budget.note(Duration::ZERO, 64, false);
+        assert!(budget.rows(true) >= LEAST && budget.rows(false) >= LEAST);
+        let mut slow = PrefillBudget::new(0.0);
         slow.note(Duration::from_secs(1), 1, false);
         slow.note(Duration::from_secs(1), 0, true);
         assert_eq!(slow.rows(true), LEAST);

@@ -1,6 +1,6 @@
 //! Where requests wait for the model.
 //!
-//! The lock guards the line alone and is never held while the model computes: whoever asks, joins or leaves
+//! The lock guards the queue alone and is never held while the model computes: whoever asks, joins or leaves
 //! waits for a few list operations at most.
 use std::{
     collections::VecDeque,
@@ -8,10 +8,7 @@ use std::{
     time::Instant,
 };
 
-use super::{
-    Load,
-    sequence::{Events, Job},
-};
+use super::{Load, sequence::Job, token::Events};
 use crate::{event::GenerateError, request::RequestError};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,28 +28,28 @@ struct State {
     waiting: VecDeque<Job>,
     /// Where the tokens of each running sequence go.
     running: Vec<Events>,
-    /// Whether the first in line waits for memory.
+    /// Whether the first of the queue waits for memory.
     blocked: bool,
     phase: Phase,
 }
 
-/// The bounded line between the handles and the engine's thread.
+/// The bounded queue between the handles and the engine's thread.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct RequestQueue {
     state: Mutex<State>,
     changed: Condvar,
     max_queue: usize,
     max_running: usize,
 }
 
-impl Line {
+impl RequestQueue {
     pub(super) fn new(max_queue: usize, max_running: usize) -> Self {
         let (waiting, running) = (VecDeque::new(), Vec::new());
         let state = State { waiting, running, blocked: false, phase: Phase::Open };
         Self { state: Mutex::new(state), changed: Condvar::new(), max_queue, max_running }
     }
 
-    /// Puts a job at the end of the line.
+    /// Puts a job at the end of the queue.
     pub(super) fn join(&self, job: Job) -> Result<(), RequestError> {
         let mut state = self.lock();
         state.check_room(self.max_queue, self.max_running)?;
@@ -89,7 +86,7 @@ impl Line {
         Some(job)
     }
 
-    /// Takes a job back that counted as running, as the first in line. There is no memory for it, for now.
+    /// Takes a job back that counted as running, as the first of the queue. There is no memory for it, for now.
     pub(super) fn put_back(&self, job: Job) {
         let mut state = self.lock();
         state.running.retain(|running| !running.same_channel(&job.events));
