@@ -142,7 +142,7 @@ impl<M: LanguageModel> Scheduler<M> {
             return guarded(|| candidate.start(&self.model)).map(Begun::Running);
         }
         if !self.running.is_empty() {
-            return Ok(Begun::Waiting(candidate.into_job()));
+            return Ok(Begun::Waiting(candidate.put_off(&mut self.kept)));
         }
         // It was computed to fit into all there is, if it begins with nothing of others.
         if candidate.begins_again() {

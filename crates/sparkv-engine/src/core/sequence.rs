@@ -160,6 +160,8 @@ pub(super) struct Candidate<M: LanguageModel> {
     /// Tokens in the cache.
     held: usize,
     prompt_tokens: usize,
+    /// Whether the cache is a conversation's, taken out of what is kept.
+    continues: bool,
     /// The most bytes held until the other tokens are through.
     need: u64,
     job: Job,
@@ -176,7 +178,7 @@ impl<M: LanguageModel> Candidate<M> {
             let Conversation { cache, tokens: held, prompt_tokens } = conversation;
             let need = Need { info: model.info(), settings, prompt: prompt_tokens };
             let need = need.to_continue(held, tokens.len()).map_err(ModelError::from)?;
-            return Ok(Self { cache, held, prompt_tokens, need, job });
+            return Ok(Self { cache, held, prompt_tokens, continues: true, need, job });
         }
         let prompt_tokens = job.work.prompt.len();
         let mut cache = model.new_cache(settings, prompt_tokens)?;
@@ -186,7 +188,7 @@ impl<M: LanguageModel> Candidate<M> {
             None => 0,
         };
         let need = job.work.need(model.info()).to_start(job.generated.len()).map_err(ModelError::from)?;
-        Ok(Self { cache, held, prompt_tokens, need, job })
+        Ok(Self { cache, held, prompt_tokens, continues: false, need, job })
     }
 
     /// Bytes that it would allocate until there is a first token.
@@ -204,9 +206,15 @@ impl<M: LanguageModel> Candidate<M> {
         self.job.headroom(info, tokens)
     }
 
-    /// Gives up the cache.
-    pub(super) fn into_job(self) -> Job {
-        self.job
+    /// Gives up the cache, to be tried later; a conversation's goes back to what is kept.
+    pub(super) fn put_off(self, kept: &mut PrefixCache<M>) -> Job {
+        let Self { cache, held, prompt_tokens, continues, job, .. } = self;
+        if continues {
+            let mut tokens = job.tokens();
+            tokens.truncate(held);
+            kept.keep_conversation(job.work.kv.clone(), prompt_tokens, tokens, cache);
+        }
+        job
     }
 
     /// Gives up the cache, to begin with nothing of others.
@@ -216,7 +224,7 @@ impl<M: LanguageModel> Candidate<M> {
 
     /// Sends the tokens on their state.
     pub(super) fn start(self, model: &M) -> Result<Sequence<M>, GenerateError> {
-        let Self { cache, held, prompt_tokens, need, mut job } = self;
+        let Self { cache, held, prompt_tokens, need, mut job, .. } = self;
         let tokens = &job.tokens()[held..];
         let info = model.info();
         let prefill = PrefillState {

@@ -256,6 +256,26 @@ fn a_compressed_conversation_is_continued_where_it_says_so() {
 }
 
 #[test]
+fn a_conversation_that_has_to_wait_keeps_its_cache() {
+    let fake = FakeConfig::default();
+    let kv = kv(r#"{"preset": "balanced", "continues": true}"#);
+    let first = TokenRequest { kv: kv.clone(), ..endless(7, 100, 20) };
+    let kept = EngineConfig { prefix_cache: true, ..many(4) };
+    let (engine, probe) = start_with(&fake, kept);
+    let said = cached(&engine, &first).0;
+    // The conversation and another's prompt fit, but no more.
+    let memory = probe.held_bytes() + needed(250);
+    let (engine, probe) = start_with(&fake, EngineConfig { kv_memory: memory, ..kept });
+    assert_eq!(cached(&engine, &first).0, said);
+    let prompt = [&first.prompt[..], &said, &[40; 60]].concat();
+    let second = TokenRequest { prompt, kv, ..endless(1, 1, 9) };
+    let mut streams = submit_all(&engine, &probe, &[endless(2, 230, 20), second.clone()]);
+    let tokens = collect(streams.pop().unwrap()).unwrap();
+    assert_eq!(tokens[0].cached_tokens, 100 + 19);
+    assert_eq!(tokens.iter().map(|token| token.id).collect::<Vec<_>>(), answer(&fake, &second));
+}
+
+#[test]
 fn what_is_kept_gives_way_to_what_runs_the_least_recent_first() {
     let fake = FakeConfig::default();
     let memory = 3 * 32 * 96 + needed(112);
