@@ -30,6 +30,8 @@ struct State {
     running: Vec<Events>,
     /// Whether the first of the queue waits for memory.
     blocked: bool,
+    /// Whether it may find more than when it was last tried.
+    freed: bool,
     phase: Phase,
 }
 
@@ -45,7 +47,7 @@ pub(super) struct RequestQueue {
 impl RequestQueue {
     pub(super) fn new(max_queue: usize, max_running: usize) -> Self {
         let (waiting, running) = (VecDeque::new(), Vec::new());
-        let state = State { waiting, running, blocked: false, phase: Phase::Open };
+        let state = State { waiting, running, blocked: false, freed: false, phase: Phase::Open };
         Self { state: Mutex::new(state), changed: Condvar::new(), max_queue, max_running }
     }
 
@@ -77,9 +79,13 @@ impl RequestQueue {
         }
     }
 
-    /// Takes the first job, if there is one; it counts as running from now on.
-    pub(super) fn take(&self) -> Option<Job> {
+    /// Takes the first job, if there is one; it counts as running from now on. One that waits for memory is left
+    /// alone until some may have been freed, or nothing runs any more (`idle`): to try it takes a cache.
+    pub(super) fn take(&self, idle: bool) -> Option<Job> {
         let mut state = self.lock();
+        if state.blocked && !state.freed && !idle {
+            return None;
+        }
         state.blocked = false;
         let job = state.waiting.pop_front()?;
         state.running.push(job.events.clone());
@@ -93,8 +99,13 @@ impl RequestQueue {
         if state.phase == Phase::Aborting {
             return;
         }
-        state.blocked = true;
+        (state.blocked, state.freed) = (true, false);
         state.waiting.push_front(job);
+    }
+
+    /// Memory may have been freed for the first of the queue.
+    pub(super) fn freed(&self) {
+        self.lock().freed = true;
     }
 
     /// Takes out the jobs whose time is up.
@@ -105,17 +116,23 @@ impl RequestQueue {
         }
         let (late, waiting): (Vec<_>, _) = state.waiting.drain(..).partition(|job| job.is_late(now));
         state.waiting = waiting.into();
+        state.freed = true;
         late
     }
 
     /// The job that reports to `events` has ended, which counted as running.
     pub(super) fn leave(&self, events: &Events) {
-        self.lock().running.retain(|running| !running.same_channel(events));
+        let mut state = self.lock();
+        state.running.retain(|running| !running.same_channel(events));
+        state.freed = true;
     }
 
     /// Removes the jobs that nobody waits for any more.
     pub(super) fn forget_cancelled(&self) {
-        self.lock().waiting.retain(|job| !job.is_cancelled());
+        let mut state = self.lock();
+        state.waiting.retain(|job| !job.is_cancelled());
+        // Another may be the first now.
+        state.freed = true;
     }
 
     pub(super) fn load(&self) -> Load {

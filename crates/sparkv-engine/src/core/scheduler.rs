@@ -100,7 +100,7 @@ impl<M: LanguageModel> Scheduler<M> {
     /// Takes up what waits, as far as there is room.
     fn admit(&mut self) {
         while self.running.len() < self.config.max_running.get() {
-            let Some(job) = self.queue.take() else { break };
+            let Some(job) = self.queue.take(self.running.is_empty()) else { break };
             if job.is_cancelled() {
                 self.queue.leave(&job.events);
             } else if let Some(job) = self.begin(job) {
@@ -280,6 +280,10 @@ impl<M: LanguageModel> Scheduler<M> {
             let sequence = &mut self.running[index];
             let prompt_done = sequence.is_prefilling();
             drawn[index] = Some(guarded(|| sequence.draw(&self.model, &logits)));
+            if prompt_done {
+                // Its rows are through, and its last layer is compressed.
+                self.queue.freed();
+            }
             if prompt_done && self.may_leave(&self.running[index], self.reserved()) {
                 self.running[index].publish_prefix(&self.model, &mut self.kept);
             }
@@ -325,6 +329,7 @@ impl<M: LanguageModel> Scheduler<M> {
         for sequence in failed.into_iter().rev() {
             self.queue.put_back(sequence.begin_again(true));
         }
+        self.queue.freed();
     }
 
     /// Ends a sequence, and keeps what may be of use. Whoever is told of its end afterwards finds its memory freed

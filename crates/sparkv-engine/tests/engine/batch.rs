@@ -255,6 +255,20 @@ fn a_compressed_conversation_is_continued_where_it_says_so() {
     assert_eq!(cached(&engine, &TokenRequest { prompt, kv: other, ..endless(1, 1, 9) }).1, 0);
 }
 
+/// While others run to their end, whoever waits for their memory is not tried at every step.
+#[test]
+fn who_waits_for_memory_is_tried_when_some_is_freed() {
+    let fake = FakeConfig::default();
+    let (engine, probe) = start_with(&fake, EngineConfig { kv_memory: needed(200), ..many(4) });
+    let requests = [endless(1, 50, 100), endless(2, 150, 5)];
+    let streams = submit_all(&engine, &probe, &requests);
+    for (request, stream) in requests.iter().zip(streams) {
+        assert_eq!(ids(stream), answer(&fake, request));
+    }
+    assert!(probe.steps() > 100, "{} steps", probe.steps());
+    assert!(probe.caches_made() < 10, "{} caches for two requests", probe.caches_made());
+}
+
 #[test]
 fn a_conversation_that_has_to_wait_keeps_its_cache() {
     let fake = FakeConfig::default();

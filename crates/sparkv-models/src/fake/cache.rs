@@ -36,6 +36,7 @@ impl FakeCache {
     ) -> Result<Self, SettingsError> {
         let kv = SequenceCache::counted(SHAPE, settings, prompt_tokens, &counters.pool)?;
         counters.live_caches.fetch_add(1, Ordering::SeqCst);
+        counters.caches_made.fetch_add(1, Ordering::SeqCst);
         Ok(Self { tokens: Vec::new(), kv, counters: Arc::clone(counters) })
     }
 

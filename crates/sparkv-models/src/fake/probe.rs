@@ -56,6 +56,7 @@ impl Gate {
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) live_caches: AtomicUsize,
+    pub(super) caches_made: AtomicUsize,
     pub(super) steps: AtomicUsize,
     pub(super) gate: Gate,
     pub(super) pool: KvPool,
@@ -69,6 +70,11 @@ impl Probe {
     /// Caches that exist.
     pub fn live_caches(&self) -> usize {
         self.0.live_caches.load(Ordering::SeqCst)
+    }
+
+    /// Caches that were made so far.
+    pub fn caches_made(&self) -> usize {
+        self.0.caches_made.load(Ordering::SeqCst)
     }
 
     /// Bytes that caches, prefixes and prompts hold.
