@@ -127,10 +127,7 @@ impl Decoder {
 
     /// (tokens, hidden), f32
     pub(crate) fn embed(&self, tokens: &[u32]) -> Result<Tensor, ModelError> {
-        let vocab_size = self.info.vocab_size;
-        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab_size) {
-            return Err(ModelError::Token { id, vocab_size });
-        }
+        self.info.check_tokens(tokens)?;
         let ids = Tensor::new(tokens, &self.device)?;
         Ok(match &self.embeddings {
             Embeddings::Dense(table) => table.index_select(&ids, 0)?.to_dtype(DType::F32)?,

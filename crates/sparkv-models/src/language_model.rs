@@ -18,6 +18,20 @@ pub struct ModelInfo {
     pub row_bytes: usize,
 }
 
+impl ModelInfo {
+    /// Checks that the model has all of these tokens.
+    ///
+    /// # Errors
+    /// [`ModelError::Token`], with the first that it does not have.
+    pub fn check_tokens(&self, tokens: &[u32]) -> Result<(), ModelError> {
+        let vocab_size = self.vocab_size;
+        match tokens.iter().find(|&&id| id as usize >= vocab_size) {
+            Some(&id) => Err(ModelError::Token { id, vocab_size }),
+            None => Ok(()),
+        }
+    }
+}
+
 /// One sequence's next token in a step.
 #[derive(Debug)]
 pub struct DecodeStep<'a, C> {

@@ -197,11 +197,8 @@ impl App {
     /// # Errors
     /// If `param` holds a token that there is not.
     pub(crate) fn detokenize(&self, param: &str, tokens: &[u32]) -> Result<String, ApiError> {
-        let vocab_size = self.0.engine.info().vocab_size;
-        if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocab_size) {
-            let message = format!("token id {id} is outside the vocabulary of {vocab_size}");
-            return Err(ApiError::invalid(param, message));
-        }
+        let known = self.0.engine.info().check_tokens(tokens);
+        known.map_err(|error| ApiError::invalid(param, error.to_string()))?;
         self.0.engine.text().detokenize(tokens).map_err(|error| ApiError::invalid(param, error.to_string()))
     }
 

@@ -1,12 +1,12 @@
 //! OpenAI-compatible HTTP routes over the engine.
 //!
 //! ```text
-//! bytes -> body::Fields -> types -> validate -> engine -> events -> reply (with the endpoint's convert) -> bytes
+//! bytes -> http::body::Fields -> types -> validate -> engine -> events -> generation::reply (with the endpoint's convert) -> bytes
 //! ```
 //!
-//! Each generating endpoint (`chat`, `completions`) is a trio:
+//! Each generating endpoint (`chat`, `completions`, `responses`, `messages`) is a trio:
 //! `types` are the bodies, `validate` makes the engine's request of one, `convert` writes the answer. What
-//! both share is in `common`. Streamed and whole answers read the same events (`reply`), so they cannot
+//! they share is in `generation` and `conversation`. Connections, keys and bodies are in `http`. Streamed and whole answers read the same events (`generation::reply`), so they cannot
 //! differ. A field is honoured, or refused with a reason (`unsupported`); none is ignored. All errors are one
 //! type ([`ApiError`]), which alone knows HTTP.
 //!

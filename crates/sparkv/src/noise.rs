@@ -4,6 +4,7 @@ use candle_core::Result;
 use rayon::prelude::*;
 
 use crate::cache::{LayerCache, SequenceCache};
+use crate::splitmix::mix;
 
 /// Tokens stored at a time, as a prompt comes in chunks.
 const CHUNK: usize = 512;
@@ -63,13 +64,6 @@ fn noise(values: &mut [f32], row: usize, seed: u64) {
             }
         }
     });
-}
-
-/// SplitMix64's finalizer.
-fn mix(mut state: u64) -> u64 {
-    state = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    state = (state ^ (state >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    state ^ (state >> 31)
 }
 
 #[cfg(test)]

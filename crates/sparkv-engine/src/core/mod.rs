@@ -169,15 +169,11 @@ impl TokenEngine {
         if prompt.is_empty() {
             return Err(RequestError::invalid("prompt", "must hold at least one token"));
         }
-        let vocab_size = self.info.vocab_size;
-        if let Some(id) = prompt.iter().find(|&&id| id as usize >= vocab_size) {
-            let message = format!("token id {id} is outside the vocabulary of {vocab_size}");
-            return Err(RequestError::invalid("prompt", message));
-        }
-        if let Some(id) = biased.filter(|&id| id as usize >= vocab_size) {
-            let message = format!("token id {id} is outside the vocabulary of {vocab_size}");
-            return Err(RequestError::invalid("logit_bias", message));
-        }
+        let check = |param: &'static str, tokens: &[u32]| {
+            self.info.check_tokens(tokens).map_err(|error| RequestError::invalid(param, error.to_string()))
+        };
+        check("prompt", &prompt)?;
+        check("logit_bias", biased.as_slice())?;
         sampler.read_prompt(&prompt);
         let wanted = self.tokens_to_generate(PromptLength::Exactly(prompt.len()), max_tokens)?;
         let kv = request.kv.settings(&self.info.kv_shape, prompt.len(), wanted)?;

@@ -25,6 +25,7 @@ use std::{
 };
 
 use sparkv::pool::Charge;
+use sparkv::splitmix::mix;
 use sparkv::{AttentionConfig, KvSettings, KvShape, KvUsage};
 
 pub use cache::{FakeCache, FakePrefix};
@@ -249,11 +250,11 @@ impl LanguageModel for FakeModel {
 
 /// The logits (`vocab_size`) after `prefix`: between -4 and 4, or minus infinity for what is never said.
 pub fn logits(config: &FakeConfig, prefix: &[u32]) -> Vec<f32> {
-    let prefix = prefix.iter().fold(0, |hash, &token| mix(hash ^ u64::from(token)));
+    let prefix = prefix.iter().fold(0, |state, &token| hash(state ^ u64::from(token)));
     let logit = |id: u32| {
         if config.says.contains(&id) || id == config.eos_token_id {
             // The upper 24 bits, as a number in [0, 1).
-            (mix(prefix ^ (u64::from(id) << 32)) >> 40) as f32 / (1 << 24) as f32 * 8.0 - 4.0
+            (hash(prefix ^ (u64::from(id) << 32)) >> 40) as f32 / (1 << 24) as f32 * 8.0 - 4.0
         } else {
             f32::NEG_INFINITY
         }
@@ -275,12 +276,9 @@ pub fn greedy(config: &FakeConfig, prompt: &[u32], max_tokens: usize) -> Vec<u32
     tokens.split_off(prompt.len())
 }
 
-/// SplitMix64's finalizer: every bit of the result depends on every bit of `x`.
-fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
+/// A step of SplitMix64.
+fn hash(x: u64) -> u64 {
+    mix(x.wrapping_add(0x9e37_79b9_7f4a_7c15))
 }
 
 #[cfg(test)]

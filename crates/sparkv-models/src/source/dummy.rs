@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
+use sparkv::splitmix::mix;
 
 use crate::error::LoadError;
 use crate::weights::{MatrixFormat, Stored, TensorSource};
@@ -93,11 +94,4 @@ fn repeat<T: Copy + Default + Send + Sync>(pattern: &[T], size: usize, start: us
         second.copy_from_slice(&end[..second.len()]);
     });
     values
-}
-
-/// SplitMix64's finalizer.
-fn mix(mut state: u64) -> u64 {
-    state = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    state = (state ^ (state >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    state ^ (state >> 31)
 }
