@@ -171,10 +171,10 @@ fn listen(answers: Answers) -> SelectAll<BoxStream<'static, Hearing>> {
     stream::select_all(each)
 }
 
-type HttpServer = Option<(ObservedEvents, Option<CallParser>)>;
+type Source = Option<(ObservedEvents, Option<CallParser>)>;
 
 /// What the next event of an answer tells.
-async fn hear(listening: HttpServer) -> Option<(Vec<Result<Heard, GenerateError>>, HttpServer)> {
+async fn hear(listening: Source) -> Option<(Vec<Result<Heard, GenerateError>>, Source)> {
     let (mut events, mut parser) = listening?;
     Some(match events.next().await.unwrap_or(Err(GenerateError::Stopped)) {
         Ok(Event::Text { text, logprobs, .. }) => {

@@ -262,9 +262,11 @@ mod tests {
             query_statistic: Some(sparkv::settings::QueryStatistic::Rms),
             center_keys: Some(true),
         };
-        let eviction: sparkv::settings::EvictionOptions =
-            serde_json::from_value(json!({"policy": "snapkv", "max_tokens": 100, "keep_ratio": 0.5}))
-                .unwrap();
+        let eviction = sparkv::settings::EvictionOptions {
+            policy: sparkv::EvictionPolicy::named("snapkv"),
+            max_tokens: Some(100),
+            keep_ratio: Some(0.5),
+        };
         let options = sparkv::KvOptions {
             preset: Some("exact".to_owned()),
             budget: Some(sparkv::Budget::Bytes(1)),
