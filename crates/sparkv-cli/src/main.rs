@@ -184,7 +184,7 @@ fn message(error: &anyhow::Error) -> String {
     message
 }
 
-/// Settings come first: they say how many threads compute, which is settled before the log begins.
+/// Whatever computes settles first, by its settings, how many threads do; then the log begins.
 fn run(command: Command, matches: &ArgMatches, alone: OnlyThread) -> anyhow::Result<()> {
     match command {
         Command::Serve(ServeArgs { file, model, kv, server }) => {

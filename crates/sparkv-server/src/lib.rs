@@ -6,8 +6,8 @@
 //!
 //! Each generating endpoint (`chat`, `completions`, `responses`, `messages`) is a trio:
 //! `types` are the bodies, `validate` makes the engine's request of one, `convert` writes the answer. What
-//! they share is in `generation` and `conversation`. Connections, keys and bodies are in `http`. Streamed and whole answers read the same events (`generation::reply`), so they cannot
-//! differ. A field is honoured, or refused with a reason (`unsupported`); none is ignored. All errors are one
+//! they share is in `generation` and `conversation`. Connections, keys and bodies are in `http`. Streamed and whole
+//! answers read the same events (`generation::reply`), so they cannot differ. A field is honoured, or refused with a reason (`unsupported`); none is ignored. All errors are one
 //! type ([`ApiError`]), which alone knows HTTP.
 //!
 //! A client that goes away drops its response, with it the engine's event stream, and that cancels the request.

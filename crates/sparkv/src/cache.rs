@@ -161,8 +161,8 @@ impl SequenceCache {
         self.layers.iter().map(|layer| layer.next_bytes() as u64).sum()
     }
 
-    /// Takes back the tokens from position `tokens` on, as if they had never been seen: those that followed the prompt,
-    /// while nothing was done to the cache for them: attention and bytes are those of a cache that never saw them.
+    /// Takes back the tokens from position `tokens` on, which followed the prompt, while nothing was done to the cache
+    /// for them. Attention and bytes are then those of a cache that never saw them.
     ///
     /// # Errors
     /// If they are part of the prompt, the prompt is still computed, some of them are shared with other sequences, or
