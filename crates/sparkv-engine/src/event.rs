@@ -57,9 +57,26 @@ pub struct TextLogprob {
     pub top: Vec<TokenScore>,
 }
 
-/// One event of a request. Any number of `Text`, then one `Done`.
+/// A token of the prompt, and what the model thinks of it at its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PromptToken {
+    /// Its id.
+    pub id: u32,
+    /// Its bytes; see [`TokenScore::bytes`].
+    pub bytes: Vec<u8>,
+    /// Where its text begins in the prompt's, in characters.
+    pub offset: usize,
+    /// Natural logarithm of its probability; `None` for the first, which follows nothing.
+    pub logprob: Option<f32>,
+    /// The likeliest tokens, likeliest first.
+    pub top: Vec<TokenScore>,
+}
+
+/// One event of a request. A `Prompt` if that was asked for, any number of `Text`, then one `Done`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
+    /// What the model thinks of the prompt.
+    Prompt(Vec<PromptToken>),
     /// Text that is final: complete UTF-8, never part of a stop string. Held-back text arrives with a later
     /// event, so an event may stand for several tokens; the last one may carry ids without text.
     Text {

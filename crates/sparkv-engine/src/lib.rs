@@ -26,7 +26,7 @@ pub mod text;
 pub use crate::{
     chat::{Chat, ChatMessage, Tool, ToolCall, Turn},
     core::{EngineConfig, Load, Stats},
-    event::{Event, FinishReason, GenerateError, TextLogprob, Timings, TokenScore, Usage},
+    event::{Event, FinishReason, GenerateError, PromptToken, TextLogprob, Timings, TokenScore, Usage},
     request::{GenerateRequest, OutputFormat, Prompt, PromptLength, RequestError},
     sampler::{InvalidParam, SamplingParams},
     text::{CallParser, EventStream, Piece, TextEngine, TextModel, TextModelError, ToolFormat},

@@ -25,7 +25,11 @@ pub enum Prompt {
 pub struct GenerateRequest {
     /// What to continue.
     pub prompt: Prompt,
-    /// The most tokens to generate, at least 1; what fits in the context if `None`.
+    /// Report what the model thinks of the prompt's tokens, with this many of the likeliest in the place of each;
+    /// nothing if `None`. All of the prompt is computed then, whatever is in the prefix cache.
+    pub prompt_logprobs: Option<usize>,
+    /// The most tokens to generate; what fits in the context if `None`. With 0, the prompt is computed and kept for
+    /// others.
     pub max_tokens: Option<usize>,
     /// Where `max_tokens` do not fit in the context, or in memory, generate what does, instead of refusing.
     pub fit_context: bool,
@@ -50,6 +54,7 @@ impl GenerateRequest {
     pub fn new(prompt: Prompt) -> Self {
         Self {
             prompt,
+            prompt_logprobs: None,
             max_tokens: None,
             fit_context: false,
             sampling: SamplingParams::default(),

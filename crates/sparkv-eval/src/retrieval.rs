@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use sparkv::{KvChoice, KvSettings, KvUsage, SettingsError};
 use sparkv_engine::{ChatMessage, Prompt, RequestError, TextModel};
-use sparkv_models::{DecodeStep, Decoder, LanguageModel, ModelError};
+use sparkv_models::{Decoder, LanguageModel, ModelError};
 
 use crate::tasks::{Sample, SampleShape, TaskError, TaskSet};
 
@@ -232,8 +232,7 @@ impl Retrieval<'_> {
                 break;
             }
             answer.push(token);
-            let step = DecodeStep { token, cache: &mut cache };
-            logits = self.decoder.decode(&mut [step])?.pop();
+            logits = self.decoder.decode(&[token], &mut [&mut cache])?.pop();
         }
         let text = self.text.tokenizer().decode(&answer, true);
         let text = text.map_err(|error| EvalError::Decode(error.to_string()))?;

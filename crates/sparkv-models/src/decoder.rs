@@ -4,7 +4,7 @@ use std::sync::Arc;
 use candle_core::quantized::QTensor;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
-use sparkv::{KvPool, Span, attend};
+use sparkv::{KvPool, LayerSpan, attend};
 
 use crate::config::DecoderConfig;
 use crate::error::LoadError;
@@ -142,7 +142,7 @@ impl Decoder {
         layer: usize,
         hidden: &Tensor,
         rotation: &Rotation,
-        spans: &mut [Span<'_>],
+        spans: &mut [LayerSpan<'_>],
     ) -> candle_core::Result<()> {
         let layer = self.layer(layer)?;
         let attended = self.attend(layer, hidden, rotation, spans)?;
@@ -156,7 +156,7 @@ impl Decoder {
         layer: usize,
         hidden: &Tensor,
         rotation: &Rotation,
-        spans: &mut [Span<'_>],
+        spans: &mut [LayerSpan<'_>],
     ) -> candle_core::Result<Option<Tensor>> {
         let layer = self.layer(layer)?;
         let attended = self.attend(layer, hidden, rotation, spans)?;
@@ -190,7 +190,7 @@ impl Decoder {
         layer: &Layer,
         hidden: &Tensor,
         rotation: &Rotation,
-        spans: &mut [Span<'_>],
+        spans: &mut [LayerSpan<'_>],
     ) -> candle_core::Result<Tensor> {
         let x = self.ops.rms_norm(hidden, &layer.attention_norm, self.rms_norm_eps)?;
         let [q, k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], &x)?;

@@ -2,12 +2,12 @@
 use sparkv::{KvSettings, KvUsage, SequenceCache, SharedPrefix};
 
 use crate::decoder::Decoder;
-use crate::language_model::{DecodeStep, LanguageModel, ModelError, ModelInfo, PrefillStep, StepOutput};
-use crate::step::Prefill;
+use crate::language_model::{LanguageModel, LogitsRows, ModelError, ModelInfo, SpanStep, check_span};
+use crate::span::Span;
 
 impl LanguageModel for Decoder {
     type Cache = SequenceCache;
-    type Prefill = Prefill;
+    type Span = Span;
     type Prefix = SharedPrefix;
 
     fn info(&self) -> &ModelInfo {
@@ -38,21 +38,21 @@ impl LanguageModel for Decoder {
         Ok(cache.begin_with(prefix, most)?)
     }
 
-    fn begin(&self, tokens: &[u32], cache: &SequenceCache) -> Result<Prefill, ModelError> {
-        if tokens.is_empty() || cache.prompt_left(0).is_some_and(|left| tokens.len() < left) {
-            let message = format!("{} tokens do not reach the end of the prompt", tokens.len());
-            return Err(candle_core::Error::Msg(message).into());
-        }
-        let charge = self.pool.charge(tokens.len() * self.info.row_bytes);
-        Ok(Prefill::new(self.embed(tokens)?, cache.len(), charge)?)
+    fn begin(&self, tokens: &[u32], logits: usize, cache: &SequenceCache) -> Result<Span, ModelError> {
+        check_span(&self.info, tokens, logits, cache.prompt_left(0))?;
+        Ok(Span::new(tokens, logits, cache.len()))
     }
 
-    fn step(
-        &self,
-        decode: &mut [DecodeStep<'_, SequenceCache>],
-        prefills: &mut [PrefillStep<'_, SequenceCache, Prefill>],
-    ) -> Result<StepOutput, ModelError> {
-        self.run_step(decode, prefills)
+    fn step(&self, spans: &mut [SpanStep<'_, SequenceCache, Span>]) -> Result<Vec<LogitsRows>, ModelError> {
+        self.run_step(spans)
+    }
+
+    fn truncate(&self, cache: &mut SequenceCache, tokens: usize) -> Result<(), ModelError> {
+        Ok(cache.truncate(tokens)?)
+    }
+
+    fn span_bytes(&self, span: &Span) -> u64 {
+        span.bytes()
     }
 
     fn kv_usage(&self, cache: &SequenceCache) -> KvUsage {

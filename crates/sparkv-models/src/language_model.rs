@@ -32,43 +32,29 @@ impl ModelInfo {
     }
 }
 
-/// One sequence's next token in a step.
+/// Some tokens of one sequence, as far as they go through the layers in a step.
 #[derive(Debug)]
-pub struct DecodeStep<'a, C> {
-    /// The token to run, at position `cache.len()`.
-    pub token: u32,
-    /// The sequence's cache.
-    pub cache: &'a mut C,
-}
-
-/// One sequence's tokens on their way through the layers, in a step.
-#[derive(Debug)]
-pub struct PrefillStep<'a, C, P> {
+pub struct SpanStep<'a, C, S> {
     /// The tokens, and how far they are.
-    pub prefill: &'a mut P,
+    pub span: &'a mut S,
     /// The sequence's cache.
     pub cache: &'a mut C,
-    /// The most rows that may go through a layer in this step, summed over layers; at least 1. What is left of it
-    /// after the step.
+    /// The most rows that may go through a layer in this step, summed over layers; at least 1. The output head counts
+    /// as a layer for each row of logits but the last, which comes with the last row. What is left of it after the
+    /// step.
     pub row_layers: usize,
 }
 
-/// What a step computed; logits are of `vocab_size`.
-#[derive(Debug, Default)]
-pub struct StepOutput {
-    /// The logits of each decoded token.
-    pub decoded: Vec<Vec<f32>>,
-    /// For each prefill the logits of its last token, once that went through all layers.
-    pub prefilled: Vec<Option<Vec<f32>>>,
-}
+/// Rows of logits, each of `vocab_size`, of tokens that follow each other.
+pub type LogitsRows = Vec<Vec<f32>>;
 
 /// A causal language model whose sequences own their caches.
 pub trait LanguageModel: Send {
     /// What a sequence keeps between steps.
     type Cache: Send + std::fmt::Debug;
 
-    /// Tokens on their way through the layers.
-    type Prefill: Send + std::fmt::Debug;
+    /// Some tokens of a sequence on their way through the layers: a prompt, or the token that was drawn last.
+    type Span: Send + std::fmt::Debug;
 
     /// The first tokens of a sequence, with which others may begin.
     type Prefix: Send + std::fmt::Debug;
@@ -99,25 +85,42 @@ pub trait LanguageModel: Send {
         most: usize,
     ) -> Result<usize, ModelError>;
 
-    /// Sends `tokens` on their way: those that follow what is in `cache`, up to the end of the prompt at least.
-    /// Nothing is computed yet.
+    /// Sends `tokens` on their way: those that follow what is in `cache`, up to the end of the prompt at least. Of the
+    /// last `logits` of them the logits are wanted. Nothing is computed yet.
     ///
     /// # Errors
-    /// If there are none, too few, or a token is not in the vocabulary.
-    fn begin(&self, tokens: &[u32], cache: &Self::Cache) -> Result<Self::Prefill, ModelError>;
+    /// If there are none, too few, no logits are wanted or more than there are tokens, or a token is not in the
+    /// vocabulary.
+    fn begin(&self, tokens: &[u32], logits: usize, cache: &Self::Cache) -> Result<Self::Span, ModelError>;
 
-    /// Runs one token of each sequence of `decode`, and moves `prefills` on: layer by layer, so that only one
-    /// layer of a prompt is ever held uncompressed. Each layer's weights are read once for all of them. After a
-    /// prompt's last token a layer's cache is compressed as its settings say; tokens that follow it see what
-    /// is left.
+    /// Rows that have to go through a layer until a span of `tokens` is through, `logits` of which are wanted, summed
+    /// over layers as [`SpanStep::row_layers`] counts them.
+    fn row_layers(&self, tokens: usize, logits: usize) -> usize {
+        tokens * self.info().kv_shape.layers + logits.saturating_sub(1)
+    }
+
+    /// Moves spans on, layer by layer, so that only one layer of a prompt is ever held uncompressed. Each layer's
+    /// weights are read once for all that are at that layer. After a prompt's last token a layer's cache is compressed
+    /// as its settings say; tokens that follow it see what is left.
+    ///
+    /// Gives for each span the rows of logits that are ready, of those that are wanted the next ones; a span is through
+    /// when all of them were given.
     ///
     /// # Errors
     /// If the computation fails; all caches of the step are useless then.
     fn step(
         &self,
-        decode: &mut [DecodeStep<'_, Self::Cache>],
-        prefills: &mut [PrefillStep<'_, Self::Cache, Self::Prefill>],
-    ) -> Result<StepOutput, ModelError>;
+        spans: &mut [SpanStep<'_, Self::Cache, Self::Span>],
+    ) -> Result<Vec<LogitsRows>, ModelError>;
+
+    /// Takes back the tokens from position `tokens` on; see [`sparkv::SequenceCache::truncate`].
+    ///
+    /// # Errors
+    /// If they can no more be taken back. Nothing has changed then.
+    fn truncate(&self, cache: &mut Self::Cache, tokens: usize) -> Result<(), ModelError>;
+
+    /// Bytes that a span holds beside the cache between steps.
+    fn span_bytes(&self, span: &Self::Span) -> u64;
 
     /// What `cache` holds.
     fn kv_usage(&self, cache: &Self::Cache) -> KvUsage;
@@ -136,24 +139,50 @@ pub trait LanguageModel: Send {
         cache: &mut Self::Cache,
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Vec<f32>>, ModelError> {
-        let mut prefill = self.begin(tokens, cache)?;
+        let mut span = self.begin(tokens, 1, cache)?;
         while keep_going() {
-            let step = PrefillStep { prefill: &mut prefill, cache, row_layers: PREFILL_CHUNK };
-            let output = self.step(&mut [], &mut [step])?;
-            if let Some(logits) = output.prefilled.into_iter().flatten().next() {
+            let mut spans = [SpanStep { span: &mut span, cache, row_layers: PREFILL_CHUNK }];
+            if let Some(logits) = self.step(&mut spans)?.into_iter().flatten().next() {
                 return Ok(Some(logits));
             }
         }
         Ok(None)
     }
 
-    /// Runs one token of each sequence; returns the logits of each.
+    /// Runs the next token of each sequence, `tokens[i]` of `caches[i]`; returns the logits of each.
     ///
     /// # Errors
-    /// As [`LanguageModel::step`].
-    fn decode(&self, batch: &mut [DecodeStep<'_, Self::Cache>]) -> Result<Vec<Vec<f32>>, ModelError> {
-        Ok(self.step(batch, &mut [])?.decoded)
+    /// As [`LanguageModel::begin`] and [`LanguageModel::step`].
+    fn decode(&self, tokens: &[u32], caches: &mut [&mut Self::Cache]) -> Result<LogitsRows, ModelError> {
+        let spans = tokens.iter().zip(caches.iter()).map(|(&token, cache)| self.begin(&[token], 1, cache));
+        let mut spans = spans.collect::<Result<Vec<_>, _>>()?;
+        let row_layers = self.row_layers(1, 1);
+        let steps = spans.iter_mut().zip(caches).map(|(span, cache)| SpanStep {
+            span,
+            cache: &mut **cache,
+            row_layers,
+        });
+        Ok(self.step(&mut steps.collect::<Vec<_>>())?.into_iter().flatten().collect())
     }
+}
+
+/// Checks what [`LanguageModel::begin`] is asked for; `prompt_left`: tokens that are left of the prompt.
+///
+/// # Errors
+/// [`ModelError::Span`], [`ModelError::Token`].
+pub(crate) fn check_span(
+    info: &ModelInfo,
+    tokens: &[u32],
+    logits: usize,
+    prompt_left: Option<usize>,
+) -> Result<(), ModelError> {
+    let reason = match tokens.len() {
+        0 => "is empty",
+        len if prompt_left.is_some_and(|left| len < left) => "does not reach the end of the prompt",
+        len if logits == 0 || logits > len => "wants none or more than it has",
+        _ => return info.check_tokens(tokens),
+    };
+    Err(ModelError::Span { tokens: tokens.len(), logits, reason })
 }
 
 /// The most rows of a prompt that go through a layer at a time: enough to keep matrix products busy, few enough
@@ -173,6 +202,19 @@ pub enum ModelError {
         id: u32,
         /// Size of the vocabulary.
         vocab_size: usize,
+    },
+    /// Tokens that can no more be taken back.
+    #[error(transparent)]
+    Truncate(#[from] sparkv::TruncateError),
+    /// Tokens that cannot be sent on their way together.
+    #[error("a span of {tokens} tokens, {logits} of whose logits are wanted, {reason}")]
+    Span {
+        /// The tokens.
+        tokens: usize,
+        /// How many rows of logits were asked for.
+        logits: usize,
+        /// Why not.
+        reason: &'static str,
     },
     /// The computation failed.
     #[error("the model's computation failed: {}", without_backtrace(.0))]

@@ -8,6 +8,7 @@
 //! ([`GgufFile`]), or are made up ([`load_dummy`]).
 //!
 //! - `family/`: what Llama and Mistral have of their own, as values; a family more is a file there.
+//! - `span`: tokens of a sequence on their way through the layers; `step`: a batch of spans.
 //! - [`config`]: the shape of a model, read from `config.json` and checked.
 //! - `source/`: where tensors and texts come from.
 //! - `linear`: products with weight matrices. `ops/`: what else is done to rows, for each device.
@@ -40,6 +41,7 @@ mod ops;
 pub mod profile;
 pub mod progress;
 mod source;
+mod span;
 mod step;
 mod weights;
 
@@ -47,9 +49,7 @@ pub use config::{ConfigError, DecoderConfig};
 pub use decoder::Decoder;
 pub use device::DeviceChoice;
 pub use error::LoadError;
-pub use language_model::{
-    DecodeStep, LanguageModel, ModelError, ModelInfo, PREFILL_CHUNK, PrefillStep, StepOutput,
-};
+pub use language_model::{LanguageModel, LogitsRows, ModelError, ModelInfo, PREFILL_CHUNK, SpanStep};
 pub use load::{LoadOptions, LoadedModel, load, load_dummy};
 pub use progress::Progress;
 pub use source::ModelSource;
@@ -57,5 +57,5 @@ pub use source::gguf::{GgufFile, GgufWeights};
 pub use source::hub::{self, HubOptions};
 pub use source::safetensors::SafetensorsFiles;
 pub use source::text::TextFiles;
-pub use step::Prefill;
+pub use span::Span;
 pub use weights::{Stored, TensorSource, WeightFormat};

@@ -1,52 +1,32 @@
-//! A step of the decoder: one ragged batch of decoded tokens and of prompts on their way through the layers.
+//! A step of the decoder: one ragged batch of spans, of prompts and of what is decoded.
 use candle_core::{Result, Tensor};
-use sparkv::pool::Charge;
-use sparkv::{SequenceCache, Span};
+use sparkv::{LayerSpan, SequenceCache};
 
 use crate::decoder::Decoder;
-use crate::language_model::{DecodeStep, ModelError, PREFILL_CHUNK, PrefillStep, StepOutput};
+use crate::language_model::{LogitsRows, ModelError, PREFILL_CHUNK, SpanStep};
 use crate::profile::{self, Part};
+use crate::span::Span;
 
-/// Tokens on their way through the layers of a [`Decoder`]: layer by layer, each in pieces.
-#[derive(Debug)]
-pub struct Prefill {
-    /// (tokens, hidden), f32: those before `row` as layer `layer` left them, the others as it will get them.
-    hidden: Tensor,
-    /// Position of the first token.
-    start: usize,
-    tokens: usize,
-    layer: usize,
-    row: usize,
-    _charge: Charge,
-}
+/// Spans of at most this many tokens that get through in a step go through it as one block: they lie one after the
+/// other in memory, so that a layer need not collect them first.
+const BLOCK_TOKENS: usize = 16;
 
-impl Prefill {
-    /// `hidden`: (tokens, hidden), f32, the embeddings of the tokens from the position `start` on.
-    pub(crate) fn new(hidden: Tensor, start: usize, charge: Charge) -> Result<Self> {
-        let tokens = hidden.dim(0)?;
-        Ok(Self { hidden, start, tokens, layer: 0, row: 0, _charge: charge })
-    }
-
-    /// (1, hidden): the last token, as the last layer left it.
-    fn last(&self) -> Result<Tensor> {
-        self.hidden.narrow(0, self.tokens - 1, 1)
-    }
-}
+/// Rows of logits that are made at a time of spans with several: a row is as long as the vocabulary.
+const LOGITS_ROWS: usize = 64;
 
 /// A step at work.
-struct Step<'a, 'd, 'p> {
+struct Step<'a, 's> {
     decoder: &'a Decoder,
-    decode: &'a mut [DecodeStep<'d, SequenceCache>],
-    prefills: &'a mut [PrefillStep<'p, SequenceCache, Prefill>],
-    /// (decode.len(), hidden), if anything is decoded.
-    hidden: Option<Tensor>,
-    /// Positions of what is decoded.
-    positions: Vec<usize>,
+    spans: &'a mut [SpanStep<'s, SequenceCache, Span>],
+    /// Which of them are rows of `block`.
+    in_block: Vec<bool>,
+    /// (rows, hidden), f32
+    block: Option<Tensor>,
 }
 
-/// The rows of a prefill that go through a layer now.
+/// The rows of a span that go through a layer now.
 struct Piece {
-    /// Which prefill.
+    /// Which span.
     index: usize,
     rows: usize,
     /// How many of them, the last ones, are needed further on: the others only leave their keys and values.
@@ -57,76 +37,110 @@ impl Decoder {
     /// See [`crate::LanguageModel::step`].
     pub(crate) fn run_step(
         &self,
-        decode: &mut [DecodeStep<'_, SequenceCache>],
-        prefills: &mut [PrefillStep<'_, SequenceCache, Prefill>],
-    ) -> std::result::Result<StepOutput, ModelError> {
-        let tokens: Vec<u32> = decode.iter().map(|step| step.token).collect();
-        let hidden = if tokens.is_empty() { None } else { Some(self.embed(&tokens)?) };
-        let positions = decode.iter().map(|step| step.cache.len()).collect();
-        let first = match &hidden {
-            Some(_) => 0,
-            None => prefills.iter().map(|step| step.prefill.layer).min().unwrap_or(0),
-        };
-        let mut step = Step { decoder: self, decode, prefills, hidden, positions };
+        spans: &mut [SpanStep<'_, SequenceCache, Span>],
+    ) -> std::result::Result<Vec<LogitsRows>, ModelError> {
+        let in_block = self.choose_block(spans);
+        let block = self.embed_new(spans, &in_block)?;
+        let first = spans.iter().map(|step| step.span.layer()).min().unwrap_or(0);
+        let mut step = Step { decoder: self, spans, in_block, block };
         for layer in first..self.layers() {
             step.run_layer(layer)?;
         }
-        Ok(step.output()?)
+        Ok(step.logits()?)
+    }
+
+    /// Which spans go through the step as one block: short ones that get through, in one piece.
+    fn choose_block(&self, spans: &[SpanStep<'_, SequenceCache, Span>]) -> Vec<bool> {
+        let mut room = PREFILL_CHUNK;
+        let chosen = spans.iter().map(|step| {
+            let tokens = step.span.tokens().len();
+            let chosen = step.span.is_new()
+                && tokens <= BLOCK_TOKENS.min(room)
+                && step.row_layers >= tokens * self.layers()
+                && step.cache.prompt_left(0).is_none_or(|left| left == tokens);
+            room -= if chosen { tokens } else { 0 };
+            chosen
+        });
+        chosen.collect()
+    }
+
+    /// Embeds the spans that begin; gives the block.
+    fn embed_new(
+        &self,
+        spans: &mut [SpanStep<'_, SequenceCache, Span>],
+        in_block: &[bool],
+    ) -> std::result::Result<Option<Tensor>, ModelError> {
+        let tokens: Vec<u32> =
+            chosen(spans, in_block).flat_map(|step| step.span.tokens().iter().copied()).collect();
+        let block = if tokens.is_empty() { None } else { Some(self.embed(&tokens)?) };
+        let mut start = 0;
+        for (step, in_block) in spans.iter_mut().zip(in_block).filter(|(step, _)| step.span.is_new()) {
+            let count = step.span.tokens().len();
+            match &block {
+                Some(block) if *in_block => {
+                    step.span.embedded(block.narrow(0, start, count)?, 0, &self.pool);
+                    start += count;
+                }
+                _ => {
+                    let hidden = self.embed(step.span.tokens())?;
+                    step.span.embedded(hidden, count * self.info.row_bytes, &self.pool);
+                }
+            }
+        }
+        Ok(block)
     }
 }
 
-impl Step<'_, '_, '_> {
-    /// Everything that is due in a layer: what is decoded, together with the first pieces of prefills.
+/// Those of the spans that are in the block.
+fn chosen<'a, 's>(
+    spans: &'a [SpanStep<'s, SequenceCache, Span>],
+    in_block: &'a [bool],
+) -> impl Iterator<Item = &'a SpanStep<'s, SequenceCache, Span>> {
+    spans.iter().zip(in_block).filter_map(|(step, chosen)| chosen.then_some(step))
+}
+
+impl Step<'_, '_> {
+    /// Everything that is due in a layer: the block, together with the first pieces of other spans.
     fn run_layer(&mut self, layer: usize) -> Result<()> {
-        let mut pieces = self.pieces(layer);
-        if let Some(hidden) = self.hidden.take() {
-            self.run(layer, Some(&hidden), &pieces)?;
-            self.hidden = Some(hidden);
-            pieces = self.pieces(layer);
+        loop {
+            let pieces = self.pieces(layer);
+            if pieces.is_empty() {
+                return Ok(());
+            }
+            self.run(layer, &pieces)?;
         }
-        while !pieces.is_empty() {
-            self.run(layer, None, &pieces)?;
-            pieces = self.pieces(layer);
-        }
-        Ok(())
     }
 
-    /// What of the prefills may go through `layer` next: at most [`PREFILL_CHUNK`] rows, none across the end of
-    /// a prompt.
+    /// What may go through `layer` next: at most [`PREFILL_CHUNK`] rows beside the block, none across the end of a
+    /// prompt.
     fn pieces(&self, layer: usize) -> Vec<Piece> {
         let mut room = PREFILL_CHUNK;
         let mut pieces = Vec::new();
-        for (index, step) in self.prefills.iter().enumerate().filter(|(_, step)| step.prefill.layer == layer)
-        {
-            let left = step.prefill.tokens - step.prefill.row;
+        for (index, step) in self.spans.iter().enumerate().filter(|(_, step)| step.span.layer() == layer) {
+            let left = step.span.left();
             let left = step.cache.prompt_left(layer).map_or(left, |prompt| left.min(prompt));
-            let rows = left.min(room).min(step.row_layers);
-            // Behind the last layer nothing is needed but the last row.
-            let ends = step.prefill.row + rows == step.prefill.tokens;
-            let wanted = if layer + 1 == self.decoder.layers() { usize::from(ends) } else { rows };
+            let mut rows = left.min(step.row_layers);
+            if !self.in_block[index] {
+                rows = rows.min(room);
+                room -= rows;
+            }
+            // Behind the last layer nothing is needed but what goes through the output head.
+            let wanted = if layer + 1 == self.decoder.layers() { step.span.wanted(rows) } else { rows };
             if rows > 0 {
                 pieces.push(Piece { index, rows, wanted });
             }
-            room -= rows;
         }
         pieces
     }
 
-    /// Runs rows through a layer, all at once: `decoded`, which is replaced, and `pieces` of prefills, which move
-    /// on.
-    fn run(&mut self, layer: usize, decoded: Option<&Tensor>, pieces: &[Piece]) -> Result<()> {
-        let mut rows: Vec<Tensor> = decoded.into_iter().cloned().collect();
-        let mut positions = if decoded.is_some() { self.positions.clone() } else { Vec::new() };
-        for &Piece { index, rows: count, .. } in pieces {
-            let prefill = &self.prefills[index].prefill;
-            rows.push(prefill.hidden.narrow(0, prefill.row, count)?);
-            let start = prefill.start + prefill.row;
-            positions.extend(start..start + count);
-        }
-        let rotation = self.decoder.rotation(positions.into_iter())?;
+    /// Runs pieces through a layer, all at once; they move on.
+    fn run(&mut self, layer: usize, pieces: &[Piece]) -> Result<()> {
+        let positions = pieces.iter().flat_map(|piece| self.spans[piece.index].span.positions(piece.rows));
+        let rotation = self.decoder.rotation(positions)?;
+        let rows = self.rows(pieces)?;
         let decoder = self.decoder;
-        let mut spans = self.spans(layer, decoded.is_some(), pieces);
-        let all_wanted = spans.iter().all(|span| span.wanted == span.tokens);
+        let all_wanted = pieces.iter().all(|piece| piece.wanted == piece.rows);
+        let mut spans = layer_spans(self.spans, layer, pieces);
         match &rows[..] {
             [rows] if all_wanted => decoder.run_layer(layer, rows, &rotation, &mut spans)?,
             rows => {
@@ -134,38 +148,27 @@ impl Step<'_, '_, '_> {
                 let out = decoder.run_layer_for_wanted(layer, &all, &rotation, &mut spans)?;
                 drop(spans);
                 if let Some(out) = out {
-                    self.scatter(&out, decoded, pieces)?;
+                    self.scatter(&out, pieces)?;
                 }
             }
         }
         pieces.iter().try_for_each(|piece| self.advance(layer, piece))
     }
 
-    /// The sequences' parts of the rows in a layer: what is decoded, if `decoded`, then `pieces`.
-    fn spans(&mut self, layer: usize, decoded: bool, pieces: &[Piece]) -> Vec<Span<'_>> {
-        let decode = self.decode.iter_mut().filter(|_| decoded).map(|step| (1, 1, &mut *step.cache));
-        let mut pieces = pieces.iter().peekable();
-        let prefills = self.prefills.iter_mut().enumerate().filter_map(|(index, step)| {
-            let piece = pieces.next_if(|piece| piece.index == index)?;
-            Some((piece.rows, piece.wanted, &mut *step.cache))
-        });
-        let spans = decode.chain(prefills).filter_map(|(tokens, wanted, cache)| {
-            Some(Span { tokens, wanted, cache: cache.layers_mut().get_mut(layer)? })
-        });
-        spans.collect()
+    /// The rows of pieces: one tensor where they lie one after the other.
+    fn rows(&self, pieces: &[Piece]) -> Result<Vec<Tensor>> {
+        match &self.block {
+            Some(block) if pieces.iter().all(|piece| self.in_block[piece.index]) => Ok(vec![block.clone()]),
+            _ => pieces.iter().map(|piece| self.spans[piece.index].span.next_rows(piece.rows)).collect(),
+        }
     }
 
     /// Puts a layer's output, the wanted rows of all, where its input was.
-    fn scatter(&self, out: &Tensor, decoded: Option<&Tensor>, pieces: &[Piece]) -> Result<()> {
+    fn scatter(&self, out: &Tensor, pieces: &[Piece]) -> Result<()> {
         let mut start = 0;
-        if let Some(decoded) = decoded {
-            start = decoded.dim(0)?;
-            decoded.slice_set(&out.narrow(0, 0, start)?, 0, 0)?;
-        }
         for piece in pieces.iter().filter(|piece| piece.wanted > 0) {
-            let prefill = &self.prefills[piece.index].prefill;
-            let first = prefill.row + piece.rows - piece.wanted;
-            prefill.hidden.slice_set(&out.narrow(0, start, piece.wanted)?, 0, first)?;
+            let rows = self.spans[piece.index].span.next_rows(piece.rows)?;
+            rows.slice_set(&out.narrow(0, start, piece.wanted)?, 0, piece.rows - piece.wanted)?;
             start += piece.wanted;
         }
         Ok(())
@@ -173,37 +176,73 @@ impl Step<'_, '_, '_> {
 
     /// After a piece went through a layer.
     fn advance(&mut self, layer: usize, piece: &Piece) -> Result<()> {
-        let step = &mut self.prefills[piece.index];
+        let step = &mut self.spans[piece.index];
         step.row_layers -= piece.rows;
         if step.cache.prompt_left(layer) == Some(0)
             && let Some(cache) = step.cache.layers_mut().get_mut(layer)
         {
             profile::on(Part::Attention, || cache.finish_prompt())?;
         }
-        step.prefill.row += piece.rows;
-        if step.prefill.row == step.prefill.tokens {
-            (step.prefill.layer, step.prefill.row) = (layer + 1, 0);
-        }
+        step.span.advance(piece.rows);
         Ok(())
     }
 
-    /// The logits of what is through all layers.
-    fn output(&self) -> Result<StepOutput> {
-        let done =
-            |step: &PrefillStep<'_, SequenceCache, Prefill>| step.prefill.layer == self.decoder.layers();
-        let mut last: Vec<Tensor> = self.hidden.iter().cloned().collect();
-        for step in self.prefills.iter().filter(|step| done(step)) {
-            last.push(step.prefill.last()?);
+    /// Logits of what is through all layers.
+    fn logits(&mut self) -> Result<Vec<LogitsRows>> {
+        let counts = self.logits_rows();
+        let mut hidden = Vec::new();
+        for (step, &count) in self.spans.iter().zip(&counts).filter(|(_, count)| **count > 0) {
+            hidden.push(step.span.next_for_head(count)?);
         }
-        let mut rows = if last.is_empty() {
-            Vec::new()
-        } else {
-            self.decoder.logits(&Tensor::cat(&last, 0)?)?.to_vec2()?
-        }
-        .into_iter();
-        Ok(StepOutput {
-            decoded: rows.by_ref().take(self.decode.len()).collect(),
-            prefilled: self.prefills.iter().map(|step| if done(step) { rows.next() } else { None }).collect(),
-        })
+        let rows = match &hidden[..] {
+            [] => Vec::new(),
+            hidden => self.decoder.logits(&Tensor::cat(hidden, 0)?)?.to_vec2()?,
+        };
+        let mut rows = rows.into_iter();
+        let each = self.spans.iter_mut().zip(counts).map(|(step, count)| {
+            let last = count > 0 && count == step.span.logits_left();
+            step.row_layers = step.row_layers.saturating_sub(count - usize::from(last));
+            if count > 0 {
+                step.span.advance_logits(count);
+            }
+            rows.by_ref().take(count).collect()
+        });
+        Ok(each.collect())
     }
+
+    /// How many rows of logits of each span are made in this step.
+    fn logits_rows(&self) -> Vec<usize> {
+        let mut room = LOGITS_ROWS;
+        let each = self.spans.iter().zip(&self.in_block).map(|(step, in_block)| {
+            if step.span.layer() < self.decoder.layers() {
+                return 0;
+            }
+            match step.span.logits_left() {
+                left if left <= 1 || *in_block => left,
+                left => {
+                    // The last is not counted.
+                    let paid = if left - 1 <= step.row_layers { left } else { step.row_layers };
+                    let rows = paid.min(room);
+                    room -= rows;
+                    rows
+                }
+            }
+        });
+        each.collect()
+    }
+}
+
+/// The sequences' parts of the rows in a layer.
+fn layer_spans<'a>(
+    spans: &'a mut [SpanStep<'_, SequenceCache, Span>],
+    layer: usize,
+    pieces: &[Piece],
+) -> Vec<LayerSpan<'a>> {
+    let mut pieces = pieces.iter().peekable();
+    let spans = spans.iter_mut().enumerate().filter_map(|(index, step)| {
+        let piece = pieces.next_if(|piece| piece.index == index)?;
+        let cache = step.cache.layers_mut().get_mut(layer)?;
+        Some(LayerSpan { tokens: piece.rows, wanted: piece.wanted, cache })
+    });
+    spans.collect()
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::cache::Span;
+use crate::cache::LayerSpan;
 use crate::shape::AttentionConfig;
 use crate::storage::cpu::attend::attend_spans;
 
@@ -20,7 +20,7 @@ pub fn attend(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    spans: &mut [Span<'_>],
+    spans: &mut [LayerSpan<'_>],
 ) -> Result<Tensor> {
     check(config, [q, k, v], spans)?;
     match q.device() {
@@ -30,7 +30,7 @@ pub fn attend(
 }
 
 /// Whether everything fits.
-fn check(config: &AttentionConfig, qkv: [&Tensor; 3], spans: &[Span<'_>]) -> Result<()> {
+fn check(config: &AttentionConfig, qkv: [&Tensor; 3], spans: &[LayerSpan<'_>]) -> Result<()> {
     if config.kv_heads == 0 || !config.query_heads.is_multiple_of(config.kv_heads) {
         candle_core::bail!("{} query heads do not share {} KV heads", config.query_heads, config.kv_heads);
     }

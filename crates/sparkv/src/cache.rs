@@ -348,7 +348,7 @@ impl LayerCache {
 
 /// One sequence's part of a ragged batch: `tokens` rows of q, k and v, in order, and the cache they extend.
 #[derive(Debug)]
-pub struct Span<'a> {
+pub struct LayerSpan<'a> {
     /// Rows of the batch that belong to this sequence.
     pub tokens: usize,
     /// How many of them, the last ones, attention is wanted of; at most `tokens`. The others are only stored.

@@ -45,7 +45,7 @@ mod storage;
 
 pub use attention::attend;
 pub use budget::Budget;
-pub use cache::{KvUsage, LayerCache, SequenceCache, SharedPrefix, Span, TruncateError};
+pub use cache::{KvUsage, LayerCache, LayerSpan, SequenceCache, SharedPrefix, TruncateError};
 pub use eviction::{Eviction, EvictionPolicy, Keep};
 pub use pool::KvPool;
 pub use settings::{KvChoice, KvOptions, KvSettings, Presets, SettingsError};

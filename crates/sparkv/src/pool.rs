@@ -28,6 +28,13 @@ pub struct Charge {
     bytes: u64,
 }
 
+impl Charge {
+    /// What it counts.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
         self.pool.0.fetch_sub(self.bytes, Ordering::Relaxed);

@@ -34,10 +34,14 @@ impl Need<'_> {
         self.to_start(new_tokens)
     }
 
-    /// The most tokens, at most `wanted`, that can be generated within `budget` bytes; 0 if not even one.
-    pub(super) fn tokens_within(self, budget: u64, wanted: usize) -> Result<usize, SettingsError> {
+    /// The most tokens, at most `wanted`, that can be generated within `budget` bytes; `None` if there is no room for the
+    /// prompt.
+    pub(super) fn tokens_within(self, budget: u64, wanted: usize) -> Result<Option<usize>, SettingsError> {
         if self.in_all(wanted)? <= budget {
-            return Ok(wanted);
+            return Ok(Some(wanted));
+        }
+        if self.in_all(0)? > budget {
+            return Ok(None);
         }
         // The need grows with the tokens: bisection.
         let (mut fits, mut exceeds) = (0, wanted);
@@ -49,7 +53,7 @@ impl Need<'_> {
                 exceeds = middle;
             }
         }
-        Ok(fits)
+        Ok(Some(fits))
     }
 
     /// The first preset with which `new_tokens` can be generated within `budget` bytes, and what it needs:
@@ -113,10 +117,15 @@ mod tests {
         let info = info();
         let need = Need { info: &info, settings: &KvSettings::exact(), prompt: 100 };
         for budget in [700_000u64, 1_000_000, 5_000_000] {
-            let fits = need.tokens_within(budget, 50_000).unwrap();
+            let fits = need.tokens_within(budget, 50_000).unwrap().unwrap();
             assert!(fits > 0 && need.in_all(fits).unwrap() <= budget, "{fits} in {budget}");
             assert!(need.in_all(fits + 1).unwrap() > budget, "{fits} in {budget}");
         }
-        assert_eq!(need.tokens_within(1000, 50).unwrap(), 0);
+        assert_eq!(need.tokens_within(1000, 50).unwrap(), None);
+        let prompt = need.in_all(0).unwrap();
+        assert_eq!(
+            [prompt - 1, prompt].map(|budget| need.tokens_within(budget, 0).unwrap()),
+            [None, Some(0)]
+        );
     }
 }

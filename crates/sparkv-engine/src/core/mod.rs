@@ -1,15 +1,18 @@
 //! Tokens only: the thread that owns the model, and the handle on it.
 //!
-//! One subject per file: `queue` is where requests wait, `sequence` is one request at work, `scheduler` is the
-//! loop that decides who takes part in the next step, `prefill_budget` how much of prompts does, `memory` computes what a
-//! request needs, `prefix` keeps what need not be computed again. None of them knows text.
+//! One subject per file: `queue` is where requests wait, `job` is a request and how far it is, `candidate` one that may
+//! start if there is memory, `sequence` one at work, `scheduler` is the loop that decides who takes part in the next
+//! step, `prefill_budget` how much of prompts does, `memory` computes what a request needs, `prefix` keeps what need not
+//! be computed again. None of them knows text.
 //!
-//! Every step is one ragged batch: the next token of every sequence that is being answered, and pieces of the
+//! Every step is one ragged batch of spans: the next token of every sequence that is being answered, and pieces of the
 //! prompts of the others. Memory is promised before it is used: a request starts when what it needs until its
 //! first token is free, beside what the others need next. If answers outgrow the memory, the last to have come
 //! goes back to the front of the queue and later begins again, from the tokens it had. A step that fails ends the sequence that was
 //! alone in it; if there were several, each begins again and goes on alone for a step.
+mod candidate;
 mod constraint;
+mod job;
 mod memory;
 mod prefill_budget;
 mod prefix;
@@ -32,18 +35,18 @@ use tokio::sync::mpsc;
 
 use crate::{
     request::{PromptLength, RequestError},
-    sampler::{Sampler, SamplingParams},
+    sampler::{Sampler, SamplingParams, check_alternatives},
 };
+use job::{CheckedRequest, Job};
 use memory::Need;
 use queue::RequestQueue;
 use scheduler::Scheduler;
-use sequence::{Job, Work};
 use stats::Counters;
 
 pub use constraint::{Constraint, Grammar};
 pub use stats::Stats;
 pub use stream::TokenStream;
-pub use token::Token;
+pub use token::{Token, TokenEvent};
 
 /// Bounds of an engine.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -95,7 +98,11 @@ pub struct Load {
 pub struct TokenRequest {
     /// The tokens to continue; at least one.
     pub prompt: Vec<u32>,
-    /// The most tokens to generate, at least 1; what fits in the context if `None`.
+    /// Report the log probability of each token of the prompt but the first, and of this many of the likeliest in its
+    /// place; nothing if `None`. All of the prompt is computed then, whatever was kept of others.
+    pub prompt_logprobs: Option<usize>,
+    /// The most tokens to generate; what fits in the context if `None`. With 0, the prompt is computed and kept for
+    /// others.
     pub max_tokens: Option<usize>,
     /// Where there is no memory for `max_tokens`, generate as many as there is for, instead of refusing.
     pub fit_memory: bool,
@@ -147,9 +154,9 @@ impl TokenEngine {
     /// # Errors
     /// Whatever of [`RequestError`] applies; nothing was queued then.
     pub fn submit(&self, request: TokenRequest) -> Result<TokenStream, RequestError> {
-        let work = self.check(request)?;
+        let request = self.check(request)?;
         let (events, tokens) = mpsc::unbounded_channel();
-        self.queue.join(Job::new(work, events))?;
+        self.queue.join(Job::new(request, events))?;
         Ok(TokenStream::new(tokens, Arc::clone(&self.queue)))
     }
 
@@ -162,8 +169,8 @@ impl TokenEngine {
     }
 
     /// Everything about a request that can be known before it runs.
-    fn check(&self, request: TokenRequest) -> Result<Work, RequestError> {
-        let TokenRequest { prompt, max_tokens, fit_memory, sampling, .. } = request;
+    fn check(&self, request: TokenRequest) -> Result<CheckedRequest, RequestError> {
+        let TokenRequest { prompt, prompt_logprobs, max_tokens, fit_memory, sampling, .. } = request;
         let biased = sampling.logit_bias.keys().copied().max();
         let mut sampler = Sampler::new(sampling)?;
         if prompt.is_empty() {
@@ -172,6 +179,7 @@ impl TokenEngine {
         let check = |param: &'static str, tokens: &[u32]| {
             self.info.check_tokens(tokens).map_err(|error| RequestError::invalid(param, error.to_string()))
         };
+        check_alternatives("prompt_logprobs", prompt_logprobs)?;
         check("prompt", &prompt)?;
         check("logit_bias", biased.as_slice())?;
         sampler.read_prompt(&prompt);
@@ -185,7 +193,7 @@ impl TokenEngine {
             ends.extend(&self.info.eos_token_ids);
         }
         let constraint = request.grammar.map(|grammar| grammar.start());
-        Ok(Work { prompt, max_tokens, sampler, ends, constraint, kv, deadline })
+        Ok(CheckedRequest { prompt, prompt_logprobs, max_tokens, sampler, ends, constraint, kv, deadline })
     }
 
     /// Tokens to generate, of those `wanted`, that memory suffices for were the request alone: all of them, if
@@ -200,8 +208,9 @@ impl TokenEngine {
         let budget = self.config.kv_memory;
         let need = Need { info: &self.info, settings, prompt };
         let fitting = need.tokens_within(budget, wanted)?;
-        if fitting == wanted || (fitting > 0 && !exactly) {
-            return Ok(fitting);
+        match fitting {
+            Some(fitting) if fitting == wanted || (fitting > 0 && !exactly) => return Ok(fitting),
+            _ => {}
         }
         let new_tokens = if exactly { wanted } else { 1 };
         let presets = self.presets.read().unwrap_or_else(PoisonError::into_inner);
@@ -211,7 +220,7 @@ impl TokenEngine {
             max_tokens: new_tokens,
             needed: need.in_all(new_tokens)?,
             budget,
-            fitting,
+            fitting: fitting.unwrap_or(0),
             proposal: need.preset_within(&presets, budget, new_tokens),
         })
     }
@@ -219,19 +228,16 @@ impl TokenEngine {
     /// Tokens to generate after a prompt: those asked for, or what fits in the context.
     ///
     /// # Errors
-    /// [`RequestError::ContextExceeded`] if they do not fit; `max_tokens` of 0.
+    /// [`RequestError::ContextExceeded`] if they do not fit.
     pub(crate) fn tokens_to_generate(
         &self,
         prompt: PromptLength,
         max_tokens: Option<usize>,
     ) -> Result<usize, RequestError> {
-        if max_tokens == Some(0) {
-            return Err(RequestError::invalid("max_tokens", "must be at least 1"));
-        }
         let limit = self.info.context_length;
-        match (limit.saturating_sub(prompt.least()), max_tokens) {
-            (left, None) if left > 0 => Ok(left),
-            (left, Some(max)) if left >= max => Ok(max),
+        match (limit.checked_sub(prompt.least()), max_tokens) {
+            (Some(left), None) if left > 0 => Ok(left),
+            (Some(left), Some(max)) if left >= max => Ok(max),
             _ => Err(RequestError::ContextExceeded { limit, prompt, max_tokens }),
         }
     }

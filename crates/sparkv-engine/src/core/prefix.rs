@@ -19,6 +19,8 @@ pub(super) struct PrefixCache<M: LanguageModel> {
 struct Entry<M: LanguageModel> {
     tokens: Vec<u32>,
     kept: Kept<M>,
+    /// About the bytes that are freed when it is dropped; fewer if others share them.
+    bytes: u64,
     used: u64,
 }
 
@@ -90,7 +92,13 @@ impl<M: LanguageModel> PrefixCache<M> {
     }
 
     /// Keeps the first `tokens` of a sequence. What they begin with needs no entry of its own any more.
-    pub(super) fn keep_shared(&mut self, settings: &KvSettings, tokens: &[u32], prefix: M::Prefix) {
+    pub(super) fn keep_shared(
+        &mut self,
+        model: &M,
+        settings: &KvSettings,
+        tokens: &[u32],
+        prefix: M::Prefix,
+    ) {
         self.clock += 1;
         let ours = is_f32(settings);
         let same = |entry: &Entry<M>| matches!(entry.kept, Kept::Shared { f32, .. } if f32 == ours);
@@ -101,21 +109,30 @@ impl<M: LanguageModel> PrefixCache<M> {
             return;
         }
         self.entries.retain(|entry| !(same(entry) && tokens.starts_with(&entry.tokens)));
+        let bytes = model.info().kv_shape.dense_bytes(tokens.len()) * if ours { 2 } else { 1 };
         let kept = Kept::Shared { f32: ours, prefix };
-        self.entries.push(Entry { tokens: tokens.to_vec(), kept, used: self.clock });
+        self.entries.push(Entry { tokens: tokens.to_vec(), kept, bytes, used: self.clock });
     }
 
     /// Keeps the cache of a conversation, in which `tokens` are.
     pub(super) fn keep_conversation(
         &mut self,
+        model: &M,
         settings: KvSettings,
         prompt_tokens: usize,
         tokens: Vec<u32>,
         cache: M::Cache,
     ) {
         self.clock += 1;
+        let bytes = model.kv_usage(&cache).bytes;
         let kept = Kept::Conversation { settings, prompt_tokens, cache };
-        self.entries.push(Entry { tokens, kept, used: self.clock });
+        self.entries.push(Entry { tokens, kept, bytes, used: self.clock });
+    }
+
+    /// About the bytes that are freed when all is forgotten; fewer as far as whoever runs shares them, more where they
+    /// are the last that hold rows they do not use.
+    pub(super) fn bytes(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.bytes).sum()
     }
 
     /// Forgets what was used least recently; false if there is nothing.

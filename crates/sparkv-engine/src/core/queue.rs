@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Load, sequence::Job, token::Events};
+use super::{Load, job::Job, token::Events};
 use crate::{event::GenerateError, request::RequestError};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,16 +5,18 @@ use std::{
     time::Instant,
 };
 
-use sparkv_models::{DecodeStep, LanguageModel, PrefillStep, StepOutput};
+use sparkv_models::{LanguageModel, LogitsRows};
 
 use super::{
     EngineConfig,
+    candidate::Candidate,
+    job::Job,
     prefill_budget::PrefillBudget,
     prefix::PrefixCache,
     queue::RequestQueue,
-    sequence::{Candidate, Job, Part, Sequence},
+    sequence::Sequence,
     stats::Counters,
-    token::{Events, Token},
+    token::{Events, TokenEvent},
 };
 use crate::event::GenerateError;
 
@@ -38,17 +40,9 @@ enum Begun<M: LanguageModel> {
     Waiting(Job),
 }
 
-/// What came of a step.
-struct Made {
-    /// The logits of each member, where it has any, in their order.
-    logits: Vec<Option<Vec<f32>>>,
-    /// Rows, summed over layers, that moved on.
-    rows: usize,
-}
-
 /// A step to be made.
-struct Step {
-    /// Which sequences take part, and the rows, summed over layers, of those whose prompts move on.
+struct StepPlan {
+    /// Which sequences take part, and by how many rows, summed over layers, each moves on.
     members: Vec<(usize, usize)>,
     /// Whether anybody is being answered.
     answering: bool,
@@ -115,7 +109,7 @@ impl<M: LanguageModel> Scheduler<M> {
         let events = job.events.clone();
         match self.try_to_begin(job) {
             Ok(Begun::Running(sequence)) => {
-                self.counters.looked_up(sequence.cached(), sequence.asked());
+                self.counters.looked_up(sequence.cached(), sequence.job.request.prompt.len());
                 self.running.push(sequence);
                 None
             }
@@ -136,19 +130,19 @@ impl<M: LanguageModel> Scheduler<M> {
         let candidate = guarded(|| Candidate::new(model, job, kept))?;
         let mut wanted = candidate.outstanding(&self.model);
         if !self.running.is_empty() {
-            wanted += candidate.headroom(self.model.info(), tokens);
+            wanted += candidate.job().headroom(self.model.info(), tokens);
         }
-        if self.fits(wanted, reserved) {
+        if self.may_fit(wanted, reserved) && self.fits(wanted, reserved) {
             return guarded(|| candidate.start(&self.model)).map(Begun::Running);
         }
         if !self.running.is_empty() {
-            return Ok(Begun::Waiting(candidate.put_off(&mut self.kept)));
+            return Ok(Begun::Waiting(candidate.put_off(&self.model, &mut self.kept)));
         }
         // It was computed to fit into all there is, if it begins with nothing of others.
-        if candidate.begins_again() {
+        if candidate.job().is_restarted() {
             Err(GenerateError::Memory)
         } else {
-            self.try_to_begin(candidate.begin_again())
+            self.try_to_begin(candidate.restart())
         }
     }
 
@@ -171,6 +165,14 @@ impl<M: LanguageModel> Scheduler<M> {
         }
     }
 
+    /// Whether [`Self::fits`] may succeed. Not where that would forget in vain what is kept of others, to let somebody
+    /// in before those who run have ended.
+    fn may_fit(&self, wanted: u64, reserved: u64) -> bool {
+        let least = self.model.held_bytes().saturating_sub(self.kept.bytes());
+        self.running.is_empty()
+            || least.saturating_add(reserved).saturating_add(wanted) <= self.config.kv_memory
+    }
+
     /// Sees to it that the next step finds the memory it may need: the last to have come gives way.
     fn make_room(&mut self) {
         loop {
@@ -180,125 +182,114 @@ impl<M: LanguageModel> Scheduler<M> {
             let last = self.running.iter().enumerate().max_by_key(|(_, sequence)| sequence.job.arrived);
             let Some((index, _)) = last else { return };
             let sequence = self.running.remove(index);
-            if self.running.is_empty() && sequence.begins_again() {
+            if self.running.is_empty() && sequence.job.is_restarted() {
                 tell(&self.finish(sequence), Err(GenerateError::Memory));
                 return;
             }
             self.counters.preempted();
-            self.queue.put_back(sequence.begin_again(false));
+            self.queue.put_back(sequence.restart(false));
         }
     }
 
     /// A token for every sequence that is being answered; prompts move on.
     fn step(&mut self) {
-        let step = self.plan();
-        if step.members.is_empty() {
+        let plan = self.plan();
+        if plan.members.is_empty() {
             return;
         }
         let begun = Instant::now();
-        match self.compute(&step) {
-            Ok(Made { logits, rows }) => {
-                self.budget.note(begun.elapsed(), rows, step.answering);
-                self.deliver(&step, logits);
+        match self.compute(&plan) {
+            Ok((logits, prefilled)) => {
+                self.budget.note(begun.elapsed(), prefilled, plan.answering);
+                self.deliver(&plan, logits);
             }
-            Err(error) => self.recover(&step, error),
+            Err(error) => self.recover(&plan, error),
         }
     }
 
-    /// Who takes part in the next step. Rows go to the prompts that are through soonest first, but some always
-    /// to the one that came first.
-    fn plan(&self) -> Step {
-        if let Some(index) = self.running.iter().position(Sequence::is_suspect) {
-            let answering = !self.running[index].is_prefilling();
-            return Step { members: vec![(index, self.budget.rows(false))], answering };
+    /// Who takes part in the next step: whoever is being answered, with all its rows. Of the others, rows go to the
+    /// prompts that are through soonest first, but some always to the one that came first.
+    fn plan(&self) -> StepPlan {
+        if let Some(index) = self.running.iter().position(|sequence| sequence.job.is_suspect()) {
+            let suspect = &self.running[index];
+            let answering = !suspect.is_prefilling();
+            let rows = if answering { suspect.row_layers() } else { self.budget.rows(false) };
+            return StepPlan { members: vec![(index, rows)], answering };
         }
         let answering = self.running.iter().any(|sequence| !sequence.is_prefilling());
-        let mut rows = vec![0; self.running.len()];
+        let (mut rows, mut prompts) = (Vec::new(), Vec::new());
+        for (index, sequence) in self.running.iter().enumerate() {
+            rows.push(if sequence.is_prefilling() { 0 } else { sequence.row_layers() });
+            if sequence.is_prefilling() {
+                prompts.push(index);
+            }
+        }
         let mut left = self.budget.rows(answering);
-        let mut prompts: Vec<usize> =
-            (0..self.running.len()).filter(|&index| self.running[index].is_prefilling()).collect();
         let mut give = |index: usize, most: usize| {
-            let given = (self.running[index].rows_left() - rows[index]).min(most).min(left);
+            let given = (self.running[index].row_layers() - rows[index]).min(most).min(left);
             rows[index] += given;
             left -= given;
         };
         if let Some(&first) = prompts.first() {
             give(first, self.budget.rows(answering).div_ceil(4));
         }
-        prompts.sort_by_key(|&index| self.running[index].rows_left());
+        prompts.sort_by_key(|&index| self.running[index].row_layers());
         prompts.into_iter().for_each(|index| give(index, usize::MAX));
-        let members = self.running.iter().zip(rows).enumerate();
-        let members = members.filter_map(|(index, (sequence, rows))| {
-            (rows > 0 || !sequence.is_prefilling()).then_some((index, rows))
-        });
-        Step { members: members.collect(), answering }
+        let members = rows.into_iter().enumerate().filter(|(_, rows)| *rows > 0);
+        StepPlan { members: members.collect(), answering }
     }
 
-    /// Makes a step.
-    fn compute(&mut self, step: &Step) -> Result<Made, GenerateError> {
-        let (mut decode, mut prefills, mut decodes) = (Vec::new(), Vec::new(), Vec::new());
-        let mut members = step.members.iter().peekable();
-        for (index, sequence) in self.running.iter_mut().enumerate() {
-            let Some(&(_, row_layers)) = members.next_if(|(member, _)| *member == index) else { continue };
-            match sequence.part() {
-                Some(Part::Decode(token, cache)) => {
-                    decode.push(DecodeStep { token, cache });
-                    decodes.push(true);
-                }
-                Some(Part::Prefill(prefill, cache)) => {
-                    prefills.push(PrefillStep { prefill, cache, row_layers });
-                    decodes.push(false);
-                }
-                None => {}
-            }
-        }
+    /// Makes a step. Gives the logits of each member, in their order, and the rows of prompts, summed over layers,
+    /// that moved on.
+    fn compute(&mut self, plan: &StepPlan) -> Result<(Vec<LogitsRows>, usize), GenerateError> {
+        let mut members = plan.members.iter().peekable();
+        let spans = self.running.iter_mut().enumerate().filter_map(|(index, sequence)| {
+            let (_, row_layers) = members.next_if(|(member, _)| *member == index)?;
+            sequence.span_step(*row_layers)
+        });
+        let mut spans: Vec<_> = spans.collect();
         let model = &self.model;
-        let StepOutput { decoded, prefilled } = guarded(|| Ok(model.step(&mut decode, &mut prefills)?))?;
-        let left: Vec<usize> = prefills.iter().map(|step| step.row_layers).collect();
-        let (mut decoded, mut prefilled, mut left) =
-            (decoded.into_iter(), prefilled.into_iter(), left.into_iter());
-        let mut made = Made { logits: Vec::with_capacity(step.members.len()), rows: 0 };
-        for (&(index, given), is_decode) in step.members.iter().zip(decodes) {
-            if is_decode {
-                made.logits.push(decoded.next());
-            } else {
-                let rows = given - left.next().unwrap_or(0).min(given);
-                self.running[index].moved(rows);
-                made.rows += rows;
-                made.logits.push(prefilled.next().flatten());
-            }
+        let logits = guarded(|| Ok(model.step(&mut spans)?))?;
+        let left: Vec<usize> = spans.iter().map(|step| step.row_layers).collect();
+        let mut prefilled = 0;
+        for (&(index, given), left) in plan.members.iter().zip(left) {
+            let sequence = &mut self.running[index];
+            let moved = given.saturating_sub(left);
+            prefilled += if sequence.is_prefilling() { moved } else { 0 };
+            sequence.moved(moved);
         }
-        Ok(made)
+        Ok((logits, prefilled))
     }
 
     /// Draws and sends the tokens that follow from a step's logits.
-    fn deliver(&mut self, step: &Step, logits: Vec<Option<Vec<f32>>>) {
-        let mut drawn: Vec<Option<Result<Token, GenerateError>>> =
+    fn deliver(&mut self, plan: &StepPlan, logits: Vec<LogitsRows>) {
+        let mut drawn: Vec<Option<Result<TokenEvent, GenerateError>>> =
             self.running.iter().map(|_| None).collect();
-        for (&(index, _), logits) in step.members.iter().zip(logits) {
-            let Some(logits) = logits else { continue };
+        for (&(index, _), rows) in plan.members.iter().zip(logits) {
             let sequence = &mut self.running[index];
-            let prompt_done = sequence.is_prefilling();
-            drawn[index] = Some(guarded(|| sequence.draw(&self.model, &logits)));
+            let was_prefilling = sequence.is_prefilling();
+            drawn[index] = guarded(|| sequence.take(&self.model, rows)).transpose();
+            let prompt_done = was_prefilling && !self.running[index].is_prefilling();
             if prompt_done {
                 // Its rows are through, and its last layer is compressed.
                 self.queue.freed();
             }
-            if prompt_done && self.may_leave(&self.running[index], self.reserved()) {
+            if prompt_done && self.can_publish(&self.running[index], self.reserved()) {
                 self.running[index].publish_prefix(&self.model, &mut self.kept);
             }
         }
-        self.counters.generated(drawn.iter().flatten().filter(|token| token.is_ok()).count());
-        for (sequence, token) in std::mem::take(&mut self.running).into_iter().zip(drawn) {
-            match token {
-                Some(Ok(token)) if token.finish.is_some() => tell(&self.finish(sequence), Ok(token)),
+        self.counters
+            .generated(drawn.iter().flatten().flatten().filter(|event| event.token.is_some()).count());
+        for (sequence, event) in std::mem::take(&mut self.running).into_iter().zip(drawn) {
+            match event {
+                Some(Ok(event)) if event.finish.is_some() => tell(&self.finish(sequence), Ok(event)),
                 Some(Err(error)) => {
                     let events = self.end(sequence.into_job());
                     tell(&events, Err(error));
                 }
-                token => {
-                    if let Some(token) = token {
-                        tell(&sequence.job.events, token);
+                event => {
+                    if let Some(event) = event {
+                        tell(&sequence.job.events, event);
                     }
                     self.running.push(sequence);
                 }
@@ -308,8 +299,8 @@ impl<M: LanguageModel> Scheduler<M> {
 
     /// After a step that failed, whose caches are useless: whoever was alone in it is at fault. Of several, each
     /// begins again and makes its next step alone, so that the one at fault is found and the others lose time only.
-    fn recover(&mut self, step: &Step, error: GenerateError) {
-        let mut members = step.members.iter().map(|&(index, _)| index).peekable();
+    fn recover(&mut self, plan: &StepPlan, error: GenerateError) {
+        let mut members = plan.members.iter().map(|&(index, _)| index).peekable();
         let mut failed = Vec::new();
         let running = std::mem::take(&mut self.running);
         for (index, sequence) in running.into_iter().enumerate() {
@@ -327,7 +318,7 @@ impl<M: LanguageModel> Scheduler<M> {
         }
         tracing::warn!(%error, sequences = failed.len(), "a step failed; each of its sequences begins again");
         for sequence in failed.into_iter().rev() {
-            self.queue.put_back(sequence.begin_again(true));
+            self.queue.put_back(sequence.restart(true));
         }
         self.queue.freed();
     }
@@ -335,7 +326,7 @@ impl<M: LanguageModel> Scheduler<M> {
     /// Ends a sequence, and keeps what may be of use. Whoever is told of its end afterwards finds its memory freed
     /// and its place empty.
     fn finish(&mut self, sequence: Sequence<M>) -> Events {
-        let events = if self.may_leave(&sequence, self.reserved()) {
+        let events = if self.can_publish(&sequence, self.reserved()) {
             sequence.finish(&self.model, &mut self.kept)
         } else {
             sequence.into_job().events
@@ -344,11 +335,11 @@ impl<M: LanguageModel> Scheduler<M> {
         events
     }
 
-    /// Whether something of a sequence is to be kept, and there is memory for that beside the `reserved` bytes.
-    fn may_leave(&self, sequence: &Sequence<M>, reserved: u64) -> bool {
-        let cost = sequence.cost_of_leaving(&self.model);
+    /// Whether something of a sequence is to be kept for others, and there is memory for that beside the `reserved` bytes.
+    fn can_publish(&self, sequence: &Sequence<M>, reserved: u64) -> bool {
+        let cost = sequence.publish_bytes(&self.model);
         self.config.prefix_cache
-            && sequence.leaves_something()
+            && sequence.is_publishable()
             && self.model.held_bytes().saturating_add(reserved).saturating_add(cost) <= self.config.kv_memory
     }
 
@@ -377,7 +368,7 @@ impl<M: LanguageModel> Drop for Scheduler<M> {
 }
 
 /// A client that went away is noticed before its sequence's next step; nothing is to be done here.
-fn tell(events: &Events, event: Result<Token, GenerateError>) {
+fn tell(events: &Events, event: Result<TokenEvent, GenerateError>) {
     let _ = events.send(event);
 }
 

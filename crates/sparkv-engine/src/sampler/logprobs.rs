@@ -5,21 +5,29 @@ use super::{finite, likeliest_few};
 /// filter, nothing adjusted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenLogprobs {
-    /// That of the token drawn.
+    /// That of the token at the position.
     pub logprob: f32,
     /// The likeliest tokens and theirs, likeliest first; of equals the smaller id.
     pub top: Vec<(u32, f32)>,
 }
 
+impl TokenLogprobs {
+    /// Those of token `id` and of the `top` likeliest after these logits; `None` if no logit is a finite number.
+    pub fn of(logits: &[f32], id: u32, top: usize) -> Option<Self> {
+        finite(logits).next()?;
+        Some(RawScores::new(logits).of(id, top))
+    }
+}
+
 /// Logits and the logarithm of what their exponentials sum to.
 #[derive(Debug)]
-pub(super) struct RawScores<'a> {
+struct RawScores<'a> {
     logits: &'a [f32],
     log_sum: f64,
 }
 
 impl<'a> RawScores<'a> {
-    pub(super) fn new(logits: &'a [f32]) -> Self {
+    fn new(logits: &'a [f32]) -> Self {
         let max = finite(logits).map(|(_, logit)| logit).fold(f32::NEG_INFINITY, f32::max);
         let max = f64::from(max);
         let sum: f64 = finite(logits).map(|(_, logit)| (f64::from(logit) - max).exp()).sum();
@@ -27,7 +35,7 @@ impl<'a> RawScores<'a> {
     }
 
     /// The log probability of token `id`, and of the `top` likeliest.
-    pub(super) fn of(&self, id: u32, top: usize) -> TokenLogprobs {
+    fn of(&self, id: u32, top: usize) -> TokenLogprobs {
         let logprob = |logit: f32| (f64::from(logit) - self.log_sum) as f32;
         let drawn = self.logits.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY);
         let top = if top == 0 { Vec::new() } else { sorted_few(self.logits, top) };
@@ -62,5 +70,6 @@ mod tests {
         let sum: f32 = all.top.iter().map(|(_, logprob)| logprob.exp()).sum();
         assert!((sum - 1.0).abs() < 1e-6, "{sum}");
         assert!(RawScores::new(&logits).of(0, 0).top.is_empty());
+        assert_eq!(TokenLogprobs::of(&[f32::NAN, f32::NEG_INFINITY], 0, 1), None);
     }
 }

@@ -12,9 +12,9 @@ use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use adjust::Adjustments;
-use logprobs::RawScores;
 
 pub use logprobs::TokenLogprobs;
+pub(crate) use params::check_alternatives;
 pub use params::{InvalidParam, MAX_TOP_LOGPROBS, SamplingParams};
 
 /// Draws one sequence's tokens.
@@ -93,7 +93,7 @@ impl Sampler {
         restrict(&mut adjusted)?;
         let Some(id) = self.sample(&adjusted, position) else { return Ok(None) };
         self.adjustments.note(id);
-        let logprobs = self.params.logprobs.map(|top| RawScores::new(logits).of(id, top));
+        let logprobs = self.params.logprobs.and_then(|top| TokenLogprobs::of(logits, id, top));
         Ok(Some(Drawn { id, logprobs }))
     }
 

@@ -92,12 +92,19 @@ impl SamplingParams {
         for &bias in self.logit_bias.values() {
             check((-100.0..=100.0).contains(&bias), "logit_bias", "between -100 and 100", bias)?;
         }
-        match self.logprobs {
-            Some(top) if top > MAX_TOP_LOGPROBS => {
-                let message = format!("must be at most {MAX_TOP_LOGPROBS}, got {top}");
-                Err(InvalidParam { param: "top_logprobs", message })
-            }
-            _ => Ok(()),
+        check_alternatives("top_logprobs", self.logprobs)
+    }
+}
+
+/// Checks how many alternatives `param` asks for.
+///
+/// # Errors
+/// If they are more than [`MAX_TOP_LOGPROBS`].
+pub(crate) fn check_alternatives(param: &'static str, top: Option<usize>) -> Result<(), InvalidParam> {
+    match top {
+        Some(top) if top > MAX_TOP_LOGPROBS => {
+            Err(InvalidParam { param, message: format!("must be at most {MAX_TOP_LOGPROBS}, got {top}") })
         }
+        _ => Ok(()),
     }
 }

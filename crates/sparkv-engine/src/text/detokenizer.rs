@@ -80,10 +80,9 @@ impl Detokenizer {
 
     /// What the model thinks of a token, with the bytes of all tokens.
     pub(super) fn logprob(&self, id: u32, logprobs: &TokenLogprobs) -> TextLogprob {
-        let score = |id: u32, logprob: f32| TokenScore { id, bytes: self.model.bytes(id).to_vec(), logprob };
         TextLogprob {
-            token: score(id, logprobs.logprob),
-            top: logprobs.top.iter().map(|&(id, logprob)| score(id, logprob)).collect(),
+            token: score(&self.model, id, logprobs.logprob),
+            top: logprobs.top.iter().map(|&(id, logprob)| score(&self.model, id, logprob)).collect(),
         }
     }
 
@@ -102,6 +101,11 @@ impl Detokenizer {
             None => self.model.decode(self.window.get(self.said..).unwrap_or_default()),
         }
     }
+}
+
+/// A token and how likely it is.
+pub(super) fn score(model: &TextModel, id: u32, logprob: f32) -> TokenScore {
+    TokenScore { id, bytes: model.bytes(id).to_vec(), logprob }
 }
 
 #[cfg(test)]

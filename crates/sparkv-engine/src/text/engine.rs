@@ -33,7 +33,7 @@ impl TextEngine {
         Ok(Self { tokens: Arc::new(TokenEngine::start(model, config, presets)?), text: Arc::new(text) })
     }
 
-    /// Renders, encodes and checks a request, and puts it in line. Does not wait, but encodes on the caller's
+    /// Renders, encodes and checks a request, and puts it in the queue. Does not wait, but encodes on the caller's
     /// thread: milliseconds for a long prompt. A text that cannot fit in the context is refused unencoded:
     /// encoding takes some hundred times the text's memory.
     ///
@@ -48,13 +48,14 @@ impl TextEngine {
     /// seed and those that follow it.
     ///
     /// # Errors
-    /// Whatever of [`RequestError`] applies; nothing is left in line then.
+    /// Whatever of [`RequestError`] applies; nothing is left in the queue then.
     pub fn generate_several(
         &self,
         request: GenerateRequest,
         answers: NonZeroUsize,
     ) -> Result<Vec<EventStream>, RequestError> {
-        let GenerateRequest { prompt, max_tokens, fit_context, sampling, stop, .. } = request;
+        let GenerateRequest { prompt, prompt_logprobs, max_tokens, fit_context, sampling, stop, .. } =
+            request;
         if stop.iter().any(String::is_empty) {
             return Err(RequestError::invalid("stop", "a stop string must not be empty"));
         }
@@ -71,7 +72,7 @@ impl TextEngine {
         // An answer is a text of its own; a completion goes on where its prompt ends, leading space and all.
         let continues = !matches!(&prompt, Prompt::Chat(chat) if chat.next == Turn::Answer);
         let prompt = self.text.write(prompt)?;
-        self.tokens.tokens_to_generate(self.text.length(&prompt), None)?;
+        self.tokens.tokens_to_generate(self.text.length(&prompt), max_tokens.filter(|max| *max == 0))?;
         let prompt = self.text.encode_written(prompt)?;
         let max_tokens = if fit_context {
             let fitting = self.tokens.tokens_to_generate(PromptLength::Exactly(prompt.len()), None)?;
@@ -83,6 +84,7 @@ impl TextEngine {
             request.format.map(|format| self.text.compile(&format, self.tokens.info())).transpose()?;
         let token_request = TokenRequest {
             prompt,
+            prompt_logprobs,
             max_tokens,
             fit_memory: fit_context,
             sampling,
@@ -95,7 +97,7 @@ impl TextEngine {
         (0..answers.get() as u64).map(|nth| self.submit(&token_request, nth, continues, &stop)).collect()
     }
 
-    /// Puts one of several answers in line.
+    /// Puts one of several answers in the queue.
     fn submit(
         &self,
         request: &TokenRequest,
@@ -105,13 +107,13 @@ impl TextEngine {
     ) -> Result<EventStream, RequestError> {
         let mut request = request.clone();
         request.sampling.seed = request.sampling.seed.map(|seed| seed.wrapping_add(nth));
-        let prompt_tokens = request.prompt.len();
+        let prompt = request.prompt.clone();
         let context = if continues { request.prompt.as_slice() } else { &[] };
         let text = Detokenizer::after(Arc::clone(&self.text), context)
             .map_err(|error| RequestError::invalid("prompt", format!("cannot be decoded: {error}")))?;
         let stop = StopMatcher::new(stop.to_vec(), request.sampling.min_tokens);
         let tokens = self.tokens.submit(request)?;
-        Ok(EventStream::new(tokens, text, stop, prompt_tokens))
+        Ok(EventStream::new(tokens, Arc::clone(&self.text), text, stop, prompt))
     }
 
     /// The tokens of a prompt, as [`Self::generate`] would continue them.

@@ -3,18 +3,21 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use tokio_stream::Stream;
 
 use super::{
-    detokenizer::Detokenizer,
+    detokenizer::{Detokenizer, score},
+    model::TextModel,
     stop::{Released, StopMatcher},
 };
 use crate::{
-    core::{Token, TokenStream},
-    event::{Event, FinishReason, GenerateError, TextLogprob, Timings, Usage},
+    core::{Token, TokenEvent, TokenStream},
+    event::{Event, FinishReason, GenerateError, PromptToken, TextLogprob, Timings, Usage},
+    sampler::TokenLogprobs,
 };
 
 /// The events of one request. Ends after [`Event::Done`] or an error. Dropping it cancels the request.
@@ -32,9 +35,10 @@ pub struct EventStream {
 #[derive(Debug)]
 struct Source {
     tokens: TokenStream,
+    model: Arc<TextModel>,
     text: Detokenizer,
     stop: StopMatcher,
-    prompt_tokens: usize,
+    prompt: Vec<u32>,
     completion_tokens: usize,
     /// Tokens taken since the last event.
     pending: Vec<u32>,
@@ -45,15 +49,18 @@ struct Source {
 impl EventStream {
     pub(super) fn new(
         tokens: TokenStream,
+        model: Arc<TextModel>,
         text: Detokenizer,
         stop: StopMatcher,
-        prompt_tokens: usize,
+        prompt: Vec<u32>,
     ) -> Self {
+        let prompt_tokens = prompt.len();
         let source = Source {
             tokens,
+            model,
             text,
             stop,
-            prompt_tokens,
+            prompt,
             completion_tokens: 0,
             pending: Vec::new(),
             pending_logprobs: Vec::new(),
@@ -91,15 +98,20 @@ impl EventStream {
         }
     }
 
-    /// Turns a token into the events it makes due.
-    fn take(&mut self, token: Result<Token, GenerateError>) -> Result<(), GenerateError> {
-        // Put back below unless this was the last token, so that every other way out ends the stream.
+    /// Turns an event of the engine into those that it makes due.
+    fn take(&mut self, event: Result<TokenEvent, GenerateError>) -> Result<(), GenerateError> {
+        // Put back below unless this was the last event, so that every other way out ends the stream.
         let Some(mut source) = self.source.take() else { return Ok(()) };
-        let token = token?;
-        self.timings = token.timings;
+        let event = event?;
+        let cannot_decode = |error: tokenizers::Error| GenerateError::Decode(error.to_string());
+        self.timings = event.timings;
+        if let Some(logprobs) = &event.prompt_logprobs {
+            let prompt = source.prompt_tokens(logprobs).map_err(cannot_decode)?;
+            self.ready.push_back(Event::Prompt(prompt));
+        }
         let Released { text, stopped } =
-            source.release(&token).map_err(|e| GenerateError::Decode(e.to_string()))?;
-        match if stopped.is_some() { Some(FinishReason::Stop) } else { token.finish } {
+            source.release(event.token.as_ref(), event.finish.is_some()).map_err(cannot_decode)?;
+        match if stopped.is_some() { Some(FinishReason::Stop) } else { event.finish } {
             None => {
                 if !text.is_empty() {
                     self.ready.push_back(source.text_event(text));
@@ -109,12 +121,12 @@ impl EventStream {
             Some(reason) => {
                 self.ready.push_back(source.text_event(text));
                 let usage = Usage {
-                    prompt_tokens: source.prompt_tokens,
-                    cached_tokens: token.cached_tokens,
+                    prompt_tokens: source.prompt.len(),
+                    cached_tokens: event.cached_tokens,
                     completion_tokens: source.completion_tokens,
-                    kv_cache: token.kv,
+                    kv_cache: event.kv,
                 };
-                self.ready.push_back(Event::Done { reason, stop: stopped, usage, timings: token.timings });
+                self.ready.push_back(Event::Done { reason, stop: stopped, usage, timings: event.timings });
             }
         }
         Ok(())
@@ -123,22 +135,47 @@ impl EventStream {
 
 impl Source {
     /// Takes a token and releases the text that is certain after it; all of it after the last token.
-    fn release(&mut self, token: &Token) -> tokenizers::Result<Released> {
-        self.pending.push(token.id);
-        self.completion_tokens += 1;
-        // A token that ends an answer is not text, even where the tokenizer has one for it.
-        let mut piece = if token.is_text { self.text.push(token.id)? } else { String::new() };
-        if let Some(logprobs) = token.logprobs.as_ref().filter(|_| token.is_text) {
-            self.pending_logprobs.push(self.text.logprob(token.id, logprobs));
+    fn release(&mut self, token: Option<&Token>, is_last: bool) -> tokenizers::Result<Released> {
+        let mut piece = String::new();
+        if let Some(token) = token {
+            self.pending.push(token.id);
+            self.completion_tokens += 1;
+            // A token that ends an answer is not text, even where the tokenizer has one for it.
+            if token.is_text {
+                piece = self.text.push(token.id)?;
+                let logprobs = token.logprobs.as_ref();
+                self.pending_logprobs.extend(logprobs.map(|logprobs| self.text.logprob(token.id, logprobs)));
+            }
         }
-        if token.finish.is_some() {
+        if is_last {
             piece.push_str(&self.text.finish()?);
         }
         let mut released = self.stop.push(&piece);
-        if token.finish.is_some() && released.stopped.is_none() {
+        if is_last && released.stopped.is_none() {
             released.text.push_str(&self.stop.finish());
         }
         Ok(released)
+    }
+
+    /// The tokens of the prompt; `logprobs` are those from the second on.
+    fn prompt_tokens(&self, logprobs: &[TokenLogprobs]) -> tokenizers::Result<Vec<PromptToken>> {
+        let mut text = Detokenizer::after(Arc::clone(&self.model), &[])?;
+        let mut offset = 0;
+        let logprobs = std::iter::once(None).chain(logprobs.iter().map(Some));
+        let tokens = self.prompt.iter().zip(logprobs).map(|(&id, logprobs)| {
+            let token = PromptToken {
+                id,
+                bytes: self.model.bytes(id).to_vec(),
+                offset,
+                logprob: logprobs.map(|logprobs| logprobs.logprob),
+                top: logprobs.map_or_else(Vec::new, |logprobs| {
+                    logprobs.top.iter().map(|&(id, logprob)| score(&self.model, id, logprob)).collect()
+                }),
+            };
+            offset += text.push(id)?.chars().count();
+            Ok(token)
+        });
+        tokens.collect()
     }
 
     /// An event for `text` and the tokens since the last event.

@@ -8,7 +8,7 @@ use sparkv_engine::{
 };
 use sparkv_models::fake::{CHUNK, FakeConfig, Probe};
 
-use crate::support::{answer, collect, config, eventually, ids, kv, request, start_with};
+use crate::support::{answer, collect, config, eventually, ids, ids_of, kv, request, start_with};
 
 fn many(max_running: usize) -> EngineConfig {
     EngineConfig { max_running: NonZeroUsize::new(max_running).unwrap(), ..config(64) }
@@ -91,7 +91,7 @@ fn memory_is_promised_before_it_is_used_and_the_next_in_line_waits_for_it() {
     let streams = submit_all(&engine, &probe, &requests);
     for (request, mut stream) in requests.iter().zip(streams) {
         for &id in &answer(&fake, request) {
-            assert_eq!(stream.blocking_next().unwrap().unwrap().id, id);
+            assert_eq!(ids_of(&[stream.blocking_next().unwrap().unwrap()]), [id]);
             assert!(probe.held_bytes() <= memory);
         }
     }
@@ -107,8 +107,8 @@ fn who_came_last_gives_way_and_loses_no_token() {
         start_with(&fake, EngineConfig { kv_memory: memory, headroom_tokens: 0, ..many(8) });
     for json in ["{}", r#"{"preset": "quality"}"#] {
         let requests: Vec<_> = (0..4).map(|i| TokenRequest { kv: kv(json), ..endless(i, 10, 100) }).collect();
-        let streams = submit_all(&engine, &probe, &requests);
         let preempted = engine.stats().preemptions;
+        let streams = submit_all(&engine, &probe, &requests);
         for (request, stream) in requests.iter().zip(streams) {
             assert_eq!(ids(stream), answer(&fake, request), "{json}");
             assert!(probe.held_bytes() <= memory);
@@ -180,7 +180,7 @@ fn time_that_is_up_ends_a_request_in_line_and_at_work() {
 
 fn cached(engine: &TokenEngine, request: &TokenRequest) -> (Vec<u32>, usize) {
     let tokens = collect(engine.submit(request.clone()).unwrap()).unwrap();
-    (tokens.iter().map(|token| token.id).collect(), tokens[0].cached_tokens)
+    (ids_of(&tokens), tokens[0].cached_tokens)
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn a_prompt_is_shared_as_soon_as_it_is_computed() {
     let tokens = collect(stream).unwrap();
     assert_eq!(tokens[0].cached_tokens, 80);
     assert!(held < 3 * needed(100), "held once: {held}");
-    assert_eq!(tokens.iter().map(|token| token.id).collect::<Vec<_>>(), answer(&fake, &second));
+    assert_eq!(ids_of(&tokens), answer(&fake, &second));
     drop(running);
 }
 
@@ -286,7 +286,7 @@ fn a_conversation_that_has_to_wait_keeps_its_cache() {
     let mut streams = submit_all(&engine, &probe, &[endless(2, 230, 20), second.clone()]);
     let tokens = collect(streams.pop().unwrap()).unwrap();
     assert_eq!(tokens[0].cached_tokens, 100 + 19);
-    assert_eq!(tokens.iter().map(|token| token.id).collect::<Vec<_>>(), answer(&fake, &second));
+    assert_eq!(ids_of(&tokens), answer(&fake, &second));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 use sparkv_engine::{Load, RequestError};
 use sparkv_models::fake::{CHUNK, FakeConfig};
 
-use crate::support::{answer, eventually, ids, request, start};
+use crate::support::{answer, eventually, ids, ids_of, request, start};
 
 #[test]
 fn a_waiting_request_gives_up_its_place_at_once() {
@@ -71,7 +71,7 @@ fn an_answer_is_given_up_between_two_tokens() {
     probe.gate().allow(3);
     let expected = answer(&fake, &request(1, CHUNK, 100));
     for id in &expected[..3] {
-        assert_eq!(stream.blocking_next().unwrap().unwrap().id, *id);
+        assert_eq!(ids_of(&[stream.blocking_next().unwrap().unwrap()]), [*id]);
     }
     eventually("the fourth step waits", || probe.steps() == 4);
     drop(stream);

@@ -7,11 +7,11 @@ use sparkv_engine::{
     core::{TokenEngine, TokenRequest},
 };
 use sparkv_models::{
-    DecodeStep, LanguageModel, ModelError, ModelInfo, PrefillStep, StepOutput,
+    LanguageModel, LogitsRows, ModelError, ModelInfo, SpanStep,
     fake::{self, FakeConfig, FakeModel},
 };
 
-use crate::support::{answer, collect, config, eventually, ids, request, start};
+use crate::support::{answer, collect, config, eventually, ids, ids_of, request, start};
 
 #[test]
 fn greedy_is_what_the_model_says() {
@@ -42,7 +42,7 @@ fn an_answer_ends_with_the_end_token_or_at_the_limit() {
     let length = answer(&fake, &ends).len();
     let run = |request: TokenRequest| {
         let tokens = collect(engine.submit(request).unwrap()).unwrap();
-        (tokens.len(), tokens.last().unwrap().id, tokens.last().unwrap().finish.unwrap())
+        (tokens.len(), *ids_of(&tokens).last().unwrap(), tokens.last().unwrap().finish.unwrap())
     };
     assert_eq!(run(ends.clone()), (length, fake.eos_token_id, FinishReason::Stop));
     // The end token is what stops it, even where it is the last that fits.
@@ -107,6 +107,8 @@ fn context_limit() {
     assert_eq!(submit(50, None).unwrap_err(), exceeded(50, None));
     assert_eq!(submit(50, Some(1)).unwrap_err(), exceeded(50, Some(1)));
     assert_eq!(submit(60, Some(usize::MAX)).unwrap_err(), exceeded(60, Some(usize::MAX)));
+    assert!(ids(submit(50, Some(0)).unwrap()).is_empty());
+    assert_eq!(submit(51, Some(0)).unwrap_err(), exceeded(51, Some(0)));
     assert_eq!(probe.live_caches(), 0);
     let message = exceeded(30, Some(21)).to_string();
     assert_eq!(
@@ -125,7 +127,7 @@ fn bad_requests_are_refused_by_name() {
     let good = request(1, 5, 5);
     assert_eq!(param(TokenRequest { prompt: vec![], ..good.clone() }), "prompt");
     assert_eq!(param(TokenRequest { prompt: vec![5, 100_000], ..good.clone() }), "prompt");
-    assert_eq!(param(TokenRequest { max_tokens: Some(0), ..good.clone() }), "max_tokens");
+    assert_eq!(param(TokenRequest { prompt_logprobs: Some(21), ..good.clone() }), "prompt_logprobs");
     let sampling = SamplingParams { top_p: 1.5, ..SamplingParams::default() };
     assert_eq!(param(TokenRequest { sampling, ..good }), "top_p");
     assert_eq!(engine.load(), Load::default());
@@ -246,7 +248,7 @@ impl Drop for CursedCache {
 
 impl LanguageModel for Cursed {
     type Cache = CursedCache;
-    type Prefill = fake::FakePrefill;
+    type Span = fake::FakeSpan;
     type Prefix = fake::FakePrefix;
 
     fn info(&self) -> &ModelInfo {
@@ -274,26 +276,37 @@ impl LanguageModel for Cursed {
         self.0.begin_with(&mut cache.0, prefix, most)
     }
 
-    fn begin(&self, tokens: &[u32], cache: &CursedCache) -> Result<fake::FakePrefill, ModelError> {
-        self.0.begin(tokens, &cache.0)
+    fn begin(
+        &self,
+        tokens: &[u32],
+        logits: usize,
+        cache: &CursedCache,
+    ) -> Result<fake::FakeSpan, ModelError> {
+        self.0.begin(tokens, logits, &cache.0)
+    }
+
+    fn row_layers(&self, tokens: usize, logits: usize) -> usize {
+        self.0.row_layers(tokens, logits)
     }
 
     fn step(
         &self,
-        decode: &mut [DecodeStep<'_, CursedCache>],
-        prefills: &mut [PrefillStep<'_, CursedCache, fake::FakePrefill>],
-    ) -> Result<StepOutput, ModelError> {
-        let decode = decode.iter_mut().map(|step| (step.token, &mut step.cache.0));
-        let mut decode: Vec<_> = decode.map(|(token, cache)| DecodeStep { token, cache }).collect();
-        let mut prefills: Vec<_> = prefills
-            .iter_mut()
-            .map(|step| PrefillStep {
-                prefill: &mut *step.prefill,
-                cache: &mut step.cache.0,
-                row_layers: step.row_layers,
-            })
-            .collect();
-        self.0.step(&mut decode, &mut prefills)
+        spans: &mut [SpanStep<'_, CursedCache, fake::FakeSpan>],
+    ) -> Result<Vec<LogitsRows>, ModelError> {
+        let spans = spans.iter_mut().map(|step| SpanStep {
+            span: &mut *step.span,
+            cache: &mut step.cache.0,
+            row_layers: step.row_layers,
+        });
+        self.0.step(&mut spans.collect::<Vec<_>>())
+    }
+
+    fn truncate(&self, cache: &mut CursedCache, tokens: usize) -> Result<(), ModelError> {
+        self.0.truncate(&mut cache.0, tokens)
+    }
+
+    fn span_bytes(&self, span: &fake::FakeSpan) -> u64 {
+        self.0.span_bytes(span)
     }
 
     fn kv_usage(&self, cache: &CursedCache) -> KvUsage {

@@ -10,7 +10,7 @@ use sparkv_engine::{
 };
 use sparkv_models::{LoadOptions, ModelSource, WeightFormat, load};
 
-use crate::support::{collect, config, ids, kv};
+use crate::support::{collect, config, ids, ids_of, kv};
 
 fn start(config: EngineConfig) -> TokenEngine {
     let options = LoadOptions { weights: WeightFormat::F32, ..LoadOptions::default() };
@@ -39,6 +39,7 @@ fn requests(engine: &TokenEngine) -> Vec<TokenRequest> {
             prompt.extend((0..own).map(|_| rng.random_range(3..vocab)));
             TokenRequest {
                 prompt,
+                prompt_logprobs: None,
                 max_tokens: Some(rng.random_range(1..60)),
                 fit_memory: false,
                 sampling: SamplingParams {
@@ -107,6 +108,7 @@ fn who_gives_way_goes_on_with_the_same_tokens() {
     let alone = start(config(8));
     let long = |seed: u32| TokenRequest {
         prompt: (0..20).map(|i| 3 + (seed * 131 + i * 17) % 3000).collect(),
+        prompt_logprobs: None,
         max_tokens: Some(400),
         fit_memory: false,
         sampling: SamplingParams::default(),
@@ -122,7 +124,7 @@ fn who_gives_way_goes_on_with_the_same_tokens() {
     for request in &requests {
         let tokens = collect(alone.submit(request.clone()).unwrap()).unwrap();
         bytes = tokens[399].kv.bytes;
-        expected.push(tokens.iter().map(|token| token.id).collect::<Vec<u32>>());
+        expected.push(ids_of(&tokens));
     }
     let config = EngineConfig {
         max_running: NonZeroUsize::new(6).unwrap(),

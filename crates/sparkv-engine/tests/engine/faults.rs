@@ -7,7 +7,7 @@ use sparkv_models::{
     fake::{BOS, FakeConfig, Fault, FaultAt, FaultKind},
 };
 
-use crate::support::{answer, collect, config, ids, request, start_with};
+use crate::support::{answer, collect, config, ids, ids_of, request, start_with};
 
 const KINDS: [FaultKind; 3] = [FaultKind::Error, FaultKind::Panic, FaultKind::Nan];
 
@@ -36,7 +36,7 @@ fn run(kind: FaultKind, step: usize, at_once: usize) -> (bool, usize) {
     for (request, stream) in requests.iter().zip(streams) {
         match collect(stream) {
             Ok(tokens) => {
-                let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
+                let ids: Vec<u32> = ids_of(&tokens);
                 assert_eq!(ids, answer(&fake, request), "{kind:?} at step {step} changed another's tokens");
             }
             Err(error) => {
@@ -107,7 +107,7 @@ fn the_one_at_fault_ends_and_the_others_go_on() {
             for (index, (request, stream)) in requests.iter().zip(streams).enumerate() {
                 match collect(stream) {
                     Ok(tokens) => {
-                        let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
+                        let ids: Vec<u32> = ids_of(&tokens);
                         assert_eq!(ids, answer(&fake, request), "{kind:?} at {place} changed {index}");
                     }
                     Err(error) => {

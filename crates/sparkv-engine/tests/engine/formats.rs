@@ -45,6 +45,7 @@ fn answer(engine: &TextEngine, request: GenerateRequest) -> Result<Answer, Gener
     let (mut text, mut ids, mut all) = (String::new(), Vec::new(), Vec::new());
     loop {
         match events.blocking_next().unwrap()? {
+            Event::Prompt(_) => panic!("not asked for"),
             Event::Text { text: more, token_ids, logprobs } => {
                 text += &more;
                 ids.extend(token_ids);

@@ -14,6 +14,7 @@ mod faults;
 #[cfg(test)]
 mod formats;
 #[cfg(test)]
+mod scores;
 mod simulation;
 #[cfg(test)]
 mod support;

@@ -49,7 +49,7 @@ impl Client {
         let heard = match self.stream.blocking_next().unwrap() {
             Ok(token) => {
                 assert!(!self.poisoned);
-                assert_eq!(token.id, self.expected[self.heard]);
+                assert_eq!(token.token.unwrap().id, self.expected[self.heard]);
                 self.heard += 1;
                 assert_eq!(token.finish.is_some(), self.heard == self.expected.len());
                 if token.finish.is_some() { Heard::Last } else { Heard::Token }

@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, time::Duration};
 use sparkv::{KvChoice, Presets};
 use sparkv_engine::{
     EngineConfig, GenerateError, SamplingParams,
-    core::{Token, TokenEngine, TokenRequest, TokenStream},
+    core::{TokenEngine, TokenEvent, TokenRequest, TokenStream},
     sampler::Sampler,
 };
 use sparkv_models::fake::{self, FakeConfig, FakeModel, Probe};
@@ -37,6 +37,7 @@ pub(crate) fn kv(json: &str) -> KvChoice {
 pub(crate) fn request(seed: u32, length: usize, max_tokens: usize) -> TokenRequest {
     TokenRequest {
         prompt: (0..length as u32).map(|i| fake::BYTE_OFFSET + (seed * 31 + i * 7) % 256).collect(),
+        prompt_logprobs: None,
         max_tokens: Some(max_tokens),
         fit_memory: false,
         sampling: SamplingParams::default(),
@@ -63,26 +64,31 @@ pub(crate) fn answer(config: &FakeConfig, request: &TokenRequest) -> Vec<u32> {
     tokens.split_off(request.prompt.len())
 }
 
-/// All tokens of a stream, or the error that ended it. Checks that it ends once.
-pub(crate) fn collect(mut stream: TokenStream) -> Result<Vec<Token>, GenerateError> {
-    let mut tokens: Vec<Token> = Vec::new();
+/// All events of a stream, or the error that ended it. Checks that it ends once.
+pub(crate) fn collect(mut stream: TokenStream) -> Result<Vec<TokenEvent>, GenerateError> {
+    let mut events: Vec<TokenEvent> = Vec::new();
     let result = loop {
         match stream.blocking_next() {
-            Some(Ok(token)) => tokens.push(token),
+            Some(Ok(event)) => events.push(event),
             Some(Err(error)) => break Err(error),
-            None => break Ok(tokens),
+            None => break Ok(events),
         }
     };
     assert!(stream.blocking_next().is_none(), "a stream went on after its end");
     if let Ok([before @ .., last]) = result.as_deref() {
         assert!(last.finish.is_some(), "a stream ended without a reason");
-        assert!(before.iter().all(|token| token.finish.is_none()), "a token after the last");
+        assert!(before.iter().all(|event| event.finish.is_none()), "an event after the last");
     }
     result
 }
 
+/// The tokens of events.
+pub(crate) fn ids_of(events: &[TokenEvent]) -> Vec<u32> {
+    events.iter().flat_map(|event| &event.token).map(|token| token.id).collect()
+}
+
 pub(crate) fn ids(stream: TokenStream) -> Vec<u32> {
-    collect(stream).unwrap().iter().map(|token| token.id).collect()
+    ids_of(&collect(stream).unwrap())
 }
 
 /// Waits for what another thread is about to do.

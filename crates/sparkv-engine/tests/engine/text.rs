@@ -58,6 +58,7 @@ fn gather(events: Vec<Result<Event, GenerateError>>) -> Answer {
     for event in events {
         assert!(done.is_none(), "an event after the last");
         match event.unwrap() {
+            Event::Prompt(_) => panic!("not asked for"),
             Event::Text { text, token_ids, .. } => {
                 assert!(!token_ids.is_empty(), "text without a token");
                 pieces.push(text);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use sparkv::{KvSettings, KvShape, SequenceCache};
-use sparkv_models::{DecodeStep, Decoder, LanguageModel, ModelError, profile};
+use sparkv_models::{Decoder, LanguageModel, ModelError, profile};
 
 use crate::retrieval::{EvalError, SettingsUnderTest};
 
@@ -251,7 +251,7 @@ impl Bench<'_> {
     }
 
     fn step(&self, cache: &mut SequenceCache, index: usize) -> Result<(), EvalError> {
-        self.decoder.decode(&mut [DecodeStep { token: self.token(index), cache }])?;
+        self.decoder.decode(&[self.token(index)], &mut [cache])?;
         Ok(())
     }
 

@@ -2,7 +2,9 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use candle_core::{DType, Device, Tensor};
-use sparkv::{KvSettings, KvUsage, SequenceCache, SettingsError, SharedPrefix, Span, attend};
+use sparkv::{
+    KvSettings, KvUsage, LayerSpan, SequenceCache, SettingsError, SharedPrefix, TruncateError, attend,
+};
 
 use super::SHAPE;
 use super::probe::Counters;
@@ -66,7 +68,7 @@ impl FakeCache {
         }
         let zeros = Tensor::zeros((tokens, SHAPE.attention.head_dim), DType::F32, &Device::Cpu)?;
         for cache in self.kv.layers_mut() {
-            attend(&SHAPE.attention, &zeros, &zeros, &zeros, &mut [Span { tokens, wanted: 0, cache }])?;
+            attend(&SHAPE.attention, &zeros, &zeros, &zeros, &mut [LayerSpan { tokens, wanted: 0, cache }])?;
         }
         Ok(())
     }
@@ -81,6 +83,12 @@ impl FakeCache {
         let tokens = self.kv.begin_with(&prefix.kv, most)?;
         self.tokens.extend_from_slice(&prefix.tokens[..tokens]);
         Ok(tokens)
+    }
+
+    pub(super) fn truncate(&mut self, tokens: usize) -> Result<(), TruncateError> {
+        self.kv.truncate(tokens)?;
+        self.tokens.truncate(tokens);
+        Ok(())
     }
 
     pub(super) fn next_bytes(&self) -> u64 {

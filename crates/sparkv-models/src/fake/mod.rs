@@ -33,7 +33,7 @@ use probe::Counters;
 pub use probe::{Gate, Probe};
 pub use tokenizer::{BOS, BYTE_OFFSET, CHAT_TEMPLATE, EOS, tokenizer};
 
-use crate::language_model::{DecodeStep, LanguageModel, ModelError, ModelInfo, PrefillStep, StepOutput};
+use crate::language_model::{LanguageModel, LogitsRows, ModelError, ModelInfo, SpanStep, check_span};
 
 /// Prompt tokens that go through the model at a time.
 pub const CHUNK: usize = 8;
@@ -115,13 +115,16 @@ pub struct FakeModel {
     counters: Arc<Counters>,
 }
 
-/// A prompt on its way.
+/// Tokens on their way.
 #[derive(Debug)]
-pub struct FakePrefill {
+pub struct FakeSpan {
     tokens: Vec<u32>,
+    /// How many of the last ones the logits are wanted of.
+    logits: usize,
     done: usize,
     nan: bool,
-    _charge: Charge,
+    /// What several tokens hold; one never stays from step to step.
+    charge: Option<Charge>,
 }
 
 impl FakeModel {
@@ -160,29 +163,31 @@ impl FakeModel {
         }
     }
 
-    fn logits(&self, cache: &FakeCache, nan: bool) -> Vec<f32> {
-        if nan { vec![f32::NAN; self.config.vocab_size] } else { logits(&self.config, cache.tokens()) }
+    fn logits(&self, tokens: &[u32], nan: bool) -> Vec<f32> {
+        if nan { vec![f32::NAN; self.config.vocab_size] } else { logits(&self.config, tokens) }
     }
 
-    /// Moves a prompt on by a chunk. Its logits, if that was the last.
-    fn advance(
-        &self,
-        step: &mut PrefillStep<'_, FakeCache, FakePrefill>,
-    ) -> Result<Option<Vec<f32>>, ModelError> {
-        let prefill = &mut *step.prefill;
-        let end = prefill.tokens.len().min(prefill.done + CHUNK.min(step.row_layers));
-        let chunk = &prefill.tokens[prefill.done..end];
-        prefill.nan |= self.pass(chunk)?;
+    /// Moves a span on by a chunk. The logits that are wanted of that.
+    fn advance(&self, step: &mut SpanStep<'_, FakeCache, FakeSpan>) -> Result<LogitsRows, ModelError> {
+        let span = &mut *step.span;
+        let start = span.done;
+        let end = span.tokens.len().min(start + CHUNK.min(step.row_layers));
+        let chunk = &span.tokens[start..end];
+        span.nan |= self.pass(chunk)?;
+        let before = step.cache.tokens().len();
         step.cache.append(chunk)?;
-        step.row_layers -= end - prefill.done;
-        prefill.done = end;
-        Ok((end == prefill.tokens.len()).then(|| self.logits(step.cache, prefill.nan)))
+        step.row_layers -= end - start;
+        span.done = end;
+        let first = start.max(span.tokens.len() - span.logits);
+        Ok((first..end)
+            .map(|row| self.logits(&step.cache.tokens()[..=before + row - start], span.nan))
+            .collect())
     }
 }
 
 impl LanguageModel for FakeModel {
     type Cache = FakeCache;
-    type Prefill = FakePrefill;
+    type Span = FakeSpan;
     type Prefix = FakePrefix;
 
     fn info(&self) -> &ModelInfo {
@@ -210,33 +215,26 @@ impl LanguageModel for FakeModel {
         Ok(cache.begin_with(prefix, most)?)
     }
 
-    fn begin(&self, tokens: &[u32], cache: &FakeCache) -> Result<FakePrefill, ModelError> {
-        let vocab_size = self.config.vocab_size;
-        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab_size) {
-            return Err(ModelError::Token { id, vocab_size });
-        }
-        if tokens.is_empty() || cache.prompt_left().is_some_and(|left| left > tokens.len()) {
-            return Err(ModelError::Candle(candle_core::Error::Msg("too few tokens".to_owned())));
-        }
-        let charge = self.counters.pool.charge(ROW_BYTES * tokens.len());
-        Ok(FakePrefill { tokens: tokens.to_vec(), done: 0, nan: false, _charge: charge })
+    fn begin(&self, tokens: &[u32], logits: usize, cache: &FakeCache) -> Result<FakeSpan, ModelError> {
+        check_span(&self.info, tokens, logits, cache.prompt_left())?;
+        let charge = (tokens.len() > 1).then(|| self.counters.pool.charge(ROW_BYTES * tokens.len()));
+        Ok(FakeSpan { tokens: tokens.to_vec(), logits, done: 0, nan: false, charge })
     }
 
-    fn step(
-        &self,
-        decode: &mut [DecodeStep<'_, FakeCache>],
-        prefills: &mut [PrefillStep<'_, FakeCache, FakePrefill>],
-    ) -> Result<StepOutput, ModelError> {
-        let mut output = StepOutput::default();
-        for step in decode {
-            let nan = self.pass(&[step.token])?;
-            step.cache.append(&[step.token])?;
-            output.decoded.push(self.logits(step.cache, nan));
-        }
-        for step in prefills {
-            output.prefilled.push(self.advance(step)?);
-        }
-        Ok(output)
+    fn row_layers(&self, tokens: usize, _: usize) -> usize {
+        tokens
+    }
+
+    fn step(&self, spans: &mut [SpanStep<'_, FakeCache, FakeSpan>]) -> Result<Vec<LogitsRows>, ModelError> {
+        spans.iter_mut().map(|step| self.advance(step)).collect()
+    }
+
+    fn truncate(&self, cache: &mut FakeCache, tokens: usize) -> Result<(), ModelError> {
+        Ok(cache.truncate(tokens)?)
+    }
+
+    fn span_bytes(&self, span: &FakeSpan) -> u64 {
+        span.charge.as_ref().map_or(0, Charge::bytes)
     }
 
     fn kv_usage(&self, cache: &FakeCache) -> KvUsage {
@@ -289,7 +287,7 @@ mod tests {
         let mut cache = model.new_cache(&KvSettings::exact(), prompt.len()).unwrap();
         let mut logits = model.prefill(prompt, &mut cache, &mut || true).unwrap().unwrap();
         for &token in tokens {
-            logits = model.decode(&mut [DecodeStep { token, cache: &mut cache }]).unwrap().remove(0);
+            logits = model.decode(&[token], &mut [&mut cache]).unwrap().remove(0);
         }
         let bytes = KvSettings::exact().cache_bytes(&SHAPE, prompt.len(), tokens.len()).unwrap();
         assert_eq!((model.kv_usage(&cache).bytes, model.held_bytes()), (bytes, bytes));

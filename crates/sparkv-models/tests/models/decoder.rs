@@ -8,8 +8,8 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 use sparkv_models::{
-    DecodeStep, Decoder, DecoderConfig, GgufFile, GgufWeights, LanguageModel, LoadError, ModelError,
-    PREFILL_CHUNK, WeightFormat, load_dummy,
+    Decoder, DecoderConfig, GgufFile, GgufWeights, LanguageModel, LoadError, ModelError, PREFILL_CHUNK,
+    WeightFormat, load_dummy,
 };
 
 /// A forward pass written for reading: f64, position by position, no cache.
@@ -247,15 +247,14 @@ fn a_batch_gives_each_sequence_what_it_gets_alone() {
     let mut together: Vec<_> = prompts.iter().map(|prompt| prefill(&decoder, prompt).0).collect();
     for _ in 0..5 {
         let tokens = numbers.tokens(3, 160);
-        let mut batch: Vec<_> =
-            tokens.iter().zip(&mut together).map(|(&token, cache)| DecodeStep { token, cache }).collect();
-        let logits = decoder.decode(&mut batch).unwrap();
+        let mut batch: Vec<_> = together.iter_mut().collect();
+        let logits = decoder.decode(&tokens, &mut batch).unwrap();
         for ((&token, cache), logits) in tokens.iter().zip(&mut alone).zip(logits) {
             let off = distance(&logits, &decode_one(&decoder, token, cache));
             assert!(off < 1e-4, "{off}");
         }
     }
-    assert!(decoder.decode(&mut []).unwrap().is_empty());
+    assert!(decoder.decode(&[], &mut []).unwrap().is_empty());
 }
 
 #[test]

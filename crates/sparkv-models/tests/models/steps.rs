@@ -1,8 +1,8 @@
 //! Steps that mix sequences at all stages give each what it gets alone.
 use sparkv::settings::{KvChoice, KvSettings, Presets};
-use sparkv_models::{DecodeStep, Decoder, LanguageModel, Prefill, PrefillStep};
+use sparkv_models::{Decoder, LanguageModel, ModelError, Span, SpanStep};
 
-use crate::common::{Numbers, distance, llama, load, random_weights};
+use crate::common::{Numbers, decode_one, distance, llama, load, random_weights};
 use serde_json::json;
 
 const VOCAB: usize = 160;
@@ -28,8 +28,7 @@ impl Sequence {
         let prompt = decoder.prefill(&self.tokens[..self.prompt], &mut cache, &mut || true).unwrap();
         let mut logits = vec![prompt.unwrap()];
         for &token in &self.tokens[self.prompt..] {
-            let step = DecodeStep { token, cache: &mut cache };
-            logits.push(decoder.decode(&mut [step]).unwrap().remove(0));
+            logits.push(decode_one(decoder, token, &mut cache));
         }
         logits
     }
@@ -39,39 +38,62 @@ impl Sequence {
 struct Running<'a> {
     sequence: &'a Sequence,
     cache: sparkv::SequenceCache,
-    prefill: Option<Prefill>,
+    /// What is on its way, and how many rows of logits it still owes.
+    span: Option<(Span, usize)>,
+    /// Tokens that were sent on their way.
+    begun: usize,
+    /// Those of the prompt's last token, and of what follows.
     logits: Vec<Vec<f32>>,
+    /// Those of the prompt's other tokens, as far as they were asked for.
+    scores: Vec<Vec<f32>>,
 }
 
-impl Running<'_> {
-    fn next(&self) -> Option<u32> {
-        self.sequence.tokens.get(self.sequence.prompt + self.logits.len() - 1).copied()
+impl<'a> Running<'a> {
+    fn new(decoder: &Decoder, sequence: &'a Sequence, logits: usize) -> Self {
+        let cache = decoder.new_cache(&sequence.settings, sequence.prompt).unwrap();
+        let span = decoder.begin(&sequence.tokens[..sequence.prompt], logits, &cache).unwrap();
+        let begun = sequence.prompt;
+        Self { sequence, cache, span: Some((span, logits)), begun, logits: Vec::new(), scores: Vec::new() }
+    }
+
+    /// Sends on their way up to three of the tokens that follow, where nothing is.
+    fn go_on(&mut self, decoder: &Decoder, numbers: &mut Numbers) {
+        let left = &self.sequence.tokens[self.begun..];
+        let count = left.len().min(1 + numbers.tokens(1, 3)[0] as usize);
+        if self.span.is_none() && count > 0 {
+            let span = decoder.begin(&left[..count], count, &self.cache).unwrap();
+            self.span = Some((span, count));
+            self.begun += count;
+        }
+    }
+
+    fn take(&mut self, rows: Vec<Vec<f32>>) {
+        let Some((_, left)) = &mut self.span else { return };
+        for row in rows {
+            *left -= 1;
+            let is_score = self.begun == self.sequence.prompt && *left > 0;
+            if is_score { self.scores.push(row) } else { self.logits.push(row) }
+        }
+        if *left == 0 {
+            self.span = None;
+        }
     }
 }
 
 /// One step for everybody who has something to do.
 fn step(decoder: &Decoder, running: &mut [Running<'_>], numbers: &mut Numbers) {
-    let (mut decode, mut prefills, mut who) = (Vec::new(), Vec::new(), [Vec::new(), Vec::new()]);
+    let (mut spans, mut who) = (Vec::new(), Vec::new());
     for (index, sequence) in running.iter_mut().enumerate() {
-        if sequence.prefill.is_none() {
-            let Some(token) = sequence.next() else { continue };
-            decode.push(DecodeStep { token, cache: &mut sequence.cache });
-            who[0].push(index);
-        } else if let Some(prefill) = &mut sequence.prefill {
+        sequence.go_on(decoder, numbers);
+        if let Some((span, _)) = &mut sequence.span {
             let row_layers = 1 + numbers.tokens(1, 100)[0] as usize;
-            prefills.push(PrefillStep { prefill, cache: &mut sequence.cache, row_layers });
-            who[1].push(index);
+            spans.push(SpanStep { span, cache: &mut sequence.cache, row_layers });
+            who.push(index);
         }
     }
-    let output = decoder.step(&mut decode, &mut prefills).unwrap();
-    for (index, logits) in who[0].iter().zip(output.decoded) {
-        running[*index].logits.push(logits);
-    }
-    for (index, logits) in who[1].iter().zip(output.prefilled) {
-        if let Some(logits) = logits {
-            running[*index].logits.push(logits);
-            running[*index].prefill = None;
-        }
+    let logits = decoder.step(&mut spans).unwrap();
+    for (index, rows) in who.into_iter().zip(logits) {
+        running[index].take(rows);
     }
 }
 
@@ -91,16 +113,17 @@ fn any_mix_of_prompts_and_tokens_equals_each_alone() {
             .collect();
         let mut running: Vec<Running<'_>> = Vec::new();
         let mut waiting = sequences.iter();
-        while running.iter().any(|running| running.prefill.is_some() || running.next().is_some())
+        while running
+            .iter()
+            .any(|running| running.span.is_some() || running.begun < running.sequence.tokens.len())
             || waiting.len() > 0
         {
             // Somebody comes now and then.
             if numbers.tokens(1, 3)[0] == 0
                 && let Some(sequence) = waiting.next()
             {
-                let cache = decoder.new_cache(&sequence.settings, sequence.prompt).unwrap();
-                let prefill = decoder.begin(&sequence.tokens[..sequence.prompt], &cache).unwrap();
-                running.push(Running { sequence, cache, prefill: Some(prefill), logits: Vec::new() });
+                let logits = 1 + numbers.tokens(1, sequence.prompt)[0] as usize;
+                running.push(Running::new(&decoder, sequence, logits));
             }
             step(&decoder, &mut running, &mut numbers);
         }
@@ -160,11 +183,74 @@ fn a_prompt_that_begins_with_another_s_tokens_equals_one_computed_whole() {
         let logits = decoder.prefill(&tokens[begun..], &mut cache, &mut || true).unwrap().unwrap();
         assert!(distance(&logits, &expected) < 1e-2, "{json}: {}", distance(&logits, &expected));
         for token in tokens.iter().take(5).copied() {
-            let (ours, theirs) = (
-                decoder.decode(&mut [DecodeStep { token, cache: &mut cache }]).unwrap().remove(0),
-                decoder.decode(&mut [DecodeStep { token, cache: &mut whole }]).unwrap().remove(0),
-            );
+            let (ours, theirs) =
+                (decode_one(&decoder, token, &mut cache), decode_one(&decoder, token, &mut whole));
             assert!(distance(&ours, &theirs) < 1e-2, "{json}: {}", distance(&ours, &theirs));
         }
+    }
+}
+
+/// Every token of a prompt of several pieces, in steps of any size, whatever is compressed afterwards.
+#[test]
+fn the_logits_of_all_of_a_prompt_equal_those_of_its_beginnings() {
+    let config = llama(json!({}));
+    let decoder = load(&config, &random_weights(&config, 24));
+    let tokens = Numbers(11).tokens(150, VOCAB);
+    let mut cache = decoder.new_cache(&settings("{}"), 1).unwrap();
+    let mut expected = vec![decoder.prefill(&tokens[..1], &mut cache, &mut || true).unwrap().unwrap()];
+    expected.extend(tokens[1..].iter().map(|&token| decode_one(&decoder, token, &mut cache)));
+    for (json, wanted) in [("{}", 150), (r#"{"preset": "aggressive"}"#, 149), ("{}", 70)] {
+        for row_layers in [7, 90, 100_000] {
+            let mut cache = decoder.new_cache(&settings(json), tokens.len()).unwrap();
+            let mut span = decoder.begin(&tokens, wanted, &cache).unwrap();
+            let mut left = decoder.row_layers(tokens.len(), wanted);
+            let mut rows = Vec::new();
+            while rows.len() < wanted {
+                let mut spans = [SpanStep { span: &mut span, cache: &mut cache, row_layers }];
+                let more = decoder.step(&mut spans).unwrap().remove(0);
+                assert!(more.len() <= 64, "{} rows at a time", more.len());
+                left -= row_layers - spans[0].row_layers;
+                rows.extend(more);
+            }
+            assert_eq!(left, 0, "all that was counted, and no more");
+            for (row, expected) in rows.iter().zip(&expected[tokens.len() - wanted..]) {
+                assert!(distance(row, expected) < 1e-3, "{json}: {}", distance(row, expected));
+            }
+        }
+    }
+    assert!(matches!(decoder.begin(&tokens, 151, &cache), Err(ModelError::Span { logits: 151, .. })));
+    assert!(matches!(decoder.begin(&tokens, 0, &cache), Err(ModelError::Span { logits: 0, .. })));
+}
+
+/// What was guessed and turned out wrong is taken back.
+#[test]
+fn tokens_that_were_taken_back_leave_no_trace() {
+    let config = llama(json!({}));
+    let decoder = load(&config, &random_weights(&config, 25));
+    let tokens = Numbers(12).tokens(60, VOCAB);
+    for json in ["{}", r#"{"preset": "aggressive"}"#] {
+        let [mut cache, mut clean] = [(), ()].map(|()| {
+            let mut cache = decoder.new_cache(&settings(json), 50).unwrap();
+            decoder.prefill(&tokens[..50], &mut cache, &mut || true).unwrap().unwrap();
+            cache
+        });
+        let guessed = [tokens[50], tokens[51], 1, 2];
+        let mut span = decoder.begin(&guessed, 4, &cache).unwrap();
+        let row_layers = decoder.row_layers(4, 4);
+        let mut spans = [SpanStep { span: &mut span, cache: &mut cache, row_layers }];
+        let rows = decoder.step(&mut spans).unwrap().remove(0);
+        assert_eq!((rows.len(), decoder.span_bytes(&span)), (4, 0), "through in one step");
+        decoder.truncate(&mut cache, 52).unwrap();
+        let one_by_one = [50, 51].map(|index| decode_one(&decoder, tokens[index], &mut clean));
+        for (row, alone) in rows.iter().zip(&one_by_one) {
+            assert!(distance(row, alone) < 1e-3, "{json}: {}", distance(row, alone));
+        }
+        assert_eq!(decoder.kv_usage(&cache), decoder.kv_usage(&clean));
+        for &token in &tokens[52..] {
+            let (ours, clean) =
+                (decode_one(&decoder, token, &mut cache), decode_one(&decoder, token, &mut clean));
+            assert!(distance(&ours, &clean) < 1e-3, "{json}: {}", distance(&ours, &clean));
+        }
+        assert!(matches!(decoder.truncate(&mut cache, 49), Err(ModelError::Truncate(_))));
     }
 }

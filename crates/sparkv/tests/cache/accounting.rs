@@ -4,7 +4,7 @@
 use crate::common::{Layer, Tokens, config, settings};
 use proptest::prelude::*;
 use sparkv::settings::{KvOptions, Presets};
-use sparkv::{KvPool, KvShape, SequenceCache, Span, attend};
+use sparkv::{KvPool, KvShape, LayerSpan, SequenceCache, attend};
 
 fn shape(head_dim: usize) -> KvShape {
     shape_of(1, head_dim)
@@ -192,7 +192,7 @@ fn rows_that_are_not_wanted_change_nothing_for_those_that_are() {
         let mut start = 0;
         for (tokens_of, wanted) in [(150, 0), (50, 1), (3, 2), (97, 60)] {
             let Tokens { q, k, v } = tokens.slice(start, tokens_of);
-            let span = Span { tokens: tokens_of, wanted, cache: &mut layer.cache.layers_mut()[0] };
+            let span = LayerSpan { tokens: tokens_of, wanted, cache: &mut layer.cache.layers_mut()[0] };
             let out: Vec<Vec<f32>> = attend(&config, &q, &k, &v, &mut [span]).unwrap().to_vec2().unwrap();
             start += tokens_of;
             assert_eq!(out, expected[start - wanted..start], "{json} at {start}");
@@ -204,7 +204,7 @@ fn rows_that_are_not_wanted_change_nothing_for_those_that_are() {
     }
     let mut layer = Layer::new(config, &settings("{}"), 200);
     let Tokens { q, k, v } = tokens.slice(0, 2);
-    let span = Span { tokens: 2, wanted: 3, cache: &mut layer.cache.layers_mut()[0] };
+    let span = LayerSpan { tokens: 2, wanted: 3, cache: &mut layer.cache.layers_mut()[0] };
     assert!(attend(&config, &q, &k, &v, &mut [span]).is_err());
 }
 
@@ -262,7 +262,7 @@ proptest! {
         let Tokens { q, k, v } = tokens.slice(0, prompt);
         for layer in 0..layers {
             let cache = &mut cache.layers_mut()[layer];
-            attend(&config, &q, &k, &v, &mut [Span { tokens: prompt, wanted: 0, cache }]).unwrap();
+            attend(&config, &q, &k, &v, &mut [LayerSpan { tokens: prompt, wanted: 0, cache }]).unwrap();
             prop_assert!(pool.held() <= promised, "{} of {promised}: {json}", pool.held());
             cache.finish_prompt().unwrap();
             prop_assert!(pool.held() <= promised, "{} of {promised}: {json}", pool.held());
@@ -273,7 +273,7 @@ proptest! {
             let promised = pool.held() + cache.next_bytes();
             let Tokens { q, k, v } = tokens.slice(position, 1);
             for cache in cache.layers_mut() {
-                attend(&config, &q, &k, &v, &mut [Span { tokens: 1, wanted: 1, cache }]).unwrap();
+                attend(&config, &q, &k, &v, &mut [LayerSpan { tokens: 1, wanted: 1, cache }]).unwrap();
             }
             prop_assert!(pool.held() <= promised.min(most), "{} of {promised}, {most}: {json}", pool.held());
         }

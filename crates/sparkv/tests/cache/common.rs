@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sparkv::settings::{KvChoice, KvOptions, KvSettings, Presets};
-use sparkv::{AttentionConfig, KvShape, SequenceCache, Span, attend};
+use sparkv::{AttentionConfig, KvShape, LayerSpan, SequenceCache, attend};
 
 /// The settings that the JSON of a `kv_cache` object asks for.
 pub(crate) fn settings(json: &str) -> KvSettings {
@@ -80,7 +80,7 @@ impl Layer {
     pub(crate) fn attend(&mut self, tokens: &Tokens) -> Vec<Vec<f32>> {
         let mut out = Vec::new();
         for cache in self.cache.layers_mut() {
-            let span = Span { tokens: tokens.len(), wanted: tokens.len(), cache };
+            let span = LayerSpan { tokens: tokens.len(), wanted: tokens.len(), cache };
             let attended = attend(&self.config, &tokens.q, &tokens.k, &tokens.v, &mut [span]).unwrap();
             out = attended.to_vec2().unwrap();
         }

@@ -159,7 +159,8 @@ fn tensors_that_do_not_fit_are_errors() {
     let settings = settings("{}");
     let attend = |q: &Tensor, spans: usize| {
         let mut layer = Layer::new(config, &settings, 5);
-        let span = sparkv::Span { tokens: spans, wanted: spans, cache: &mut layer.cache.layers_mut()[0] };
+        let span =
+            sparkv::LayerSpan { tokens: spans, wanted: spans, cache: &mut layer.cache.layers_mut()[0] };
         sparkv::attend(&config, q, &tokens.k, &tokens.v, &mut [span])
     };
     assert!(attend(&tokens.q, 5).is_ok());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 use sparkv::{KvChoice, KvOptions, KvSettings, Presets, settings::Precision};
-use sparkv_models::{DecodeStep, Decoder, DecoderConfig, LanguageModel, SafetensorsFiles, WeightFormat};
+use sparkv_models::{Decoder, DecoderConfig, LanguageModel, SafetensorsFiles, WeightFormat};
 
 pub(crate) type Weights = HashMap<String, Tensor>;
 
@@ -111,7 +111,7 @@ pub(crate) fn prefill(decoder: &Decoder, prompt: &[u32]) -> (sparkv::SequenceCac
 }
 
 pub(crate) fn decode_one(decoder: &Decoder, token: u32, cache: &mut sparkv::SequenceCache) -> Vec<f32> {
-    decoder.decode(&mut [DecodeStep { token, cache }]).unwrap().remove(0)
+    decoder.decode(&[token], &mut [cache]).unwrap().remove(0)
 }
 
 pub(crate) fn argmax(logits: &[f32]) -> u32 {

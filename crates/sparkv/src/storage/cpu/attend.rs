@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, Result, Storage, Tensor};
 use sparkv_kernels::{KEY_BLOCK, Partial, QueryTile, TileScratch, attend_tile};
 
 use super::head::HeadCache;
-use crate::cache::{LayerCache, Span};
+use crate::cache::{LayerCache, LayerSpan};
 use crate::parallel;
 use crate::shape::AttentionConfig;
 
@@ -41,7 +41,7 @@ fn with_rows<R>(tensor: &Tensor, compute: impl FnOnce(&[f32]) -> Result<R>) -> R
 pub(crate) fn attend_spans(
     config: &AttentionConfig,
     qkv: [&Tensor; 3],
-    spans: &mut [Span<'_>],
+    spans: &mut [LayerSpan<'_>],
 ) -> Result<Tensor> {
     let device = qkv[0].device().clone();
     let [q, k, v] = qkv;
@@ -104,7 +104,7 @@ struct StoredSpan<'a> {
 
 /// All spans; `out`: (wanted rows, query_heads * head_dim). A piece of each at a time, between which blocks of tails are
 /// packed. The pieces of a sequence end at the same tokens however it is cut into spans.
-fn attend_rows(config: &AttentionConfig, qkv: Qkv<'_>, spans: &mut [Span<'_>], mut out: &mut [f32]) {
+fn attend_rows(config: &AttentionConfig, qkv: Qkv<'_>, spans: &mut [LayerSpan<'_>], mut out: &mut [f32]) {
     let mut rests = Vec::with_capacity(spans.len());
     let mut start = 0;
     for span in spans.iter_mut().filter(|span| span.tokens > 0) {
