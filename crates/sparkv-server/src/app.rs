@@ -16,8 +16,8 @@ use utoipa::openapi::OpenApi as Document;
 use crate::config::{Policy, ServerConfig};
 use crate::error::ApiError;
 use crate::generation::ids::unix_time;
-use crate::generation::observed::ObservedEvents;
-use crate::generation::work::Work;
+use crate::generation::instrumented::InstrumentedEvents;
+use crate::generation::requests::CheckedRequests;
 use crate::metrics::Metrics;
 
 /// The most prompts encoded at a time, however many cores there are: a long one takes hundreds of megabytes.
@@ -140,14 +140,14 @@ impl App {
         }
     }
 
-    /// Puts requests in line, all of them or none; returns their answers, those to one prompt after those to the one
+    /// Puts requests in the queue, all of them or none; returns their answers, those to one prompt after those to the one
     /// before.
     ///
     /// # Errors
     /// Whatever the engine refuses.
-    pub(crate) async fn generate(&self, work: Work) -> Result<Vec<ObservedEvents>, ApiError> {
+    pub(crate) async fn generate(&self, asked: CheckedRequests) -> Result<Vec<InstrumentedEvents>, ApiError> {
         let arrived = Instant::now();
-        let Work { mut requests, answers, fault } = work;
+        let CheckedRequests { mut requests, answers, fault } = asked;
         let timeout = self.config().request_timeout;
         requests.iter_mut().for_each(|request| request.timeout = timeout);
         let generate = move |engine: &TextEngine| {
@@ -160,8 +160,8 @@ impl App {
         };
         let events = self.encode(generate).await?.map_err(|error| ApiError::refused(error, &fault))?;
         let seconds = arrived.elapsed().as_secs_f64();
-        let observed = |events| ObservedEvents::new(events, self.0.metrics.clone(), seconds);
-        Ok(events.into_iter().map(observed).collect())
+        let instrumented = |events| InstrumentedEvents::new(events, self.0.metrics.clone(), seconds);
+        Ok(events.into_iter().map(instrumented).collect())
     }
 
     /// Does work with a prompt. Encoding a long one takes a while, so that it does not happen on a thread that serves
@@ -175,7 +175,7 @@ impl App {
     ) -> Result<Result<T, RequestError>, ApiError> {
         self.check_ready()?;
         let engine = self.0.engine.clone();
-        // A full line turns away before anything is worked on.
+        // A full queue turns away before anything is worked on.
         if let Err(error) = engine.check_room() {
             return Ok(Err(error));
         }
@@ -284,8 +284,8 @@ mod tests {
         let permits = Arc::clone(&app.0.encoding).acquire_many_owned(all).await.unwrap();
         let request = GenerateRequest::new(Prompt::Text("hello".to_owned()));
         let fault = Fault { prompt: "prompt", max_tokens: "max_tokens", format: "format", default_kv: true };
-        let work = Work { requests: vec![request], answers: NonZeroUsize::MIN, fault };
-        let generating = app.generate(work);
+        let asked = CheckedRequests { requests: vec![request], answers: NonZeroUsize::MIN, fault };
+        let generating = app.generate(asked);
         let mut generating = std::pin::pin!(generating);
         assert!(timeout(Duration::from_millis(50), &mut generating).await.is_err(), "it did not wait");
         drop(permits);

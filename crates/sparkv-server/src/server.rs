@@ -137,32 +137,32 @@ impl Server {
     /// If accepting connections fails for good.
     pub fn serve_at<S>(
         self,
-        listening: HttpServer,
+        server: HttpServer,
         shutdown: S,
     ) -> impl Future<Output = io::Result<Drained>> + Send + use<S>
     where
         S: Future<Output = ()> + Send,
     {
-        listening.set_routes(self.router());
-        self.until_drained(listening, shutdown)
+        server.set_routes(self.router());
+        self.until_drained(server, shutdown)
     }
 
     /// Waits for the end, and sees to it that it is one in good order.
     async fn until_drained(
         self,
-        mut listening: HttpServer,
+        mut server: HttpServer,
         shutdown: impl Future<Output = ()> + Send,
     ) -> io::Result<Drained> {
         tokio::select! {
-            ended = listening.ended() => return ended.map(|()| Drained::Complete),
+            ended = server.ended() => return ended.map(|()| Drained::Complete),
             () = shutdown => {}
             () = self.app.engine_lost() => {
                 tracing::error!("the engine is gone; no request can be served");
                 // Whoever asks meanwhile is told so, and an orchestrator sees that this is not ready.
                 sleep(LAST_WORDS).await;
-                listening.close();
-                // Whoever is not through by then is cut off when `listening` is dropped.
-                let _ = timeout(LAST_WORDS, listening.ended()).await;
+                server.close();
+                // Whoever is not through by then is cut off when `server` is dropped.
+                let _ = timeout(LAST_WORDS, server.ended()).await;
                 return Ok(Drained::EngineLost);
             }
         }
@@ -172,12 +172,12 @@ impl Server {
         while !self.app.is_idle() && Instant::now() < deadline {
             sleep(DRAIN_POLL).await;
         }
-        listening.close();
-        if let Ok(ended) = timeout_at(deadline, listening.ended()).await {
+        server.close();
+        if let Ok(ended) = timeout_at(deadline, server.ended()).await {
             return ended.map(|()| Drained::Complete);
         }
         self.app.abort();
-        if let Ok(ended) = timeout(LAST_WORDS, listening.ended()).await {
+        if let Ok(ended) = timeout(LAST_WORDS, server.ended()).await {
             ended?;
         }
         Ok(Drained::CutOff)

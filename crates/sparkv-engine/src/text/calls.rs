@@ -5,7 +5,7 @@ use super::tools::{CLOSE, LIST, OPEN, ToolFormat};
 
 /// A part of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
+pub enum ParsedDelta {
     /// Text that is no call.
     Text(String),
     /// A call begins.
@@ -54,7 +54,7 @@ impl CallParser {
     }
 
     /// Takes the next piece of the answer; returns what is certain.
-    pub fn push(&mut self, text: &str) -> Vec<Piece> {
+    pub fn push(&mut self, text: &str) -> Vec<ParsedDelta> {
         self.held.push_str(text);
         let mut pieces = Vec::new();
         while self.advance(&mut pieces) {}
@@ -62,7 +62,7 @@ impl CallParser {
     }
 
     /// What is left at the end of the answer.
-    pub fn finish(&mut self) -> Vec<Piece> {
+    pub fn finish(&mut self) -> Vec<ParsedDelta> {
         let mut pieces = Vec::new();
         let text = match std::mem::replace(&mut self.state, State::Between) {
             State::Text if self.held_to && !self.spoken && self.begins_call() => String::new(),
@@ -88,7 +88,7 @@ impl CallParser {
     }
 
     /// Does one thing with what is held; false if more has to come first.
-    fn advance(&mut self, pieces: &mut Vec<Piece>) -> bool {
+    fn advance(&mut self, pieces: &mut Vec<ParsedDelta>) -> bool {
         match &mut self.state {
             State::Text => self.find_call(pieces),
             State::Call(call) => {
@@ -116,7 +116,7 @@ impl CallParser {
     }
 
     /// Looks for the first call.
-    fn find_call(&mut self, pieces: &mut Vec<Piece>) -> bool {
+    fn find_call(&mut self, pieces: &mut Vec<ParsedDelta>) -> bool {
         let marker = match self.format {
             ToolFormat::Tagged { .. } => OPEN,
             ToolFormat::List { .. } => LIST,
@@ -185,10 +185,10 @@ impl CallParser {
         true
     }
 
-    fn emit(&mut self, text: String, pieces: &mut Vec<Piece>) {
+    fn emit(&mut self, text: String, pieces: &mut Vec<ParsedDelta>) {
         if !text.is_empty() {
             self.spoken |= !text.trim().is_empty();
-            pieces.push(Piece::Text(text));
+            pieces.push(ParsedDelta::Text(text));
         }
     }
 }
@@ -229,7 +229,7 @@ struct JsonCall {
 
 impl JsonCall {
     /// Reads on; tells what is new. `None` until the object ends.
-    fn push(&mut self, text: &str, names: &[String], pieces: &mut Vec<Piece>) -> Option<End> {
+    fn push(&mut self, text: &str, names: &[String], pieces: &mut Vec<ParsedDelta>) -> Option<End> {
         for (at, letter) in text.char_indices() {
             let end = at + letter.len_utf8();
             if self.raw.is_empty() && letter.is_whitespace() {
@@ -253,7 +253,7 @@ impl JsonCall {
     }
 
     /// Takes note of the last letter of `raw`; false if this cannot be a call.
-    fn read(&mut self, letter: char, names: &[String], pieces: &mut Vec<Piece>) -> bool {
+    fn read(&mut self, letter: char, names: &[String], pieces: &mut Vec<ParsedDelta>) -> bool {
         let at = self.raw.len() - letter.len_utf8();
         if self.in_string {
             match letter {
@@ -306,7 +306,7 @@ impl JsonCall {
     }
 
     /// At the end of a member's value.
-    fn end_member(&mut self, at: usize, names: &[String], pieces: &mut Vec<Piece>) -> bool {
+    fn end_member(&mut self, at: usize, names: &[String], pieces: &mut Vec<ParsedDelta>) -> bool {
         let (Some(key), Some(begins)) = (self.key.take(), self.begins.take()) else {
             // Only an empty object has no member at its end.
             return false;
@@ -316,11 +316,11 @@ impl JsonCall {
             "name" => {
                 let name = serde_json::from_str::<String>(value).ok();
                 let Some(name) = name.filter(|name| names.contains(name)) else { return false };
-                pieces.push(Piece::Call { name: name.clone() });
+                pieces.push(ParsedDelta::Call { name: name.clone() });
                 self.name = Some(name);
                 self.announced = true;
                 if let Some(early) = self.early.take() {
-                    pieces.push(Piece::Arguments(early));
+                    pieces.push(ParsedDelta::Arguments(early));
                 }
             }
             "arguments" | "parameters" => {
@@ -328,7 +328,7 @@ impl JsonCall {
                 let inner = serde_json::from_str::<Value>(value).ok();
                 let text = inner.and_then(|inner| inner.as_str().map(str::to_owned));
                 match (text, self.announced) {
-                    (Some(text), true) => pieces.push(Piece::Arguments(text)),
+                    (Some(text), true) => pieces.push(ParsedDelta::Arguments(text)),
                     (Some(text), false) => self.early = Some(text),
                     (None, true) => {}
                     (None, false) => self.early = Some(value.to_owned()),
@@ -340,9 +340,9 @@ impl JsonCall {
     }
 
     /// Tells arguments up to `end`, if the call was announced.
-    fn tell(&mut self, end: usize, pieces: &mut Vec<Piece>) {
+    fn tell(&mut self, end: usize, pieces: &mut Vec<ParsedDelta>) {
         if self.announced && self.emitted < end {
-            pieces.push(Piece::Arguments(self.raw[self.emitted..end].to_owned()));
+            pieces.push(ParsedDelta::Arguments(self.raw[self.emitted..end].to_owned()));
             self.emitted = end;
         }
     }
@@ -360,14 +360,14 @@ mod tests {
     /// Text, and calls with their arguments, of an answer in pieces.
     fn parse(format: ToolFormat, pieces: &[&str]) -> (String, Vec<(String, String)>) {
         let mut parser = CallParser::new(format, vec!["f".to_owned(), "g".to_owned()], false);
-        let mut emitted: Vec<Piece> = pieces.iter().flat_map(|piece| parser.push(piece)).collect();
+        let mut emitted: Vec<ParsedDelta> = pieces.iter().flat_map(|piece| parser.push(piece)).collect();
         emitted.extend(parser.finish());
         let (mut text, mut calls) = (String::new(), Vec::<(String, String)>::new());
         for piece in emitted {
             match piece {
-                Piece::Text(more) => text.push_str(&more),
-                Piece::Call { name } => calls.push((name, String::new())),
-                Piece::Arguments(more) => calls.last_mut().unwrap().1.push_str(&more),
+                ParsedDelta::Text(more) => text.push_str(&more),
+                ParsedDelta::Call { name } => calls.push((name, String::new())),
+                ParsedDelta::Arguments(more) => calls.last_mut().unwrap().1.push_str(&more),
             }
         }
         assert_eq!(parser.has_called(), !calls.is_empty());
@@ -449,13 +449,13 @@ mod tests {
                 let mut pieces = parser.push(&answer[..end]);
                 pieces.extend(parser.finish());
                 assert!(
-                    !pieces.iter().any(|piece| matches!(piece, Piece::Text(_))),
+                    !pieces.iter().any(|piece| matches!(piece, ParsedDelta::Text(_))),
                     "{}: {pieces:?}",
                     &answer[..end]
                 );
             }
             let mut parser = CallParser::new(format, vec!["f".to_owned()], true);
-            assert_eq!(parser.push("Hello"), [Piece::Text("Hello".to_owned())]);
+            assert_eq!(parser.push("Hello"), [ParsedDelta::Text("Hello".to_owned())]);
         }
     }
 

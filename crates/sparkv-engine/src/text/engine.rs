@@ -4,12 +4,27 @@ use std::{num::NonZeroUsize, sync::Arc};
 use sparkv::Presets;
 use sparkv_models::{LanguageModel, ModelInfo};
 
-use super::{detokenizer::Detokenizer, model::TextModel, stop::StopMatcher, stream::EventStream};
+use super::{
+    detokenizer::Detokenizer,
+    model::TextModel,
+    stop::StopMatcher,
+    stream::{EventStream, PromptText},
+};
 use crate::{
     chat::Turn,
     core::{EngineConfig, Load, Stats, TokenEngine, TokenRequest},
     request::{GenerateRequest, Prompt, PromptLength, RequestError},
 };
+
+/// How the tokens of an answer become text.
+struct TextForm {
+    /// Whether the text goes on from the prompt's.
+    continues: bool,
+    /// See [`PromptText::spells_special`].
+    spells_special: bool,
+    /// Texts that end it.
+    stop: Vec<String>,
+}
 
 /// A handle on a running engine: cheap to clone, shared by all who serve it. When the last one is dropped the
 /// engine finishes what it took and ends.
@@ -71,6 +86,7 @@ impl TextEngine {
         }
         // An answer is a text of its own; a completion goes on where its prompt ends, leading space and all.
         let continues = !matches!(&prompt, Prompt::Chat(chat) if chat.next == Turn::Answer);
+        let spells_special = matches!(&prompt, Prompt::Tokens(_));
         let prompt = self.text.write(prompt)?;
         self.tokens.tokens_to_generate(self.text.length(&prompt), max_tokens.filter(|max| *max == 0))?;
         let prompt = self.text.encode_written(prompt)?;
@@ -94,24 +110,19 @@ impl TextEngine {
             kv: request.kv,
             timeout: request.timeout,
         };
-        (0..answers.get() as u64).map(|nth| self.submit(&token_request, nth, continues, &stop)).collect()
+        let form = TextForm { continues, spells_special, stop };
+        (0..answers.get() as u64).map(|nth| self.submit(&token_request, nth, &form)).collect()
     }
 
     /// Puts one of several answers in the queue.
-    fn submit(
-        &self,
-        request: &TokenRequest,
-        nth: u64,
-        continues: bool,
-        stop: &[String],
-    ) -> Result<EventStream, RequestError> {
+    fn submit(&self, request: &TokenRequest, nth: u64, form: &TextForm) -> Result<EventStream, RequestError> {
         let mut request = request.clone();
         request.sampling.seed = request.sampling.seed.map(|seed| seed.wrapping_add(nth));
-        let prompt = request.prompt.clone();
-        let context = if continues { request.prompt.as_slice() } else { &[] };
+        let prompt = PromptText { ids: request.prompt.clone(), spells_special: form.spells_special };
+        let context = if form.continues { request.prompt.as_slice() } else { &[] };
         let text = Detokenizer::after(Arc::clone(&self.text), context)
             .map_err(|error| RequestError::invalid("prompt", format!("cannot be decoded: {error}")))?;
-        let stop = StopMatcher::new(stop.to_vec(), request.sampling.min_tokens);
+        let stop = StopMatcher::new(form.stop.clone(), request.sampling.min_tokens);
         let tokens = self.tokens.submit(request)?;
         Ok(EventStream::new(tokens, Arc::clone(&self.text), text, stop, prompt))
     }

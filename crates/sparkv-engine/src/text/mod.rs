@@ -20,7 +20,7 @@ mod tools;
 mod vocabulary;
 
 pub use self::{
-    calls::{CallParser, Piece},
+    calls::{CallParser, ParsedDelta},
     engine::TextEngine,
     model::TextModel,
     stream::EventStream,

@@ -31,6 +31,14 @@ pub struct EventStream {
     timings: Timings,
 }
 
+/// The tokens of a prompt, as far as their text matters.
+#[derive(Debug)]
+pub(super) struct PromptText {
+    pub(super) ids: Vec<u32>,
+    /// Whether the names of special tokens are part of its text: it came as tokens.
+    pub(super) spells_special: bool,
+}
+
 /// Where the tokens come from, and what becomes of them.
 #[derive(Debug)]
 struct Source {
@@ -38,7 +46,7 @@ struct Source {
     model: Arc<TextModel>,
     text: Detokenizer,
     stop: StopMatcher,
-    prompt: Vec<u32>,
+    prompt: PromptText,
     completion_tokens: usize,
     /// Tokens taken since the last event.
     pending: Vec<u32>,
@@ -52,9 +60,9 @@ impl EventStream {
         model: Arc<TextModel>,
         text: Detokenizer,
         stop: StopMatcher,
-        prompt: Vec<u32>,
+        prompt: PromptText,
     ) -> Self {
-        let prompt_tokens = prompt.len();
+        let prompt_tokens = prompt.ids.len();
         let source = Source {
             tokens,
             model,
@@ -121,7 +129,7 @@ impl EventStream {
             Some(reason) => {
                 self.ready.push_back(source.text_event(text));
                 let usage = Usage {
-                    prompt_tokens: source.prompt.len(),
+                    prompt_tokens: source.prompt.ids.len(),
                     cached_tokens: event.cached_tokens,
                     completion_tokens: source.completion_tokens,
                     kv_cache: event.kv,
@@ -162,7 +170,7 @@ impl Source {
         let mut text = Detokenizer::after(Arc::clone(&self.model), &[])?;
         let mut offset = 0;
         let logprobs = std::iter::once(None).chain(logprobs.iter().map(Some));
-        let tokens = self.prompt.iter().zip(logprobs).map(|(&id, logprobs)| {
+        let tokens = self.prompt.ids.iter().zip(logprobs).map(|(&id, logprobs)| {
             let token = PromptToken {
                 id,
                 bytes: self.model.bytes(id).to_vec(),
@@ -172,7 +180,9 @@ impl Source {
                     logprobs.top.iter().map(|&(id, logprob)| score(&self.model, id, logprob)).collect()
                 }),
             };
-            offset += text.push(id)?.chars().count();
+            let spelled = self.prompt.spells_special && self.model.is_special(id);
+            let special = if spelled { String::from_utf8_lossy(&token.bytes) } else { "".into() };
+            offset += text.push(id)?.chars().count() + special.chars().count();
             Ok(token)
         });
         tokens.collect()

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use sparkv::Presets;
 use sparkv_engine::{
     CallParser, Chat, ChatMessage, EngineConfig, Event, FinishReason, GenerateError, GenerateRequest,
-    OutputFormat, Piece, Prompt, RequestError, SamplingParams, TextEngine, TextLogprob, TextModel, Tool,
+    OutputFormat, ParsedDelta, Prompt, RequestError, SamplingParams, TextEngine, TextLogprob, TextModel,
+    Tool,
 };
 use sparkv_models::{LoadOptions, ModelSource, WeightFormat, load};
 
@@ -254,12 +255,12 @@ fn forced_calls_are_calls() {
         let mut arguments = String::new();
         for piece in pieces {
             match piece {
-                Piece::Text(text) => panic!("{text:?} beside a call in {answer:?}"),
-                Piece::Call { name } => {
+                ParsedDelta::Text(text) => panic!("{text:?} beside a call in {answer:?}"),
+                ParsedDelta::Call { name } => {
                     assert!(name == "first" || name == "second");
                     arguments.clear();
                 }
-                Piece::Arguments(more) => arguments += &more,
+                ParsedDelta::Arguments(more) => arguments += &more,
             }
         }
         if answer.reason == FinishReason::Stop {

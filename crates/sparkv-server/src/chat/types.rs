@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use crate::conversation::types::ConversationFields;
 use crate::error::ApiError;
 use crate::generation::fields::{FormatFields, GenerationFields};
+use crate::generation::head::Head;
 use crate::generation::logprobs::ChatLogprobs;
 use crate::generation::usage::UsageBody;
 use crate::http::body::Fields;
@@ -60,11 +61,8 @@ pub(crate) struct LogprobFields {
 /// A whole answer.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ChatCompletion {
-    pub(crate) id: String,
-    pub(crate) object: &'static str,
-    pub(crate) created: u64,
-    pub(crate) model: String,
-    pub(crate) system_fingerprint: &'static str,
+    #[serde(flatten)]
+    pub(crate) head: Head,
     pub(crate) choices: Vec<Choice>,
     pub(crate) usage: Option<UsageBody>,
 }
@@ -116,11 +114,8 @@ pub(crate) struct AnswerFunction {
 /// A piece of a streamed answer.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ChatChunk {
-    pub(crate) id: String,
-    pub(crate) object: &'static str,
-    pub(crate) created: u64,
-    pub(crate) model: String,
-    pub(crate) system_fingerprint: &'static str,
+    #[serde(flatten)]
+    pub(crate) head: Head,
     /// One, or none in the chunk that reports the usage.
     pub(crate) choices: Vec<ChunkChoice>,
     #[serde(skip_serializing_if = "Option::is_none")]

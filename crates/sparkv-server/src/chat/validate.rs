@@ -26,6 +26,8 @@ pub(crate) fn validate(body: ChatBody, app: &App) -> Result<Checked, ApiError> {
         names: Names::usual(MESSAGES),
         default_max_tokens: None,
         logprobs: check_logprobs(logprobs.logprobs, logprobs.top_logprobs)?,
+        prompt_logprobs: None,
+        may_be_empty: false,
         format: None,
         calls,
         parser,

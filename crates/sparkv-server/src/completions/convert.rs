@@ -1,21 +1,23 @@
 //! How /v1/completions writes its answers.
 
 use axum::response::sse;
-use sparkv_engine::{TextLogprob, Usage};
+use sparkv_engine::{PromptToken, TextLogprob, Usage};
 
 use crate::completions::types::{Choice, Completion};
-use crate::generation::head::Head;
-use crate::generation::ids::{SYSTEM_FINGERPRINT, finish_reason};
+use crate::generation::head::Envelope;
+use crate::generation::ids::finish_reason;
 use crate::generation::logprobs::CompletionLogprobs;
-use crate::generation::reply::{Answer, Delivery, End, Part, Reply, data, done};
+use crate::generation::reply::{Answer, AnswerDelta, Delivery, End, Reply, data, done};
+use crate::generation::requests::CheckedRequests;
 use crate::generation::usage::UsageBody;
-use crate::generation::work::Work;
 
 /// Writes the answers to one request.
 pub(crate) struct CompletionReply {
-    head: Head,
+    envelope: Envelope,
     /// Whether log probabilities were asked for.
     logprobs: bool,
+    /// Whether those of the prompt were, too: its text is then written with them.
+    prompt_logprobs: bool,
     /// What each answer begins with.
     echo: Vec<String>,
     /// Characters of each answer so far.
@@ -24,30 +26,45 @@ pub(crate) struct CompletionReply {
 
 impl CompletionReply {
     /// `echo` holds the prompts' texts, or nothing.
-    pub(crate) fn new(model: &str, delivery: Delivery, work: &Work, echo: Vec<String>) -> Self {
-        let each = work.answers.get();
-        let echo = if echo.is_empty() { vec![String::new(); work.requests.len()] } else { echo };
+    pub(crate) fn new(model: &str, delivery: Delivery, asked: &CheckedRequests, echo: Vec<String>) -> Self {
+        let each = asked.answers.get();
+        let echo = if echo.is_empty() { vec![String::new(); asked.requests.len()] } else { echo };
         let echo: Vec<String> = echo.into_iter().flat_map(|text| vec![text; each]).collect();
         Self {
-            head: Head::new("cmpl", model, work.answers, delivery),
-            logprobs: work.requests.iter().any(|request| request.sampling.logprobs.is_some()),
+            envelope: Envelope::new("cmpl", "text_completion", model, asked.answers, delivery),
+            logprobs: asked.requests.iter().any(|request| request.sampling.logprobs.is_some()),
+            prompt_logprobs: asked.requests.iter().any(|request| request.prompt_logprobs.is_some()),
             offsets: echo.iter().map(|text| text.chars().count()).collect(),
             echo,
         }
     }
 
     fn completion(&self, choices: Vec<Choice>, usage: Option<Option<UsageBody>>) -> Completion {
-        let Head { id, created, model, .. } = self.head.clone();
-        let system_fingerprint = SYSTEM_FINGERPRINT;
-        Completion { id, object: "text_completion", created, model, system_fingerprint, choices, usage }
+        Completion { head: self.envelope.head.clone(), choices, usage }
     }
 
     fn chunk(&self, choice: Choice) -> sse::Event {
-        data(&self.completion(vec![choice], self.head.chunk_usage(None)))
+        data(&self.completion(vec![choice], self.envelope.chunk_usage()))
     }
 
-    fn logprobs(&mut self, index: usize, logprobs: Vec<TextLogprob>) -> Option<CompletionLogprobs> {
-        self.logprobs.then(|| CompletionLogprobs::new(logprobs, &mut self.offsets[index]))
+    /// Those of a text, behind those of the prompt.
+    fn logprobs(
+        &mut self,
+        index: usize,
+        prompt: Vec<PromptToken>,
+        text: Vec<TextLogprob>,
+    ) -> Option<CompletionLogprobs> {
+        self.logprobs.then(|| {
+            let mut logprobs = CompletionLogprobs::prompt(prompt);
+            logprobs.extend(text, &mut self.offsets[index]);
+            logprobs
+        })
+    }
+
+    /// The chunk with the prompt's text.
+    fn echo(&mut self, index: usize, logprobs: Option<CompletionLogprobs>) -> sse::Event {
+        let text = std::mem::take(&mut self.echo[index]);
+        self.chunk(Choice { text, index, logprobs, finish_reason: None })
     }
 }
 
@@ -56,30 +73,33 @@ impl Reply for CompletionReply {
 
     fn body(mut self, answers: Vec<Answer>, usage: Vec<Usage>) -> Completion {
         let mut choices = Vec::new();
-        for (index, Answer { items, end }) in answers.into_iter().enumerate() {
+        for (index, Answer { prompt, items, end }) in answers.into_iter().enumerate() {
             let (text, logprobs, _) = Answer::sorted(items);
             let text = std::mem::take(&mut self.echo[index]) + &text;
             let finish_reason = Some(finish_reason(end.reason));
-            choices.push(Choice { text, index, logprobs: self.logprobs(index, logprobs), finish_reason });
+            let logprobs = self.logprobs(index, prompt, logprobs);
+            choices.push(Choice { text, index, logprobs, finish_reason });
         }
-        self.completion(choices, Some(self.head.usage(&usage)))
+        self.completion(choices, Some(self.envelope.usage(&usage)))
     }
 
     fn opening(&mut self) -> Vec<sse::Event> {
-        let echo = self.echo.iter().enumerate().filter(|(_, text)| !text.is_empty());
-        let choice = |(index, text): (usize, &String)| Choice {
-            text: text.clone(),
-            index,
-            logprobs: None,
-            finish_reason: None,
-        };
-        echo.map(|echo| self.chunk(choice(echo))).collect()
+        if self.prompt_logprobs {
+            return Vec::new();
+        }
+        let echoed: Vec<usize> = (0..self.echo.len()).filter(|&index| !self.echo[index].is_empty()).collect();
+        echoed.into_iter().map(|index| self.echo(index, None)).collect()
     }
 
-    fn part(&mut self, index: usize, part: Part) -> Vec<sse::Event> {
+    fn prompt(&mut self, index: usize, tokens: Vec<PromptToken>) -> Vec<sse::Event> {
+        let logprobs = self.logprobs(index, tokens, Vec::new());
+        vec![self.echo(index, logprobs)]
+    }
+
+    fn add(&mut self, index: usize, delta: AnswerDelta) -> Vec<sse::Event> {
         // There are no tools, so there is nothing but text.
-        let Part::Text { text, logprobs } = part else { return Vec::new() };
-        let logprobs = self.logprobs(index, logprobs);
+        let AnswerDelta::Text { text, logprobs } = delta else { return Vec::new() };
+        let logprobs = self.logprobs(index, Vec::new(), logprobs);
         vec![self.chunk(Choice { text, index, logprobs, finish_reason: None })]
     }
 
@@ -89,8 +109,8 @@ impl Reply for CompletionReply {
     }
 
     fn closing(&mut self, usage: Vec<Usage>) -> Vec<sse::Event> {
-        let usage = self.head.usage(&usage);
-        let usage = self.head.include_usage().then(|| data(&self.completion(Vec::new(), Some(usage))));
-        usage.into_iter().chain([done()]).collect()
+        let last = self.envelope.last_usage(&usage);
+        let last = last.map(|usage| data(&self.completion(Vec::new(), Some(usage))));
+        last.into_iter().chain([done()]).collect()
     }
 }

@@ -9,8 +9,7 @@ use axum::response::Response;
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::generation::reply::{Answers, respond};
-use crate::generation::validate::Checked;
+use crate::generation::reply::answer;
 use crate::http::body::Fields;
 
 /// The field that holds the prompts.
@@ -29,9 +28,8 @@ const PROMPT: &str = "prompt";
 pub(crate) async fn complete(State(app): State<App>, fields: Fields) -> Result<Response, ApiError> {
     let body = types::CompletionBody::take(fields)?;
     let echo = body.own.echo.unwrap_or(false);
-    let Checked { work, delivery, parser } = validate::validate(body, &app)?;
-    let echo = if echo { validate::echo(&work.requests, &app)? } else { Vec::new() };
-    let reply = convert::CompletionReply::new(app.model_name(), delivery, &work, echo);
-    let events = app.generate(work).await?;
-    respond(Answers { events, parser }, reply, delivery).await
+    let checked = validate::validate(body, &app)?;
+    let echo = if echo { validate::echo(&checked.requests.requests, &app)? } else { Vec::new() };
+    let reply = convert::CompletionReply::new(app.model_name(), checked.delivery, &checked.requests, echo);
+    answer(&app, checked, |_| reply).await
 }

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use crate::completions::PROMPT;
 use crate::error::ApiError;
 use crate::generation::fields::{FormatFields, GenerationFields};
+use crate::generation::head::Head;
 use crate::generation::logprobs::CompletionLogprobs;
 use crate::generation::usage::UsageBody;
 use crate::http::body::Fields;
@@ -49,7 +50,7 @@ pub(crate) struct CompletionFields {
     pub(crate) prompt: Option<PromptField>,
     /// Whether answers begin with their prompt.
     pub(crate) echo: Option<bool>,
-    /// Report log probabilities, with this many alternatives to each token.
+    /// Report log probabilities, with this many alternatives to each token; with `echo`, those of the prompt, too.
     #[schema(maximum = 20)]
     pub(crate) logprobs: Option<usize>,
 }
@@ -67,11 +68,8 @@ pub(crate) enum PromptField {
 /// A whole answer, or a piece of a streamed one: they differ in `finish_reason` and `usage` only.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Completion {
-    pub(crate) id: String,
-    pub(crate) object: &'static str,
-    pub(crate) created: u64,
-    pub(crate) model: String,
-    pub(crate) system_fingerprint: &'static str,
+    #[serde(flatten)]
+    pub(crate) head: Head,
     /// One in a chunk, or none in the one that reports the usage.
     pub(crate) choices: Vec<Choice>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -20,10 +20,6 @@ const DEFAULT_MAX_TOKENS: usize = 16;
 pub(crate) fn validate(body: CompletionBody, app: &App) -> Result<Checked, ApiError> {
     let CompletionBody { own: CompletionFields { prompt, echo, logprobs }, generation, rest } = body;
     unsupported::refuse(&rest, "", unsupported::completions)?;
-    if echo == Some(true) && logprobs.is_some() {
-        let reason = "the model computes log probabilities of what it generates, not of the prompt; leave out one of echo and logprobs";
-        return Err(ApiError::unsupported("echo", reason));
-    }
     if logprobs.is_some_and(|top| top > MAX_TOP_LOGPROBS) {
         return Err(ApiError::invalid("logprobs", format!("must be at most {MAX_TOP_LOGPROBS}")));
     }
@@ -32,6 +28,8 @@ pub(crate) fn validate(body: CompletionBody, app: &App) -> Result<Checked, ApiEr
         names: Names::usual(PROMPT),
         default_max_tokens: Some(DEFAULT_MAX_TOKENS),
         logprobs,
+        prompt_logprobs: logprobs.filter(|_| echo == Some(true)),
+        may_be_empty: true,
         format: None,
         calls: None,
         parser: None,

@@ -1,42 +1,56 @@
-//! What is the same in all chunks of an answer.
+//! What is the same in a whole answer and in all chunks of a streamed one, as chats and completions write them.
 
 use std::num::NonZeroUsize;
 
+use serde::Serialize;
 use sparkv_engine::Usage;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::generation::ids::unix_time;
+use crate::generation::ids::{SYSTEM_FINGERPRINT, unix_time};
 use crate::generation::reply::Delivery;
 use crate::generation::usage::UsageBody;
 
-/// What is the same in all chunks of one answer.
-#[derive(Debug, Clone)]
+/// What an answer and its chunks begin with.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = CompletionHead)]
 pub(crate) struct Head {
-    pub(crate) id: String,
+    id: String,
+    /// What it is.
+    object: &'static str,
     /// Seconds since 1970.
-    pub(crate) created: u64,
-    pub(crate) model: String,
+    created: u64,
+    model: String,
+    system_fingerprint: &'static str,
+}
+
+/// Writes what surrounds the choices.
+#[derive(Debug)]
+pub(crate) struct Envelope {
+    pub(crate) head: Head,
     /// Answers to each prompt.
     each: NonZeroUsize,
     /// Whether chunks carry `usage`, null in all but the last.
     include_usage: bool,
 }
 
-impl Head {
-    /// A new answer's head; `prefix` tells the kind of answer.
-    pub(crate) fn new(prefix: &str, model: &str, each: NonZeroUsize, delivery: Delivery) -> Self {
-        Self {
+impl Envelope {
+    /// Around a new answer; `prefix` of its id and `object` tell the kind.
+    pub(crate) fn new(
+        prefix: &str,
+        object: &'static str,
+        model: &str,
+        each: NonZeroUsize,
+        delivery: Delivery,
+    ) -> Self {
+        let head = Head {
             id: format!("{prefix}-{}", Uuid::new_v4().simple()),
+            object,
             created: unix_time(),
             model: model.to_owned(),
-            each,
-            include_usage: matches!(delivery, Delivery::Stream { include_usage: true }),
-        }
-    }
-
-    /// Whether a last chunk reports the usage.
-    pub(crate) fn include_usage(&self) -> bool {
-        self.include_usage
+            system_fingerprint: SYSTEM_FINGERPRINT,
+        };
+        Self { head, each, include_usage: matches!(delivery, Delivery::Stream { include_usage: true }) }
     }
 
     /// What answers cost together.
@@ -44,8 +58,13 @@ impl Head {
         UsageBody::of(usages, self.each)
     }
 
-    /// `usage` of a chunk: absent unless asked for, and null before the last chunk.
-    pub(crate) fn chunk_usage(&self, usage: Option<UsageBody>) -> Option<Option<UsageBody>> {
-        self.include_usage.then_some(usage)
+    /// `usage` of a chunk with a choice: absent, or null if a last chunk reports it.
+    pub(crate) fn chunk_usage(&self) -> Option<Option<UsageBody>> {
+        self.include_usage.then_some(None)
+    }
+
+    /// `usage` of the last chunk, if there is to be one.
+    pub(crate) fn last_usage(&self, usages: &[Usage]) -> Option<Option<UsageBody>> {
+        self.include_usage.then(|| self.usage(usages))
     }
 }

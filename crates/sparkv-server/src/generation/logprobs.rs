@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use sparkv_engine::{TextLogprob, TokenScore};
+use sparkv_engine::{PromptToken, TextLogprob, TokenScore};
 use utoipa::ToSchema;
 
 /// Log probabilities of a chat's text.
@@ -42,7 +42,11 @@ fn finite(logprob: f32) -> f32 {
 }
 
 fn name(score: &TokenScore) -> String {
-    String::from_utf8_lossy(&score.bytes).into_owned()
+    text(&score.bytes)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// The tokens of a chat's text, or of a piece of it.
@@ -61,31 +65,52 @@ impl From<Vec<TextLogprob>> for ChatLogprobs {
 }
 
 /// Log probabilities of a completion: parallel lists.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub(crate) struct CompletionLogprobs {
     tokens: Vec<String>,
-    token_logprobs: Vec<f32>,
-    /// For each token the likeliest, and the token itself.
-    #[schema(value_type = Vec<Object>)]
-    top_logprobs: Vec<Map<String, Value>>,
+    /// Null for the first token of the prompt, which follows nothing.
+    token_logprobs: Vec<Option<f32>>,
+    /// For each token the likeliest, and the token itself; null for the first of the prompt.
+    #[schema(value_type = Vec<Option<Object>>)]
+    top_logprobs: Vec<Option<Map<String, Value>>>,
     /// Where each token begins in the text, in characters.
     text_offset: Vec<usize>,
 }
 
 impl CompletionLogprobs {
-    /// Those of a text, or of a piece of it that begins at `offset`, which is moved behind it.
-    pub(crate) fn new(logprobs: Vec<TextLogprob>, offset: &mut usize) -> Self {
-        let mut lists =
-            Self { tokens: vec![], token_logprobs: vec![], top_logprobs: vec![], text_offset: vec![] };
-        for TextLogprob { token, top } in logprobs {
-            let entry = |score: &TokenScore| (name(score), Value::from(finite(score.logprob)));
-            let text = name(&token);
-            lists.text_offset.push(*offset);
-            *offset += text.chars().count();
-            lists.top_logprobs.push(top.iter().chain([&token]).map(entry).collect());
-            lists.token_logprobs.push(finite(token.logprob));
-            lists.tokens.push(text);
+    /// Those of the prompt, of as much of it as is echoed.
+    pub(crate) fn prompt(tokens: Vec<PromptToken>) -> Self {
+        let mut lists = Self::default();
+        for PromptToken { id, bytes, offset, logprob, top } in tokens {
+            match logprob {
+                Some(logprob) => {
+                    lists.push(TextLogprob { token: TokenScore { id, bytes, logprob }, top }, offset)
+                }
+                None => {
+                    lists.tokens.push(text(&bytes));
+                    lists.token_logprobs.push(None);
+                    lists.top_logprobs.push(None);
+                    lists.text_offset.push(offset);
+                }
+            }
         }
         lists
+    }
+
+    /// Adds those of a text, or of a piece of it that begins at `offset`, which is moved behind it.
+    pub(crate) fn extend(&mut self, logprobs: Vec<TextLogprob>, offset: &mut usize) {
+        for logprob in logprobs {
+            let begins = *offset;
+            *offset += name(&logprob.token).chars().count();
+            self.push(logprob, begins);
+        }
+    }
+
+    fn push(&mut self, TextLogprob { token, top }: TextLogprob, offset: usize) {
+        let entry = |score: &TokenScore| (name(score), Value::from(finite(score.logprob)));
+        self.top_logprobs.push(Some(top.iter().chain([&token]).map(entry).collect()));
+        self.token_logprobs.push(Some(finite(token.logprob)));
+        self.tokens.push(name(&token));
+        self.text_offset.push(offset);
     }
 }

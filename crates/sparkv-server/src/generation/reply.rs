@@ -8,10 +8,14 @@ use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream::{self, BoxStream, SelectAll, Stream, StreamExt};
 use serde::Serialize;
-use sparkv_engine::{CallParser, Event, FinishReason, GenerateError, Piece, TextLogprob, Usage};
+use sparkv_engine::{
+    CallParser, Event, FinishReason, GenerateError, ParsedDelta, PromptToken, TextLogprob, Usage,
+};
 
+use crate::app::App;
 use crate::error::ApiError;
-use crate::generation::observed::ObservedEvents;
+use crate::generation::instrumented::InstrumentedEvents;
+use crate::generation::validate::Checked;
 
 /// How often a comment is sent while there is no text, so that proxies keep the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -28,9 +32,9 @@ pub(crate) enum Delivery {
     },
 }
 
-/// A piece of an answer.
+/// What an answer goes on with.
 #[derive(Debug)]
-pub(crate) enum Part {
+pub(crate) enum AnswerDelta {
     /// Text, and the log probabilities of its tokens if asked for.
     Text { text: String, logprobs: Vec<TextLogprob> },
     /// A call of a tool begins.
@@ -67,24 +71,28 @@ pub(crate) enum Item {
 /// A whole answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
+    /// What the model thinks of the prompt, if that was asked for.
+    pub(crate) prompt: Vec<PromptToken>,
     /// Texts and calls, in the order in which they were said; no two texts follow each other.
     pub(crate) items: Vec<Item>,
     pub(crate) end: End,
 }
 
 impl Answer {
-    /// Takes the next part.
-    fn push(items: &mut Vec<Item>, part: Part) {
-        match (part, items.last_mut()) {
-            (Part::Text { text: more, logprobs: those }, Some(Item::Text { text, logprobs })) => {
+    /// Takes what is next.
+    fn push(items: &mut Vec<Item>, delta: AnswerDelta) {
+        match (delta, items.last_mut()) {
+            (AnswerDelta::Text { text: more, logprobs: those }, Some(Item::Text { text, logprobs })) => {
                 text.push_str(&more);
                 logprobs.extend(those);
             }
-            (Part::Text { text, logprobs }, _) => items.push(Item::Text { text, logprobs }),
-            (Part::Call { name }, _) => items.push(Item::Call(Call { name, arguments: String::new() })),
-            (Part::Arguments(more), Some(Item::Call(call))) => call.arguments.push_str(&more),
+            (AnswerDelta::Text { text, logprobs }, _) => items.push(Item::Text { text, logprobs }),
+            (AnswerDelta::Call { name }, _) => {
+                items.push(Item::Call(Call { name, arguments: String::new() }))
+            }
+            (AnswerDelta::Arguments(more), Some(Item::Call(call))) => call.arguments.push_str(&more),
             // Arguments follow a call.
-            (Part::Arguments(_), _) => {}
+            (AnswerDelta::Arguments(_), _) => {}
         }
     }
 
@@ -105,10 +113,10 @@ impl Answer {
 }
 
 /// Answers on their way.
-pub(crate) struct Answers {
-    pub(crate) events: Vec<ObservedEvents>,
+struct Answers {
+    events: Vec<InstrumentedEvents>,
     /// Finds calls of tools in each, where there are tools.
-    pub(crate) parser: Option<CallParser>,
+    parser: Option<CallParser>,
 }
 
 /// How an endpoint writes its answers. Several are told apart by their index.
@@ -120,8 +128,12 @@ pub(crate) trait Reply: Send + 'static {
     fn body(self, answers: Vec<Answer>, usage: Vec<Usage>) -> Self::Body;
     /// What a stream begins with.
     fn opening(&mut self) -> Vec<sse::Event>;
+    /// What the model thinks of the prompt of an answer; comes before the answer, if it was asked for.
+    fn prompt(&mut self, _index: usize, _tokens: Vec<PromptToken>) -> Vec<sse::Event> {
+        Vec::new()
+    }
     /// More of an answer.
-    fn part(&mut self, index: usize, part: Part) -> Vec<sse::Event>;
+    fn add(&mut self, index: usize, delta: AnswerDelta) -> Vec<sse::Event>;
     /// The end of an answer.
     fn end(&mut self, index: usize, end: End) -> Vec<sse::Event>;
     /// The end of the stream, once all answers have ended.
@@ -132,15 +144,19 @@ pub(crate) trait Reply: Send + 'static {
     }
 }
 
-/// Answers with what the engine generates.
+/// Has the engine generate what a body asks for, and writes it; `reply` is made when the answers are on their way.
 ///
 /// # Errors
-/// If generating fails, and nothing was sent; once a stream runs, errors are part of it.
-pub(crate) async fn respond<R: Reply>(
-    answers: Answers,
-    reply: R,
-    delivery: Delivery,
+/// If the engine refuses, or generating fails and nothing was sent; once a stream runs, errors are part of it.
+pub(crate) async fn answer<R: Reply>(
+    app: &App,
+    checked: Checked,
+    reply: impl FnOnce(&[InstrumentedEvents]) -> R,
 ) -> Result<Response, ApiError> {
+    let Checked { requests, delivery, parser } = checked;
+    let events = app.generate(requests).await?;
+    let reply = reply(&events);
+    let answers = Answers { events, parser };
     match delivery {
         Delivery::Whole => {
             let (answers, usage) = collect(answers).await?;
@@ -155,7 +171,8 @@ pub(crate) async fn respond<R: Reply>(
 
 /// What is heard of one answer.
 enum Heard {
-    Part(Part),
+    Prompt(Vec<PromptToken>),
+    Delta(AnswerDelta),
     End(End, Usage),
 }
 
@@ -171,57 +188,60 @@ fn listen(answers: Answers) -> SelectAll<BoxStream<'static, Hearing>> {
     stream::select_all(each)
 }
 
-type Source = Option<(ObservedEvents, Option<CallParser>)>;
+type Source = Option<(InstrumentedEvents, Option<CallParser>)>;
 
 /// What the next event of an answer tells.
-async fn hear(listening: Source) -> Option<(Vec<Result<Heard, GenerateError>>, Source)> {
-    let (mut events, mut parser) = listening?;
+async fn hear(source: Source) -> Option<(Vec<Result<Heard, GenerateError>>, Source)> {
+    let (mut events, mut parser) = source?;
     Some(match events.next().await.unwrap_or(Err(GenerateError::Stopped)) {
+        Ok(Event::Prompt(tokens)) => (vec![Ok(Heard::Prompt(tokens))], Some((events, parser))),
         Ok(Event::Text { text, logprobs, .. }) => {
-            let pieces = match &mut parser {
+            let deltas = match &mut parser {
                 Some(parser) => parser.push(&text),
-                None => vec![Piece::Text(text)],
+                None => vec![ParsedDelta::Text(text)],
             };
-            (parts(pieces, logprobs).map(Heard::Part).map(Ok).collect(), Some((events, parser)))
+            (deltas_with(deltas, logprobs).map(Heard::Delta).map(Ok).collect(), Some((events, parser)))
         }
         Ok(Event::Done { reason, stop, usage, .. }) => {
             let last = parser.as_mut().map(CallParser::finish).unwrap_or_default();
             let called = parser.is_some_and(|parser| parser.has_called());
             let end = Heard::End(End { reason, stop, called }, usage);
-            (parts(last, Vec::new()).map(Heard::Part).chain([end]).map(Ok).collect(), None)
+            (deltas_with(last, Vec::new()).map(Heard::Delta).chain([end]).map(Ok).collect(), None)
         }
         Err(error) => (vec![Err(error)], None),
     })
 }
 
-/// The parts that pieces of an event are; its log probabilities go with the first text.
-fn parts(pieces: Vec<Piece>, logprobs: Vec<TextLogprob>) -> impl Iterator<Item = Part> {
+/// What came of an event, with its log probabilities, which go with the first text.
+fn deltas_with(deltas: Vec<ParsedDelta>, logprobs: Vec<TextLogprob>) -> impl Iterator<Item = AnswerDelta> {
     let mut logprobs = Some(logprobs);
-    pieces.into_iter().filter_map(move |piece| match piece {
-        Piece::Text(text) => {
+    deltas.into_iter().filter_map(move |delta| match delta {
+        ParsedDelta::Text(text) => {
             let logprobs = logprobs.take().unwrap_or_default();
-            (!text.is_empty() || !logprobs.is_empty()).then_some(Part::Text { text, logprobs })
+            (!text.is_empty() || !logprobs.is_empty()).then_some(AnswerDelta::Text { text, logprobs })
         }
-        Piece::Call { name } => Some(Part::Call { name }),
-        Piece::Arguments(text) => Some(Part::Arguments(text)),
+        ParsedDelta::Call { name } => Some(AnswerDelta::Call { name }),
+        ParsedDelta::Arguments(text) => Some(AnswerDelta::Arguments(text)),
     })
 }
 
 /// Waits for the last event of each answer.
 async fn collect(answers: Answers) -> Result<(Vec<Answer>, Vec<Usage>), ApiError> {
     let mut collected: Vec<Vec<Item>> = answers.events.iter().map(|_| Vec::new()).collect();
+    let mut prompts: Vec<Vec<PromptToken>> = collected.iter().map(|_| Vec::new()).collect();
     let mut ends: Vec<Option<(End, Usage)>> = collected.iter().map(|_| None).collect();
     let mut heard = listen(answers);
     while let Some((index, heard)) = heard.next().await {
         match heard? {
-            Heard::Part(part) => Answer::push(&mut collected[index], part),
+            Heard::Prompt(tokens) => prompts[index] = tokens,
+            Heard::Delta(delta) => Answer::push(&mut collected[index], delta),
             Heard::End(end, usage) => ends[index] = Some((end, usage)),
         }
     }
     let (mut answers, mut usages) = (Vec::new(), Vec::new());
-    for (items, end) in collected.into_iter().zip(ends) {
+    for ((prompt, items), end) in prompts.into_iter().zip(collected).zip(ends) {
         let (end, usage) = end.ok_or(GenerateError::Stopped)?;
-        answers.push(Answer { items, end });
+        answers.push(Answer { prompt, items, end });
         usages.push(usage);
     }
     Ok((answers, usages))
@@ -250,7 +270,8 @@ fn server_sent<R: Reply>(
             return Some((reply.closing(usage.into_iter().flatten().collect()), None));
         };
         Some(match heard {
-            Ok(Heard::Part(part)) => (writing.reply.part(index, part), Some(writing)),
+            Ok(Heard::Prompt(tokens)) => (writing.reply.prompt(index, tokens), Some(writing)),
+            Ok(Heard::Delta(delta)) => (writing.reply.add(index, delta), Some(writing)),
             Ok(Heard::End(end, usage)) => {
                 writing.usage[index] = Some(usage);
                 (writing.reply.end(index, end), Some(writing))
@@ -294,13 +315,13 @@ mod tests {
 
     #[test]
     fn texts_and_calls_keep_their_order() {
-        let text = |text: &str| Part::Text { text: text.to_owned(), logprobs: Vec::new() };
-        let call = |name: &str| Part::Call { name: name.to_owned() };
-        let arguments = |more: &str| Part::Arguments(more.to_owned());
-        let parts =
+        let text = |text: &str| AnswerDelta::Text { text: text.to_owned(), logprobs: Vec::new() };
+        let call = |name: &str| AnswerDelta::Call { name: name.to_owned() };
+        let arguments = |more: &str| AnswerDelta::Arguments(more.to_owned());
+        let deltas =
             [text("I "), text("look."), call("f"), arguments("{"), arguments("}"), call("g"), text("So.")];
         let mut items = Vec::new();
-        parts.into_iter().for_each(|part| Answer::push(&mut items, part));
+        deltas.into_iter().for_each(|delta| Answer::push(&mut items, delta));
         let told = |item: &Item| match item {
             Item::Text { text, .. } => text.clone(),
             Item::Call(Call { name, arguments }) => format!("{name}({arguments})"),

@@ -12,7 +12,7 @@ use crate::error::{ApiError, Fault};
 use crate::generation::fields::{GenerationFields, Stop, StreamOptions};
 use crate::generation::format::{self, AskedFormat};
 use crate::generation::reply::Delivery;
-use crate::generation::work::Work;
+use crate::generation::requests::CheckedRequests;
 use crate::unsupported;
 
 /// Stop strings of a request: every one is searched for at every token.
@@ -24,7 +24,7 @@ const MAX_ANSWERS: usize = 128;
 /// A body that passed the checks.
 #[derive(Debug)]
 pub(crate) struct Checked {
-    pub(crate) work: Work,
+    pub(crate) requests: CheckedRequests,
     pub(crate) delivery: Delivery,
     /// Finds calls of tools in the answers, where there may be some.
     pub(crate) parser: Option<CallParser>,
@@ -60,6 +60,10 @@ pub(crate) struct Asked {
     pub(crate) default_max_tokens: Option<usize>,
     /// Alternatives to report with each token, if any.
     pub(crate) logprobs: Option<usize>,
+    /// The same of the prompt's tokens.
+    pub(crate) prompt_logprobs: Option<usize>,
+    /// Whether an answer may have no tokens at all.
+    pub(crate) may_be_empty: bool,
     /// A format that a field of its own asks for.
     pub(crate) format: Option<AskedFormat>,
     /// What tools that have to be called make of the answer, and the field that asks for it.
@@ -100,7 +104,8 @@ pub(crate) fn validate(fields: GenerationFields, asked: Asked, app: &App) -> Res
         format: format_param,
         default_kv: fields.kv_cache.is_none(),
     };
-    let max_tokens = check_max_tokens(fields.max_tokens, fields.max_completion_tokens, names)?;
+    let max_tokens =
+        check_max_tokens(fields.max_tokens, fields.max_completion_tokens, names, asked.may_be_empty)?;
     let sampling = SamplingParams {
         temperature: fields.temperature.unwrap_or(1.0),
         top_p: fields.top_p.unwrap_or(1.0),
@@ -119,6 +124,7 @@ pub(crate) fn validate(fields: GenerationFields, asked: Asked, app: &App) -> Res
     let stop_tokens = check_stop_tokens(fields.stop_token_ids)?;
     let request = |prompt| GenerateRequest {
         prompt,
+        prompt_logprobs: asked.prompt_logprobs,
         // A default is no wish: where the context ends before it, the answer does.
         fit_context: max_tokens.is_none(),
         max_tokens: max_tokens.or(asked.default_max_tokens),
@@ -128,12 +134,13 @@ pub(crate) fn validate(fields: GenerationFields, asked: Asked, app: &App) -> Res
         ignore_eos: fields.ignore_eos.unwrap_or(false),
         format: format.clone(),
         kv: kv.clone(),
-        // Set for all requests where they enter the line.
+        // Set for all requests where they enter the queue.
         timeout: None,
     };
     let requests = asked.prompts.into_iter().map(request).collect();
     let delivery = check_delivery(fields.stream, fields.stream_options)?;
-    Ok(Checked { work: Work { requests, answers, fault }, delivery, parser: asked.parser })
+    let requests = CheckedRequests { requests, answers, fault };
+    Ok(Checked { requests, delivery, parser: asked.parser })
 }
 
 fn check_n(n: Option<usize>, prompts: usize) -> Result<NonZeroUsize, ApiError> {
@@ -192,7 +199,12 @@ fn check_seed(seed: Option<Number>) -> Result<Option<u64>, ApiError> {
     .transpose()
 }
 
-fn check_max_tokens(old: Option<usize>, new: Option<usize>, names: Names) -> Result<Option<usize>, ApiError> {
+fn check_max_tokens(
+    old: Option<usize>,
+    new: Option<usize>,
+    names: Names,
+    may_be_empty: bool,
+) -> Result<Option<usize>, ApiError> {
     let (param, tokens) = match (old, new) {
         (Some(old), Some(new)) if old != new => {
             return Err(ApiError::invalid(
@@ -205,7 +217,7 @@ fn check_max_tokens(old: Option<usize>, new: Option<usize>, names: Names) -> Res
         (None, None) => return Ok(None),
     };
     match tokens {
-        0 => Err(ApiError::invalid(param, "must be at least 1")),
+        0 if !may_be_empty => Err(ApiError::invalid(param, "must be at least 1")),
         tokens => Ok(Some(tokens)),
     }
 }

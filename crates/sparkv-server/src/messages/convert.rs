@@ -6,7 +6,7 @@ use sparkv_engine::{FinishReason, Usage};
 
 use crate::error::ApiError;
 use crate::generation::ids::{call_id, new_id};
-use crate::generation::reply::{Answer, Call, End, Item, Part, Reply, named};
+use crate::generation::reply::{Answer, AnswerDelta, Call, End, Item, Reply, named};
 use crate::messages::MarkedError;
 use crate::messages::types::{Block, Delta, MessageBody, MessageUsage, StopBody, StreamEvent};
 
@@ -127,7 +127,7 @@ impl Reply for MessagesReply {
     fn body(self, answers: Vec<Answer>, usage: Vec<Usage>) -> MessageBody {
         let mut content = Vec::new();
         let mut stop = StopBody::default();
-        for Answer { items, end } in answers {
+        for Answer { items, end, .. } in answers {
             stop = end.into();
             content.extend(items.into_iter().map(|item| match item {
                 Item::Text { text, .. } => Block::Text { text },
@@ -150,9 +150,9 @@ impl Reply for MessagesReply {
         [StreamEvent::MessageStart { message: &message }, StreamEvent::Ping].iter().map(tell).collect()
     }
 
-    fn part(&mut self, _: usize, part: Part) -> Vec<sse::Event> {
-        match part {
-            Part::Text { text, .. } => {
+    fn add(&mut self, _: usize, delta: AnswerDelta) -> Vec<sse::Event> {
+        match delta {
+            AnswerDelta::Text { text, .. } => {
                 let mut events = Vec::new();
                 if self.open != Open::Text {
                     events.extend(self.begin(Open::Text, empty_text()));
@@ -160,8 +160,8 @@ impl Reply for MessagesReply {
                 events.push(self.delta(Delta::TextDelta { text }));
                 events
             }
-            Part::Call { name } => self.begin(Open::ToolUse, tool_use(name, "")),
-            Part::Arguments(partial_json) => vec![self.delta(Delta::InputJsonDelta { partial_json })],
+            AnswerDelta::Call { name } => self.begin(Open::ToolUse, tool_use(name, "")),
+            AnswerDelta::Arguments(partial_json) => vec![self.delta(Delta::InputJsonDelta { partial_json })],
         }
     }
 

@@ -17,9 +17,8 @@ use crate::app::App;
 use crate::conversation::Conversation;
 use crate::error::{ApiError, ErrorBody, Fault};
 use crate::generation::fields::ModelField;
-use crate::generation::observed::ObservedEvents;
-use crate::generation::reply::{Answers, respond};
-use crate::generation::validate::Checked;
+use crate::generation::instrumented::InstrumentedEvents;
+use crate::generation::reply::answer;
 use crate::http::body::Fields;
 use crate::unsupported;
 
@@ -80,12 +79,13 @@ pub(crate) async fn mark_errors(request: Request, next: Next) -> Response {
 )]
 pub(crate) async fn create(State(app): State<App>, fields: Fields) -> Result<Response, ApiError> {
     let body = types::MessagesBody::take(fields)?;
-    let Checked { work, delivery, parser } = validate::validate(body, &app)?;
-    let events = app.generate(work).await?;
-    // Those read from the cache are known at the end only.
-    let prompt_tokens = events.first().map_or(0, ObservedEvents::prompt_tokens);
-    let reply = convert::MessagesReply::new(app.model_name(), prompt_tokens);
-    respond(Answers { events, parser }, reply, delivery).await
+    let checked = validate::validate(body, &app)?;
+    let reply = |events: &[InstrumentedEvents]| {
+        // Those read from the cache are known at the end only.
+        let prompt_tokens = events.first().map_or(0, InstrumentedEvents::prompt_tokens);
+        convert::MessagesReply::new(app.model_name(), prompt_tokens)
+    };
+    answer(&app, checked, reply).await
 }
 
 /// Tells how many tokens a conversation has.

@@ -32,6 +32,8 @@ pub(crate) fn validate(body: MessagesBody, app: &App) -> Result<Checked, ApiErro
         names: NAMES,
         default_max_tokens: None,
         logprobs: None,
+        prompt_logprobs: None,
+        may_be_empty: false,
         format: None,
         calls,
         parser,

@@ -7,7 +7,7 @@ use sparkv_engine::{FinishReason, TextLogprob, Usage};
 use crate::error::{ApiError, ErrorFields};
 use crate::generation::ids::{call_id, new_id, unix_time};
 use crate::generation::logprobs::{ChatToken, tokens};
-use crate::generation::reply::{Answer, Call, End, Item, Part, Reply, named};
+use crate::generation::reply::{Answer, AnswerDelta, Call, End, Item, Reply, named};
 use crate::responses::types::{
     Echo, IncompleteDetails, InputTokensDetails, OutputItem, OutputText, OutputTokensDetails, Place,
     ResponseBody, ResponseError, ResponseUsage, StreamEvent, Told,
@@ -209,7 +209,7 @@ impl Reply for ResponsesReply {
     type Body = ResponseBody;
 
     fn body(mut self, answers: Vec<Answer>, usage: Vec<Usage>) -> ResponseBody {
-        for Answer { items, end } in answers {
+        for Answer { items, end, .. } in answers {
             self.reason = end.reason;
             self.body.output.extend(items.into_iter().map(|item| match item {
                 Item::Text { text, logprobs } => {
@@ -234,15 +234,15 @@ impl Reply for ResponsesReply {
         vec![self.tell_all("response.created"), self.tell_all("response.in_progress")]
     }
 
-    fn part(&mut self, _: usize, part: Part) -> Vec<sse::Event> {
-        match part {
-            Part::Text { text, logprobs } => self.text(&text, logprobs),
-            Part::Call { name } => {
+    fn add(&mut self, _: usize, delta: AnswerDelta) -> Vec<sse::Event> {
+        match delta {
+            AnswerDelta::Text { text, logprobs } => self.text(&text, logprobs),
+            AnswerDelta::Call { name } => {
                 let mut events = Vec::new();
                 self.open(OutputItem::call(name, String::new()), &mut events);
                 events
             }
-            Part::Arguments(more) => self.arguments(&more),
+            AnswerDelta::Arguments(more) => self.arguments(&more),
         }
     }
 

@@ -10,8 +10,7 @@ use axum::response::Response;
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::generation::reply::{Answers, respond};
-use crate::generation::validate::Checked;
+use crate::generation::reply::answer;
 use crate::http::body::Fields;
 
 /// The field that holds the conversation.
@@ -29,8 +28,6 @@ const PROMPT: &str = "input";
 )]
 pub(crate) async fn create(State(app): State<App>, fields: Fields) -> Result<Response, ApiError> {
     let body = types::ResponsesBody::take(fields)?;
-    let (Checked { work, delivery, parser }, echo) = validate::validate(body, &app)?;
-    let reply = convert::ResponsesReply::new(app.model_name(), echo);
-    let events = app.generate(work).await?;
-    respond(Answers { events, parser }, reply, delivery).await
+    let (checked, echo) = validate::validate(body, &app)?;
+    answer(&app, checked, |_| convert::ResponsesReply::new(app.model_name(), echo)).await
 }

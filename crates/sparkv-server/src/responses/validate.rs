@@ -72,7 +72,17 @@ pub(crate) fn validate(body: ResponsesBody, app: &App) -> Result<(Checked, Echo)
     let format = format.transpose()?.flatten().map(|format| AskedFormat { format, param: NAMES.format });
     let prompts = vec![Prompt::Chat(chat)];
     let default_max_tokens = None;
-    let asked = Asked { prompts, names: NAMES, default_max_tokens, logprobs, format, calls, parser };
+    let asked = Asked {
+        prompts,
+        names: NAMES,
+        default_max_tokens,
+        logprobs,
+        prompt_logprobs: None,
+        may_be_empty: false,
+        format,
+        calls,
+        parser,
+    };
     Ok((generation::validate::validate(generation, asked, app)?, echo))
 }
 

@@ -5,16 +5,20 @@ use std::num::NonZeroUsize;
 use axum::Router;
 use serde_json::{Value, json};
 use sparkv_engine::{EngineConfig, GenerateRequest, Prompt};
-use sparkv_models::fake::{BOS, BYTE_OFFSET, EOS, FakeConfig};
+use sparkv_models::fake::{self, BOS, BYTE_OFFSET, EOS, FakeConfig};
 
 use crate::support::*;
 
-fn routes() -> Router {
-    let engine = EngineConfig { max_running: NonZeroUsize::new(8).unwrap(), ..EngineConfig::default() };
-    // Tools take many tokens where each byte is one.
+fn fake_config() -> FakeConfig {
     // Calls have lines.
     let says = BYTE_OFFSET + u32::from(b'\n')..BYTE_OFFSET + 0x7f;
-    let fake = FakeConfig { context_length: 2048, says, ..FakeConfig::default() };
+    // Tools take many tokens where each byte is one.
+    FakeConfig { context_length: 2048, says, ..FakeConfig::default() }
+}
+
+fn routes() -> Router {
+    let engine = EngineConfig { max_running: NonZeroUsize::new(8).unwrap(), ..EngineConfig::default() };
+    let fake = fake_config();
     Setup { engine, fake, max_queue: 64, ..Setup::default() }.routes()
 }
 
@@ -108,6 +112,74 @@ async fn echo_puts_the_prompt_in_front() {
         [BOS].into_iter().chain(b"hello".iter().map(|&b| BYTE_OFFSET + u32::from(b))).collect();
     let of_tokens = texts(&completion(&routes, json!({ "echo": true, "prompt": ids })).await);
     assert_eq!(of_tokens, [format!("<s>hello{}", plain[0])]);
+}
+
+/// As evaluations ask how likely a text is to the model.
+#[tokio::test]
+async fn echo_with_logprobs_tells_how_likely_the_prompt_is() {
+    let routes = routes();
+    let ids: Vec<u32> =
+        [BOS].into_iter().chain(b"hello".iter().map(|&b| BYTE_OFFSET + u32::from(b))).collect();
+    let config = fake_config();
+    let expected = |index: usize| {
+        let logits = fake::logits(&config, &ids[..index]);
+        let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+        f64::from(logits[ids[index] as usize]) - sum.ln()
+    };
+    // What is in the prefix cache has no logits any more.
+    completion(&routes, json!({})).await;
+    for (prompt, begins) in [(json!("hello"), 0), (json!(ids), "<s>".len())] {
+        let fields = json!({ "echo": true, "logprobs": 1, "max_tokens": 1, "prompt": prompt });
+        let body = completion(&routes, fields.clone()).await;
+        let logprobs = &body["choices"][0]["logprobs"];
+        let list = |name: &str| logprobs[name].as_array().unwrap().clone();
+        assert_eq!(list("tokens")[..6], ["<s>", "h", "e", "l", "l", "o"].map(Value::from));
+        assert_eq!(
+            [list("token_logprobs")[0].clone(), list("top_logprobs")[0].clone()],
+            [Value::Null, Value::Null]
+        );
+        for index in 1..6 {
+            let got = list("token_logprobs")[index].as_f64().unwrap();
+            assert!((got - expected(index)).abs() < 1e-4, "{index}: {got} is not {}", expected(index));
+            let top = list("top_logprobs")[index].as_object().unwrap().clone();
+            assert!(top.len() <= 2 && top.values().all(|logprob| logprob.as_f64().unwrap() >= got - 1e-6));
+        }
+        let offsets: Vec<usize> = [0].into_iter().chain((0..6).map(|index| begins + index)).collect();
+        assert_eq!(logprobs["text_offset"], json!(offsets));
+        assert_eq!(["tokens", "token_logprobs", "top_logprobs"].map(|name| list(name).len()), [7; 3]);
+
+        let mut stream = fields;
+        stream["stream"] = json!(true);
+        let chunks = chunks(&complete(&routes, &completion_body(stream)).await);
+        let said: String = chunks.iter().filter_map(|chunk| chunk["choices"][0]["text"].as_str()).collect();
+        assert_eq!(said, body["choices"][0]["text"]);
+        let tokens =
+            chunks.iter().filter_map(|chunk| chunk.pointer("/choices/0/logprobs/token_logprobs")?.as_array());
+        assert_eq!(tokens.flatten().cloned().collect::<Vec<_>>(), list("token_logprobs"));
+    }
+    let several = json!({ "echo": true, "logprobs": 0, "max_tokens": 0, "prompt": ["hello", "a"], "n": 2 });
+    let body = completion(&routes, several).await;
+    assert_eq!(texts(&body), ["hello", "hello", "a", "a"]);
+    assert_eq!(
+        (&body["choices"][3]["finish_reason"], &body["usage"]["completion_tokens"]),
+        (&json!("length"), &json!(0))
+    );
+    assert_eq!(body["choices"][3]["logprobs"]["tokens"], json!(["<s>", "a"]));
+}
+
+#[tokio::test]
+async fn a_completion_of_no_tokens_computes_the_prompt() {
+    let routes = routes();
+    let body = completion(&routes, json!({ "max_tokens": 0 })).await;
+    assert_eq!(
+        (&body["choices"][0]["text"], &body["choices"][0]["finish_reason"]),
+        (&json!(""), &json!("length"))
+    );
+    assert_eq!(body["choices"][0]["logprobs"], Value::Null);
+    assert_eq!(body["usage"]["prompt_tokens"], 6);
+    assert_eq!(texts(&completion(&routes, json!({ "max_tokens": 0, "echo": true })).await), ["hello"]);
+    let reply = chat(&routes, &chat_body(json!({ "max_tokens": 0 }))).await;
+    assert_eq!((reply.status.as_u16(), &reply.json()["error"]["param"]), (400, &json!("max_tokens")));
 }
 
 #[tokio::test]

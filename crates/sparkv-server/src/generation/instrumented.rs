@@ -13,21 +13,28 @@ use crate::metrics::Metrics;
 
 /// An [`EventStream`] that tells the metrics, and the entry of the request it belongs to, what it is asked for.
 #[derive(Debug)]
-pub(crate) struct ObservedEvents {
+pub(crate) struct InstrumentedEvents {
     events: EventStream,
     metrics: Metrics,
     entry: Entry,
-    /// From the request's arrival to its place in line.
+    /// From the request's arrival to its place in the queue.
     encode_seconds: f64,
-    /// `decode_seconds` at the last event that had tokens; `None` before the first.
-    told: Option<f64>,
+    /// `decode_seconds` at the last event that was noted; `None` before the first.
+    noted_decode_seconds: Option<f64>,
     ended: bool,
 }
 
-impl ObservedEvents {
+impl InstrumentedEvents {
     /// To be made by the task that handles the request: its entry is the one that the events are noted in.
     pub(crate) fn new(events: EventStream, metrics: Metrics, encode_seconds: f64) -> Self {
-        Self { events, metrics, entry: Entry::current(), encode_seconds, told: None, ended: false }
+        Self {
+            events,
+            metrics,
+            entry: Entry::current(),
+            encode_seconds,
+            noted_decode_seconds: None,
+            ended: false,
+        }
     }
 
     /// Tokens of the prompt.
@@ -37,8 +44,11 @@ impl ObservedEvents {
 
     fn note(&mut self, event: &Result<Event, GenerateError>) {
         match event {
+            Ok(Event::Prompt(_)) => {}
             Ok(Event::Text { token_ids, .. }) => self.note_tokens(token_ids.len()),
             Ok(Event::Done { reason, usage, timings, .. }) => {
+                // Where there are no tokens, the prompt was computed all the same.
+                self.note_begun();
                 let reason = finish_reason(*reason);
                 self.ended = true;
                 self.metrics.finished(reason, usage, self.encode_seconds, *timings);
@@ -51,23 +61,32 @@ impl ObservedEvents {
         }
     }
 
-    fn note_tokens(&mut self, mut tokens: usize) {
+    fn note_tokens(&mut self, tokens: usize) {
         if tokens == 0 {
             return;
         }
-        let timings = self.events.timings();
-        if self.told.is_none() {
-            tokens -= 1;
-            self.metrics.begun(self.events.prompt_tokens(), self.encode_seconds, timings);
-            let first = self.encode_seconds + timings.queue_seconds + timings.prefill_seconds;
-            self.entry.begun(self.events.prompt_tokens(), timings.queue_seconds, first);
+        let is_first = self.note_begun();
+        let decode_seconds = self.events.timings().decode_seconds;
+        let since = decode_seconds - self.noted_decode_seconds.unwrap_or(0.0);
+        self.metrics.continued(tokens - usize::from(is_first), since);
+        self.noted_decode_seconds = Some(decode_seconds);
+    }
+
+    /// Notes that the prompt was computed; false if that was noted before.
+    fn note_begun(&mut self) -> bool {
+        if self.noted_decode_seconds.is_some() {
+            return false;
         }
-        self.metrics.continued(tokens, timings.decode_seconds - self.told.unwrap_or(0.0));
-        self.told = Some(timings.decode_seconds);
+        let (prompt_tokens, timings) = (self.events.prompt_tokens(), self.events.timings());
+        self.metrics.begun(prompt_tokens, self.encode_seconds, timings);
+        let first = self.encode_seconds + timings.queue_seconds + timings.prefill_seconds;
+        self.entry.begun(prompt_tokens, timings.queue_seconds, first);
+        self.noted_decode_seconds = Some(0.0);
+        true
     }
 }
 
-impl Stream for ObservedEvents {
+impl Stream for InstrumentedEvents {
     type Item = Result<Event, GenerateError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -79,7 +98,7 @@ impl Stream for ObservedEvents {
     }
 }
 
-impl Drop for ObservedEvents {
+impl Drop for InstrumentedEvents {
     fn drop(&mut self) {
         if !self.ended {
             self.entry.cancelled();

@@ -8,7 +8,7 @@ use crate::error::Fault;
 
 /// What the engine is asked for.
 #[derive(Debug)]
-pub(crate) struct Work {
+pub(crate) struct CheckedRequests {
     /// One for each prompt.
     pub(crate) requests: Vec<GenerateRequest>,
     /// Answers to each.
