@@ -101,7 +101,7 @@ pub(crate) struct ServerOptions {
     #[arg(long, env = "SPARKV_PROMPT_BALANCE", value_name = "X")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) prompt_balance: Option<f64>,
-    /// Seconds after which a request ends, in line or at work, if it has not by itself
+    /// Seconds after which a request ends, waiting or at work, if it has not by itself
     #[arg(long, env = "SPARKV_REQUEST_SECONDS", value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) request_seconds: Option<NonZeroU32>,

@@ -1,6 +1,7 @@
 //! What may be asked of the engine, and why it may refuse.
 use std::{fmt, time::Duration};
 
+use bytesize::ByteSize;
 use serde_json::Value;
 use sparkv::{KvChoice, SettingsError};
 
@@ -200,33 +201,19 @@ fn memory_message(error: &RequestError) -> String {
     else {
         return String::new();
     };
-    let (needed, budget) = (Bytes(*needed), Bytes(*budget));
+    let (needed, budget) = (ByteSize(*needed), ByteSize(*budget));
     let less = match fitting {
         0 => "the prompt alone is too long".to_owned(),
         fitting => format!("max_tokens of {fitting} would fit"),
     };
     let other = match proposal {
-        Some((name, bytes)) => format!("; kv_cache.preset `{name}` would fit, with {}", Bytes(*bytes)),
+        Some((name, bytes)) => format!("; kv_cache.preset `{name}` would fit, with {}", ByteSize(*bytes)),
         None => "; no preset would fit".to_owned(),
     };
     format!(
         "the KV cache of {prompt} tokens of prompt and {max_tokens} to generate needs {needed} with `{preset}`, \
          more than this server's {budget}: {less}{other}"
     )
-}
-
-/// Bytes, as people read them.
-struct Bytes(u64);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            bytes @ 0..1024 => write!(f, "{bytes} bytes"),
-            bytes @ 1024..1_048_576 => write!(f, "{:.1} KiB", bytes as f64 / 1024.0),
-            bytes @ 1_048_576..1_073_741_824 => write!(f, "{:.1} MiB", bytes as f64 / 1_048_576.0),
-            bytes => write!(f, "{:.2} GiB", bytes as f64 / 1_073_741_824.0),
-        }
-    }
 }
 
 /// Clients look for the first words, to tell this from other refusals.

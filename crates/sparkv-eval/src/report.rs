@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use bytesize::ByteSize;
+
 use crate::retrieval::Measurement;
 
 /// A Markdown table: a row for each settings, two columns for each length.
@@ -26,7 +28,11 @@ pub fn table(measurements: &[Measurement]) -> String {
             match measurements.iter().find(|m| m.kv == name && m.length == *length) {
                 Some(m) => {
                     let (accuracy, share) = (100.0 * m.accuracy(), 100.0 * m.kv_share());
-                    let _ = write!(text, " {accuracy:.1} % | {} ({share:.0} %) |", bytes(m.mean_kv_bytes));
+                    let _ = write!(
+                        text,
+                        " {accuracy:.1} % | {} ({share:.0} %) |",
+                        ByteSize(m.mean_kv_bytes as u64)
+                    );
                 }
                 None => text.push_str(" | |"),
             }
@@ -34,14 +40,6 @@ pub fn table(measurements: &[Measurement]) -> String {
     }
     text.push('\n');
     text
-}
-
-/// A number of bytes, in a unit that suits it.
-pub(crate) fn bytes(count: f64) -> String {
-    match count {
-        count if count >= 1048576.0 => format!("{:.2} MiB", count / 1048576.0),
-        count => format!("{:.0} KiB", count / 1024.0),
-    }
 }
 
 #[cfg(test)]
@@ -73,8 +71,8 @@ mod tests {
         let expected = "\
 | kv_cache | right at 256 tokens | KV bytes (of dense f16) | right at 512 tokens | KV bytes (of dense f16) |
 |---|---:|---:|---:|---:|
-| exact | 99.5 % | 512 KiB (25 %) | 95.0 % | 512 KiB (25 %) |
-| tiny | 50.0 % | 512 KiB (25 %) | 0.0 % | 512 KiB (25 %) |
+| exact | 99.5 % | 512.0 KiB (25 %) | 95.0 % | 512.0 KiB (25 %) |
+| tiny | 50.0 % | 512.0 KiB (25 %) | 0.0 % | 512.0 KiB (25 %) |
 ";
         assert_eq!(text, expected);
     }

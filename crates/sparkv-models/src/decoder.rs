@@ -13,7 +13,7 @@ use crate::language_model::{ModelError, ModelInfo};
 use crate::linear::Linear;
 use crate::ops::rope::{Rope, Rotation};
 use crate::ops::{self, RowOps};
-use crate::profile::{self, Part};
+use crate::profile::{self, Section};
 use crate::progress::{Progress, Task, Unit};
 use crate::weights::{MatrixFormat, Stored, TensorSource, WeightFormat, Weights};
 
@@ -196,7 +196,7 @@ impl Decoder {
         let [q, k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], &x)?;
         self.ops.rotate(&q, rotation)?;
         self.ops.rotate(&k, rotation)?;
-        profile::on(Part::Attention, || attend(&self.info.kv_shape.attention, &q, &k, &v, spans))
+        profile::on(Section::Attention, || attend(&self.info.kv_shape.attention, &q, &k, &v, spans))
     }
 
     /// Replaces `hidden`, (rows, hidden), by what a layer makes of it after attention. A piece of it at a time, so

@@ -6,7 +6,7 @@ use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
 use crate::error::LoadError;
-use crate::profile::{self, Part};
+use crate::profile::{self, Section};
 use crate::weights::{Stored, Weights};
 
 /// Rows of a half-precision matrix that are widened at a time: small enough to stay in a core's cache.
@@ -66,12 +66,12 @@ impl Linear {
 
     /// x: (rows, in), f32, contiguous; gives (rows, out), f32.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.add_bias(profile::on(Part::Weights, || self.weight.times(x))?)
+        self.add_bias(profile::on(Section::Weights, || self.weight.times(x))?)
     }
 
     /// The same of each of some layers. Quantized ones share the rounding of x and a round of the threads.
     pub(crate) fn forward_all<const N: usize>(layers: [&Self; N], x: &Tensor) -> Result<[Tensor; N]> {
-        let products = profile::on(Part::Weights, || times_all(layers.map(|layer| &layer.weight), x))?;
+        let products = profile::on(Section::Weights, || times_all(layers.map(|layer| &layer.weight), x))?;
         let results = layers.iter().zip(products).map(|(layer, y)| layer.add_bias(y));
         let results = results.collect::<Result<Vec<_>>>()?;
         results.try_into().map_err(|_| candle_core::Error::Msg("layers without a product".to_owned()))

@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-/// Time that this thread spent computing, by part. What is not in a part (norms, rotation, activations,
+/// Time that this thread spent computing, by section. What is not in a section (norms, rotation, activations,
 /// sampling, waiting) is the rest of whatever the caller measured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Profile {
@@ -15,9 +15,9 @@ pub struct Profile {
     pub attention: Duration,
 }
 
-/// A part of the computation.
+/// A section of the computation.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Part {
+pub(crate) enum Section {
     /// See [`Profile::weights`].
     Weights,
     /// See [`Profile::attention`].
@@ -33,15 +33,15 @@ pub fn take() -> Profile {
     PROFILE.take()
 }
 
-/// Runs `compute` and counts its time as spent on `part`.
-pub(crate) fn on<R>(part: Part, compute: impl FnOnce() -> R) -> R {
+/// Runs `compute` and counts its time as spent on `section`.
+pub(crate) fn on<R>(section: Section, compute: impl FnOnce() -> R) -> R {
     let start = Instant::now();
     let result = compute();
     let elapsed = start.elapsed();
     let mut profile = PROFILE.get();
-    match part {
-        Part::Weights => profile.weights += elapsed,
-        Part::Attention => profile.attention += elapsed,
+    match section {
+        Section::Weights => profile.weights += elapsed,
+        Section::Attention => profile.attention += elapsed,
     }
     PROFILE.set(profile);
     result
@@ -54,9 +54,9 @@ mod tests {
     #[test]
     fn time_is_counted_by_part_and_taken_once() {
         let pause = || std::thread::sleep(Duration::from_millis(2));
-        on(Part::Attention, pause);
-        on(Part::Attention, pause);
-        on(Part::Weights, pause);
+        on(Section::Attention, pause);
+        on(Section::Attention, pause);
+        on(Section::Weights, pause);
         let profile = take();
         assert!(profile.attention >= Duration::from_millis(4) && profile.weights >= Duration::from_millis(2));
         assert_eq!(take(), Profile::default());
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn threads_do_not_mix() {
-        std::thread::spawn(|| on(Part::Weights, || ())).join().unwrap();
+        std::thread::spawn(|| on(Section::Weights, || ())).join().unwrap();
         assert_eq!(take(), Profile::default());
     }
 }

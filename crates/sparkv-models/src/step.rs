@@ -4,7 +4,7 @@ use sparkv::{LayerSpan, SequenceCache};
 
 use crate::decoder::Decoder;
 use crate::language_model::{LogitsRows, ModelError, PREFILL_CHUNK, SpanStep};
-use crate::profile::{self, Part};
+use crate::profile::{self, Section};
 use crate::span::Span;
 
 /// Spans of at most this many tokens that get through in a step go through it as one block: they lie one after the
@@ -181,7 +181,7 @@ impl Step<'_, '_> {
         if step.cache.prompt_left(layer) == Some(0)
             && let Some(cache) = step.cache.layers_mut().get_mut(layer)
         {
-            profile::on(Part::Attention, || cache.finish_prompt())?;
+            profile::on(Section::Attention, || cache.finish_prompt())?;
         }
         step.span.advance(piece.rows);
         Ok(())

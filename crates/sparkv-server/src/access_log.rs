@@ -103,7 +103,7 @@ pub(crate) async fn keep(State(metrics): State<Option<Metrics>>, request: Reques
     let response = CURRENT.scope(entry, next.run(request)).await;
     line.status = Some(response.status());
     line.code = response.extensions().get().map(|ErrorCode(code)| *code);
-    response.map(|body| Body::new(Kept { body, _line: line }))
+    response.map(|body| Body::new(LoggedBody { body, _line: line }))
 }
 
 /// The line that is written when this is dropped.
@@ -177,12 +177,12 @@ fn rounded(seconds: f64) -> f64 {
 }
 
 /// An answer's body with the line that its end writes.
-struct Kept {
+struct LoggedBody {
     body: Body,
     _line: Line,
 }
 
-impl HttpBody for Kept {
+impl HttpBody for LoggedBody {
     type Data = Bytes;
     type Error = axum::Error;
 

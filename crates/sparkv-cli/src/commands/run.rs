@@ -74,6 +74,7 @@ fn collect(
     let (mut text, mut token_ids) = (String::new(), Vec::new());
     while let Some(event) = events.blocking_next() {
         match event? {
+            Event::Prompt(_) => {}
             Event::Text { text: more, token_ids: ids, .. } => {
                 heard(&more)?;
                 text.push_str(&more);

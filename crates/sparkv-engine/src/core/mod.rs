@@ -120,6 +120,24 @@ pub struct TokenRequest {
     pub timeout: Option<Duration>,
 }
 
+impl TokenRequest {
+    /// A request with every option at its default: greedy, all that fits, the exact cache.
+    pub fn new(prompt: Vec<u32>) -> Self {
+        Self {
+            prompt,
+            prompt_logprobs: None,
+            max_tokens: None,
+            fit_memory: false,
+            sampling: SamplingParams::default(),
+            ignore_eos: false,
+            stop_tokens: Vec::new(),
+            grammar: None,
+            kv: KvChoice::default(),
+            timeout: None,
+        }
+    }
+}
+
 /// A handle on the thread that owns a model. Dropping it lets the thread finish what it took, and end.
 #[derive(Debug)]
 pub struct TokenEngine {

@@ -18,14 +18,14 @@ pub(super) struct PrefixCache<M: LanguageModel> {
 #[derive(Debug)]
 struct Entry<M: LanguageModel> {
     tokens: Vec<u32>,
-    kept: Kept<M>,
+    cached: Cached<M>,
     /// About the bytes that are freed when it is dropped; fewer if others share them.
     bytes: u64,
     used: u64,
 }
 
 #[derive(Debug)]
-enum Kept<M: LanguageModel> {
+enum Cached<M: LanguageModel> {
     /// Rows held in f32, or in f16, that many caches may begin with.
     Shared { f32: bool, prefix: M::Prefix },
     /// A whole cache, for one that continues it.
@@ -53,7 +53,7 @@ impl<M: LanguageModel> PrefixCache<M> {
         let wanted = is_f32(settings);
         let mut best: Option<(&mut Entry<M>, usize)> = None;
         for entry in &mut self.entries {
-            if !matches!(entry.kept, Kept::Shared { f32, .. } if f32 == wanted) {
+            if !matches!(entry.cached, Cached::Shared { f32, .. } if f32 == wanted) {
                 continue;
             }
             let common = common(&entry.tokens, tokens);
@@ -63,9 +63,9 @@ impl<M: LanguageModel> PrefixCache<M> {
         }
         let (entry, common) = best?;
         entry.used = self.clock;
-        match &entry.kept {
-            Kept::Shared { prefix, .. } => Some((prefix, common)),
-            Kept::Conversation { .. } => None,
+        match &entry.cached {
+            Cached::Shared { prefix, .. } => Some((prefix, common)),
+            Cached::Conversation { .. } => None,
         }
     }
 
@@ -76,18 +76,18 @@ impl<M: LanguageModel> PrefixCache<M> {
         tokens: &[u32],
     ) -> Option<Conversation<M::Cache>> {
         let continues = |entry: &Entry<M>| {
-            matches!(&entry.kept, Kept::Conversation { settings: theirs, .. } if theirs == settings)
+            matches!(&entry.cached, Cached::Conversation { settings: theirs, .. } if theirs == settings)
                 && entry.tokens.len() < tokens.len()
                 && tokens.starts_with(&entry.tokens)
         };
         let candidates = self.entries.iter().enumerate().filter(|(_, entry)| continues(entry));
         let (index, _) = candidates.max_by_key(|(_, entry)| entry.tokens.len())?;
         let entry = self.entries.swap_remove(index);
-        match entry.kept {
-            Kept::Conversation { prompt_tokens, cache, .. } => {
+        match entry.cached {
+            Cached::Conversation { prompt_tokens, cache, .. } => {
                 Some(Conversation { cache, tokens: entry.tokens.len(), prompt_tokens })
             }
-            Kept::Shared { .. } => None,
+            Cached::Shared { .. } => None,
         }
     }
 
@@ -101,7 +101,7 @@ impl<M: LanguageModel> PrefixCache<M> {
     ) {
         self.clock += 1;
         let ours = is_f32(settings);
-        let same = |entry: &Entry<M>| matches!(entry.kept, Kept::Shared { f32, .. } if f32 == ours);
+        let same = |entry: &Entry<M>| matches!(entry.cached, Cached::Shared { f32, .. } if f32 == ours);
         if let Some(longer) =
             self.entries.iter_mut().find(|entry| same(entry) && entry.tokens.starts_with(tokens))
         {
@@ -110,8 +110,8 @@ impl<M: LanguageModel> PrefixCache<M> {
         }
         self.entries.retain(|entry| !(same(entry) && tokens.starts_with(&entry.tokens)));
         let bytes = model.info().kv_shape.dense_bytes(tokens.len()) * if ours { 2 } else { 1 };
-        let kept = Kept::Shared { f32: ours, prefix };
-        self.entries.push(Entry { tokens: tokens.to_vec(), kept, bytes, used: self.clock });
+        let cached = Cached::Shared { f32: ours, prefix };
+        self.entries.push(Entry { tokens: tokens.to_vec(), cached, bytes, used: self.clock });
     }
 
     /// Keeps the cache of a conversation, in which `tokens` are.
@@ -125,8 +125,8 @@ impl<M: LanguageModel> PrefixCache<M> {
     ) {
         self.clock += 1;
         let bytes = model.kv_usage(&cache).bytes;
-        let kept = Kept::Conversation { settings, prompt_tokens, cache };
-        self.entries.push(Entry { tokens, kept, bytes, used: self.clock });
+        let cached = Cached::Conversation { settings, prompt_tokens, cache };
+        self.entries.push(Entry { tokens, cached, bytes, used: self.clock });
     }
 
     /// About the bytes that are freed when all is forgotten; fewer as far as whoever runs shares them, more where they

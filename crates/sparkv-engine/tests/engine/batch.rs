@@ -82,7 +82,7 @@ fn what_can_never_fit_is_refused_with_what_would() {
 }
 
 #[test]
-fn memory_is_promised_before_it_is_used_and_the_next_in_line_waits_for_it() {
+fn memory_is_promised_before_it_is_used_and_the_next_in_the_queue_waits_for_it() {
     // Slow enough that each is seen at work.
     let fake = FakeConfig { delay: Duration::from_millis(1), ..FakeConfig::default() };
     let memory = needed(64) + needed(16);
@@ -135,7 +135,7 @@ fn with_headroom_nobody_is_taken_up_only_to_give_way() {
 }
 
 #[test]
-fn a_full_line_waits_for_memory_and_turns_away() {
+fn a_full_queue_waits_for_memory_and_turns_away() {
     let fake = FakeConfig::default();
     let memory = needed(64);
     let config = EngineConfig { kv_memory: memory, max_queue: NonZeroUsize::new(2).unwrap(), ..many(8) };
@@ -158,7 +158,7 @@ fn a_full_line_waits_for_memory_and_turns_away() {
 }
 
 #[test]
-fn time_that_is_up_ends_a_request_in_line_and_at_work() {
+fn time_that_is_up_ends_a_request_that_waits_and_at_work() {
     let fake = FakeConfig { delay: Duration::from_millis(2), ..FakeConfig::default() };
     let (engine, probe) = start_with(&fake, many(1));
     let hurried = |seed| TokenRequest { timeout: Some(Duration::from_millis(60)), ..endless(seed, 10, 200) };

@@ -38,20 +38,15 @@ fn requests(engine: &TokenEngine) -> Vec<TokenRequest> {
             let mut prompt = opening[..shared].to_vec();
             prompt.extend((0..own).map(|_| rng.random_range(3..vocab)));
             TokenRequest {
-                prompt,
-                prompt_logprobs: None,
                 max_tokens: Some(rng.random_range(1..60)),
-                fit_memory: false,
                 sampling: SamplingParams {
                     temperature: if index % 2 == 0 { 0.0 } else { 0.7 },
                     seed: Some(index),
                     ..SamplingParams::default()
                 },
                 ignore_eos: true,
-                stop_tokens: Vec::new(),
-                grammar: None,
                 kv: kv(settings[index as usize % settings.len()]),
-                timeout: None,
+                ..TokenRequest::new(prompt)
             }
         })
         .collect()
@@ -106,17 +101,9 @@ fn any_mix_gives_the_tokens_of_the_request_alone() {
 #[test]
 fn who_gives_way_goes_on_with_the_same_tokens() {
     let alone = start(config(8));
-    let long = |seed: u32| TokenRequest {
-        prompt: (0..20).map(|i| 3 + (seed * 131 + i * 17) % 3000).collect(),
-        prompt_logprobs: None,
-        max_tokens: Some(400),
-        fit_memory: false,
-        sampling: SamplingParams::default(),
-        ignore_eos: true,
-        stop_tokens: Vec::new(),
-        grammar: None,
-        kv: kv("{}"),
-        timeout: None,
+    let long = |seed: u32| {
+        let prompt = (0..20).map(|i| 3 + (seed * 131 + i * 17) % 3000).collect();
+        TokenRequest { max_tokens: Some(400), ignore_eos: true, ..TokenRequest::new(prompt) }
     };
     let requests: Vec<TokenRequest> = (0..6).map(long).collect();
     let mut expected = Vec::new();

@@ -15,6 +15,7 @@ mod faults;
 mod formats;
 #[cfg(test)]
 mod scores;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod support;

@@ -180,7 +180,7 @@ impl Simulation {
     fn check(&self) {
         let Load { running, waiting } = self.engine.load();
         let most = self.config.max_running.get();
-        // One may be on its way back in line, and as many as run may be put back there.
+        // One may be on its way back in the queue, and as many as run may be put back there.
         assert!(running <= most + 1, "{running} of {most} run");
         assert!(waiting <= MAX_QUEUE + most + 1, "{waiting} wait");
         let held = self.probe.held_bytes();

@@ -3,7 +3,7 @@ use std::{num::NonZeroUsize, time::Duration};
 
 use sparkv::{KvChoice, Presets};
 use sparkv_engine::{
-    EngineConfig, GenerateError, SamplingParams,
+    EngineConfig, GenerateError,
     core::{TokenEngine, TokenEvent, TokenRequest, TokenStream},
     sampler::Sampler,
 };
@@ -35,18 +35,8 @@ pub(crate) fn kv(json: &str) -> KvChoice {
 
 /// A greedy request for up to `max_tokens` after a prompt of `length` tokens that `seed` tells apart.
 pub(crate) fn request(seed: u32, length: usize, max_tokens: usize) -> TokenRequest {
-    TokenRequest {
-        prompt: (0..length as u32).map(|i| fake::BYTE_OFFSET + (seed * 31 + i * 7) % 256).collect(),
-        prompt_logprobs: None,
-        max_tokens: Some(max_tokens),
-        fit_memory: false,
-        sampling: SamplingParams::default(),
-        ignore_eos: false,
-        stop_tokens: Vec::new(),
-        grammar: None,
-        kv: KvChoice::default(),
-        timeout: None,
-    }
+    let prompt = (0..length as u32).map(|i| fake::BYTE_OFFSET + (seed * 31 + i * 7) % 256).collect();
+    TokenRequest { max_tokens: Some(max_tokens), ..TokenRequest::new(prompt) }
 }
 
 /// What the fake model must answer, computed without an engine.

@@ -5,7 +5,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use sparkv::{KvChoice, Presets};
-use sparkv_engine::SamplingParams;
 use sparkv_engine::core::{TokenEngine, TokenRequest};
 
 /// What the JSON of a `kv_cache` object asks for.
@@ -16,17 +15,8 @@ pub(crate) fn kv(json: &str) -> anyhow::Result<KvChoice> {
 /// A request that is answered with just `max_tokens` tokens. Prompts of other seeds begin differently.
 pub(crate) fn request(engine: &TokenEngine, seed: usize, length: usize, max_tokens: usize) -> TokenRequest {
     let vocab = engine.info().vocab_size;
-    TokenRequest {
-        prompt: (0..length).map(|index| ((index + 1) * (7919 + 2 * seed) % vocab) as u32).collect(),
-        max_tokens: Some(max_tokens),
-        fit_memory: false,
-        sampling: SamplingParams::default(),
-        ignore_eos: true,
-        stop_tokens: Vec::new(),
-        grammar: None,
-        kv: KvChoice::default(),
-        timeout: None,
-    }
+    let prompt = (0..length).map(|index| ((index + 1) * (7919 + 2 * seed) % vocab) as u32).collect();
+    TokenRequest { max_tokens: Some(max_tokens), ignore_eos: true, ..TokenRequest::new(prompt) }
 }
 
 /// A request at work; dropping it lets it run to its end.
@@ -43,8 +33,8 @@ impl Client {
         let (send, times) = channel();
         let ids = std::thread::spawn(move || {
             let mut ids = Vec::new();
-            while let Some(Ok(token)) = stream.blocking_next() {
-                ids.push(token.id);
+            while let Some(Ok(event)) = stream.blocking_next() {
+                ids.extend(event.token.map(|token| token.id));
                 if send.send(Instant::now()).is_err() {
                     // Nobody measures any more: the client goes away.
                     break;

@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
+use bytesize::ByteSize;
 use serde::Serialize;
 
 use super::{Decode, Machine, Prefill, Speed};
-use crate::report::bytes;
 
 /// The model that was measured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -58,10 +58,10 @@ impl BenchReport {
             text.push_str("|---:|---|---:|---:|---:|---:|---:|---:|---:|\n");
             for row in &self.decode {
                 let share = 100.0 * row.kv_bytes as f64 / row.kv_dense_bytes.max(1) as f64;
-                let held = bytes(row.kv_bytes as f64);
+                let held = ByteSize(row.kv_bytes);
                 let resident = row.resident_bytes_after.zip(row.resident_bytes_before).map_or_else(
                     || "unknown".to_owned(),
-                    |(after, before)| format!("+{}", bytes(after.saturating_sub(before) as f64)),
+                    |(after, before)| format!("+{}", ByteSize(after.saturating_sub(before))),
                 );
                 let columns = columns(&row.speed);
                 let _ = writeln!(
@@ -72,7 +72,7 @@ impl BenchReport {
             }
         }
         if let Some(peak) = self.peak_rss_bytes {
-            let _ = writeln!(text, "\npeak memory: {}", bytes(peak as f64));
+            let _ = writeln!(text, "\npeak memory: {}", ByteSize(peak));
         }
         text
     }
@@ -134,9 +134,9 @@ small, random weights q8_0, 2 of 4 cores, A CPU
 
 | depth | kv_cache | tokens/s | min to max | weights | attention | rest | KV bytes (of dense f16) | resident |
 |---:|---|---:|---:|---:|---:|---:|---:|---:|
-| 1024 | tiny | 20.00 | 19.50 to 21.00 | 40.00 ms (80 %) | 5.00 ms (10 %) | 5.00 ms (10 %) | 512 KiB (25 %) | +520 KiB |
+| 1024 | tiny | 20.00 | 19.50 to 21.00 | 40.00 ms (80 %) | 5.00 ms (10 %) | 5.00 ms (10 %) | 512.0 KiB (25 %) | +520.0 KiB |
 
-peak memory: 3.00 MiB
+peak memory: 3.0 MiB
 ";
         assert_eq!(report.table(), expected);
     }

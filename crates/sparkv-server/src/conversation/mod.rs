@@ -7,7 +7,7 @@ pub(crate) mod types;
 use serde_json::Value;
 use sparkv_engine::{Chat, ChatMessage, ToolCall, Turn};
 
-use self::types::{Content, ConversationFields, MESSAGES, Message, Part, ToolCallBody};
+use self::types::{Content, ContentPart, ConversationFields, MESSAGES, Message, ToolCallBody};
 use crate::error::ApiError;
 use crate::unsupported::{self, Rule};
 
@@ -152,8 +152,8 @@ pub(crate) fn check_role(param: &str, role: Option<&str>) -> Result<&'static str
 ///
 /// # Errors
 /// If it is something else.
-pub(crate) fn check_part(path: &str, part: Part, kinds: &PartKinds) -> Result<String, ApiError> {
-    let Part { kind, text, rest } = part;
+pub(crate) fn check_part(path: &str, part: ContentPart, kinds: &PartKinds) -> Result<String, ApiError> {
+    let ContentPart { kind, text, rest } = part;
     if !kinds.text.contains(&kind.as_str()) {
         return Err(ApiError::unsupported(format!("{path}.type"), "the model reads text parts only"));
     }

@@ -67,14 +67,14 @@ pub(crate) struct Message {
 #[serde(untagged, expecting = "expected a string or an array of text parts")]
 pub(crate) enum Content {
     Text(String),
-    Parts(Vec<Part>),
+    Parts(Vec<ContentPart>),
 }
 
 /// A part of a message; only those of the type `text` are supported.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = MessagePart)]
 #[serde(expecting = "a part, which is an object")]
-pub(crate) struct Part {
+pub(crate) struct ContentPart {
     #[serde(rename = "type")]
     #[schema(pattern = "^text$")]
     pub(crate) kind: String,

@@ -35,7 +35,7 @@ impl Collector for Figures {
         ];
         let ours: [Figure<'_>; 7] = [
             ("requests_running", "Requests that the model works on", &running),
-            ("requests_waiting", "Requests in line", &waiting),
+            ("requests_waiting", "Requests that wait", &waiting),
             ("kv_cache_active_bytes", "Bytes of the KV caches of running requests", &active),
             ("kv_cache_dense_bytes", "Bytes that f16 caches of the same tokens would hold", &dense),
             ("kv_cache_prefix_bytes", "Bytes of KV caches kept for requests that may come", &prefix),
@@ -44,7 +44,7 @@ impl Collector for Figures {
         ];
         let vllm: [Figure<'_>; 4] = [
             ("num_requests_running", "Requests that the model works on", &running),
-            ("num_requests_waiting", "Requests in line", &waiting),
+            ("num_requests_waiting", "Requests that wait", &waiting),
             ("kv_cache_usage_perc", "Share of the budget that KV caches of running requests hold", &used),
             ("num_preemptions", "Requests that began again because memory ran out", &preemptions),
         ];

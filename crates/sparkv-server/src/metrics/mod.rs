@@ -29,7 +29,7 @@ const BETWEEN_TOKENS: [f64; 21] = [
     0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
     20.0, 40.0, 80.0,
 ];
-/// The same, of whole requests, and of their time in line.
+/// The same, of whole requests, and of their time in the queue.
 const WHOLE: [f64; 22] = [
     0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
     480.0, 960.0, 1920.0, 7680.0,
@@ -63,12 +63,12 @@ pub(crate) struct Metrics(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     registry: Registry,
-    observed: Observations,
+    requests: RequestMetrics,
 }
 
-/// What is observed of requests.
+/// Metrics of requests.
 #[derive(Debug)]
-struct Observations {
+struct RequestMetrics {
     first_token: Histogram,
     between_tokens: Histogram,
     whole: Histogram,
@@ -86,7 +86,7 @@ struct Observations {
 impl Metrics {
     /// Metrics of `engine`, which serves the model of this name.
     pub(crate) fn new(engine: &TextEngine, model_name: &str) -> Self {
-        let observed = Observations {
+        let requests = RequestMetrics {
             first_token: Histogram::new(FIRST_TOKEN),
             between_tokens: Histogram::new(BETWEEN_TOKENS),
             whole: Histogram::new(WHOLE),
@@ -101,13 +101,13 @@ impl Metrics {
         };
         let mut registry = Registry::default();
         let figures = |names| Box::new(Figures { engine: engine.clone(), names });
-        observed.register(&mut registry, Names::Ours);
-        observed.register_own(&mut registry);
+        requests.register(&mut registry, Names::Ours);
+        requests.register_own(&mut registry);
         registry.register_collector(figures(Names::Ours));
         let vllm = registry.sub_registry_with_label(("model_name".into(), model_name.to_owned().into()));
-        observed.register(vllm, Names::Vllm);
+        requests.register(vllm, Names::Vllm);
         vllm.register_collector(figures(Names::Vllm));
-        Self(Arc::new(Inner { registry, observed }))
+        Self(Arc::new(Inner { registry, requests }))
     }
 
     /// The figures of this moment, as Prometheus reads them.
@@ -122,16 +122,16 @@ impl Metrics {
 
     /// A request has its first token.
     pub(crate) fn begun(&self, prompt_tokens: usize, encode_seconds: f64, timings: Timings) {
-        let observed = &self.0.observed;
-        observed.prompt_tokens.inc_by(prompt_tokens as u64);
-        observed.queue.observe(timings.queue_seconds);
-        observed.first_token.observe(encode_seconds + timings.queue_seconds + timings.prefill_seconds);
+        let metrics = &self.0.requests;
+        metrics.prompt_tokens.inc_by(prompt_tokens as u64);
+        metrics.queue.observe(timings.queue_seconds);
+        metrics.first_token.observe(encode_seconds + timings.queue_seconds + timings.prefill_seconds);
     }
 
     /// `tokens` more came in `seconds`. (Text is held back now and then, so that some come together.)
     pub(crate) fn continued(&self, tokens: usize, seconds: f64) {
         for _ in 0..tokens {
-            self.0.observed.between_tokens.observe(seconds / tokens as f64);
+            self.0.requests.between_tokens.observe(seconds / tokens as f64);
         }
     }
 
@@ -143,29 +143,29 @@ impl Metrics {
         encode_seconds: f64,
         timings: Timings,
     ) {
-        let observed = &self.0.observed;
+        let metrics = &self.0.requests;
         let Timings { queue_seconds, prefill_seconds, decode_seconds } = timings;
-        observed.whole.observe(encode_seconds + queue_seconds + prefill_seconds + decode_seconds);
-        observed.success.get_or_create(&[("finished_reason", reason.to_owned())]).inc();
+        metrics.whole.observe(encode_seconds + queue_seconds + prefill_seconds + decode_seconds);
+        metrics.success.get_or_create(&[("finished_reason", reason.to_owned())]).inc();
         let KvUsage { preset, bytes, dense_bytes, .. } = &usage.kv_cache;
         let preset = [("preset", preset.clone())];
-        observed.requests.get_or_create(&preset).inc();
-        observed.kv_bytes.get_or_create(&preset).inc_by(*bytes);
-        observed.kv_dense_bytes.get_or_create(&preset).inc_by(*dense_bytes);
+        metrics.requests.get_or_create(&preset).inc();
+        metrics.kv_bytes.get_or_create(&preset).inc_by(*bytes);
+        metrics.kv_dense_bytes.get_or_create(&preset).inc_by(*dense_bytes);
     }
 
     /// A client went away before it had its answer.
     pub(crate) fn cancelled(&self) {
-        self.0.observed.cancelled.inc();
+        self.0.requests.cancelled.inc();
     }
 
     /// A request ended with an error.
     pub(crate) fn failed(&self, code: &'static str) {
-        self.0.observed.errors.get_or_create(&[("code", code.to_owned())]).inc();
+        self.0.requests.errors.get_or_create(&[("code", code.to_owned())]).inc();
     }
 }
 
-impl Observations {
+impl RequestMetrics {
     /// What has the same name but for the prefix.
     fn register(&self, registry: &mut Registry, names: Names) {
         let Self { first_token, between_tokens, whole, queue, prompt_tokens, success, .. } = self;
@@ -173,7 +173,7 @@ impl Observations {
             ("time_to_first_token_seconds", "From a request's arrival to its first token", first_token),
             ("inter_token_latency_seconds", "From one token of a request to its next", between_tokens),
             ("e2e_request_latency_seconds", "From a request's arrival to its last token", whole),
-            ("request_queue_time_seconds", "Time in line until the model took a request up", queue),
+            ("request_queue_time_seconds", "Time in the queue until the model took a request up", queue),
         ] {
             registry.register(names.full(name), help, histogram.clone());
         }

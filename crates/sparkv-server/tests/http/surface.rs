@@ -94,7 +94,7 @@ async fn more_answers_than_may_wait_are_refused_together() {
     let routes = Setup { max_queue: 4, ..Setup::default() }.routes();
     let reply = chat(&routes, &chat_body(json!({ "n": 20 }))).await;
     assert_eq!((reply.status.as_u16(), reply.json()["error"]["code"].as_str()), (429, Some("queue_full")));
-    // Nothing of them is left in line.
+    // Nothing of them is left in the queue.
     assert_eq!(texts(&answer(&routes, json!({})).await).len(), 1);
 }
 
@@ -417,7 +417,7 @@ async fn tokens_to_and_fro() {
 }
 
 #[tokio::test]
-async fn a_full_line_turns_away_who_wants_tokens() {
+async fn a_full_queue_turns_away_who_wants_tokens() {
     let (server, engine, probe) = Setup { max_queue: 1, ..Setup::default() }.server();
     probe.gate().close();
     let request = || GenerateRequest::new(Prompt::Text("hello".to_owned()));

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 mod calibration;
@@ -20,28 +21,20 @@ pub enum Budget {
 impl FromStr for Budget {
     type Err = String;
 
-    /// `"25%"`, `"67108864"` or `"64MiB"` (KiB, MiB, GiB; KB, MB, GB).
+    /// `"25%"`, `"67108864"` or `"64MiB"`, with the units of [`ByteSize`].
     fn from_str(text: &str) -> Result<Self, String> {
         let expected =
             || format!("`{text}` is not a budget: use a share like \"25%\" or bytes like \"64MiB\"");
         let text = text.trim();
-        let unit = text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
-        let number: f64 = text[..text.len() - unit.len()].parse().map_err(|_| expected())?;
-        let factor = match unit.trim() {
-            "%" if number > 0.0 && number <= 100.0 => return Ok(Budget::Share(number / 100.0)),
-            "%" => return Err(format!("a share must be above 0% and at most 100%, got {text}")),
-            "" | "B" => 1.0,
-            "KiB" => 1024.0,
-            "MiB" => 1048576.0,
-            "GiB" => 1073741824.0,
-            "KB" => 1e3,
-            "MB" => 1e6,
-            "GB" => 1e9,
-            _ => return Err(expected()),
-        };
-        match number * factor {
-            bytes if bytes >= 1.0 => Ok(Budget::Bytes(bytes as u64)),
-            _ => Err(expected()),
+        if let Some(number) = text.strip_suffix('%') {
+            return match number.trim_end().parse::<f64>().map_err(|_| expected())? {
+                percent if percent > 0.0 && percent <= 100.0 => Ok(Budget::Share(percent / 100.0)),
+                _ => Err(format!("a share must be above 0% and at most 100%, got {text}")),
+            };
+        }
+        match text.parse() {
+            Ok(ByteSize(0)) | Err(_) => Err(expected()),
+            Ok(ByteSize(bytes)) => Ok(Budget::Bytes(bytes)),
         }
     }
 }
