@@ -50,13 +50,7 @@ pub(crate) fn load_model(
     let model = &settings.model;
     let options = LoadOptions { weights: model.weights, device: model.device, hub: hub_options(settings) };
     let loaded = load_files(source, &options, progress)?;
-    let files = &loaded.text;
-    let text = TextModel::new(
-        files.tokenizer.clone(),
-        files.chat_template.as_deref(),
-        files.bos_token.as_deref(),
-        files.eos_token.as_deref(),
-    )?;
+    let text = TextModel::from_files(&loaded.text)?;
     Ok((loaded, text))
 }
 

@@ -1,7 +1,7 @@
 //! Every option once: as a flag, as a SPARKV_... variable and as a key of the TOML file.
 //!
-//! All fields are optional here, because each source may set any part; [`crate::settings`] lays the sources
-//! over one another. A field's name is its key in the file and its flag's id.
+//! Each source may set any part; [`crate::settings`] checks what they come to together. A field's name is its key in the
+//! file and its flag's id.
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -30,32 +30,76 @@ pub(crate) struct Options {
     pub(crate) presets: BTreeMap<String, KvOptions>,
 }
 
-/// Which model, and how it is held.
-#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
-#[command(next_help_heading = "Model")]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct ModelOptions {
-    /// Folder, GGUF file, or name on the Hugging Face hub; demo is the model in the binary
-    #[arg(long = "model", env = "SPARKV_MODEL", value_name = "DIR|FILE.gguf|ORG/NAME|demo")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) source: Option<String>,
-    /// Where it runs: auto, cpu, cuda, cuda:N or metal
-    #[arg(long, env = "SPARKV_DEVICE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) device: Option<DeviceChoice>,
-    /// How weights are held: auto, f32, f16, bf16, q8_0 or q4k
-    #[arg(long, env = "SPARKV_WEIGHTS", value_name = "FORMAT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) weights: Option<WeightFormat>,
-    /// Threads that compute; left out: one for each core, but one for the demo model, which is too small.
-    /// (Sets RAYON_NUM_THREADS and CANDLE_NUM_THREADS, whatever they were)
-    #[arg(long, env = "SPARKV_THREADS", value_name = "N")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) threads: Option<NonZeroUsize>,
-    /// Never use the network
-    #[arg(long, env = "SPARKV_OFFLINE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) offline: Option<bool>,
+/// A setting that has a default.
+type Required<T> = T;
+
+/// A setting that may be left out.
+type Optional<T> = Option<T>;
+
+/// Declares a section of the settings once, as two structs: what one source sets, where every field may be missing, and
+/// what holds in the end, where only those are missing that have no default. (The defaults, and what there is to say
+/// about each setting, are in configs/default.toml.)
+macro_rules! section {
+    (
+        $(#[doc = $about:literal])*
+        #[heading = $heading:literal]
+        $options:ident, $settings:ident {
+            $(
+                $(#[doc = $doc:literal])*
+                #[arg($($arg:tt)*)]
+                $(#[serde($($serde:tt)*)])?
+                $name:ident: $presence:ident<$type:ty>,
+            )*
+        }
+    ) => {
+        $(#[doc = $about])*
+        #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+        #[command(next_help_heading = $heading)]
+        #[serde(deny_unknown_fields, default)]
+        pub(crate) struct $options {
+            $(
+                $(#[doc = $doc])*
+                #[arg($($arg)*)]
+                #[serde(skip_serializing_if = "Option::is_none")]
+                $(#[serde($($serde)*)])?
+                pub(crate) $name: Option<$type>,
+            )*
+        }
+
+        $(#[doc = $about])*
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(crate) struct $settings {
+            $(
+                $(#[doc = $doc])*
+                $(#[serde($($serde)*)])?
+                pub(crate) $name: $presence<$type>,
+            )*
+        }
+    };
+}
+
+section! {
+    /// Which model, and how it is held.
+    #[heading = "Model"]
+    ModelOptions, ModelSettings {
+        /// Folder, GGUF file, or name on the Hugging Face hub; demo is the model in the binary
+        #[arg(long = "model", env = "SPARKV_MODEL", value_name = "DIR|FILE.gguf|ORG/NAME|demo")]
+        source: Required<String>,
+        /// Where it runs: auto, cpu, cuda, cuda:N or metal
+        #[arg(long, env = "SPARKV_DEVICE")]
+        device: Required<DeviceChoice>,
+        /// How weights are held: auto, f32, f16, bf16, q8_0 or q4k
+        #[arg(long, env = "SPARKV_WEIGHTS", value_name = "FORMAT")]
+        weights: Required<WeightFormat>,
+        /// Threads that compute; left out: one for each core, but one for the demo model, which is too small.
+        /// (Sets RAYON_NUM_THREADS and CANDLE_NUM_THREADS, whatever they were)
+        #[arg(long, env = "SPARKV_THREADS", value_name = "N")]
+        threads: Optional<NonZeroUsize>,
+        /// Never use the network
+        #[arg(long, env = "SPARKV_OFFLINE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+        offline: Required<bool>,
+    }
 }
 
 /// What a request's KV cache may cost if it does not say.
@@ -67,88 +111,71 @@ pub(crate) struct KvFlag {
     pub(crate) kv: Option<KvOptions>,
 }
 
-/// How it is served.
-#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
-#[command(next_help_heading = "Server")]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct ServerOptions {
-    /// Address or name to listen on
-    #[arg(long, env = "SPARKV_HOST")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) host: Option<String>,
-    /// Port to listen on; 0 takes a free one
-    #[arg(long, env = "SPARKV_PORT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) port: Option<u16>,
-    /// Requests that may wait for their turn
-    #[arg(long, env = "SPARKV_MAX_QUEUE", value_name = "N")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) max_queue: Option<NonZeroUsize>,
-    /// Requests that run at a time, memory permitting
-    #[arg(long, env = "SPARKV_MAX_RUNNING", value_name = "N")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) max_running: Option<NonZeroUsize>,
-    /// Memory for the KV caches of all requests: bytes, or a share of what is free once the model is loaded
-    #[arg(long, env = "SPARKV_KV_MEMORY", value_name = "4GiB|75%")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) kv_memory: Option<Budget>,
-    /// Keep what was computed, as far as the memory allows, for requests that begin with the same tokens
-    #[arg(long, env = "SPARKV_PREFIX_CACHE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) prefix_cache: Option<bool>,
-    /// Time for prompts in a step, in units of what a token takes those who are being answered: larger is better
-    /// for prompts, smaller for answers
-    #[arg(long, env = "SPARKV_PROMPT_BALANCE", value_name = "X")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) prompt_balance: Option<f64>,
-    /// Seconds after which a request ends, waiting or at work, if it has not by itself
-    #[arg(long, env = "SPARKV_REQUEST_SECONDS", value_name = "SECONDS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) request_seconds: Option<NonZeroU32>,
-    /// Clients must send this key, or one of several: given again, or with commas between them
-    #[arg(long, env = "SPARKV_API_KEY", value_name = "KEY", value_delimiter = ',', hide_env_values = true)]
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "one_or_several")]
-    pub(crate) api_key: Option<Vec<String>>,
-    /// File with keys, one a line; # begins a comment
-    #[arg(long, env = "SPARKV_API_KEY_FILE", value_name = "FILE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) api_key_file: Option<PathBuf>,
-    /// Origin whose web pages may call, such as https://example.org; may be given again; * for every one
-    #[arg(long, env = "SPARKV_CORS_ORIGIN", value_name = "ORIGIN|*", value_delimiter = ',')]
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "one_or_several")]
-    pub(crate) cors_origin: Option<Vec<String>>,
-    /// Certificate for TLS, and those of its issuers: a PEM file. Plain HTTP without it
-    #[arg(long, env = "SPARKV_TLS_CERT", value_name = "FILE.pem")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) tls_cert: Option<PathBuf>,
-    /// Private key of the certificate: a PEM file
-    #[arg(long, env = "SPARKV_TLS_KEY", value_name = "FILE.pem")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) tls_key: Option<PathBuf>,
-    /// Connections open at a time; further ones wait until one ends
-    #[arg(long, env = "SPARKV_MAX_CONNECTIONS", value_name = "N")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) max_connections: Option<NonZeroU32>,
-    /// Seconds in which a request's head must have come; idle connections are closed after as many
-    #[arg(long, env = "SPARKV_HEADER_SECONDS", value_name = "SECONDS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) header_seconds: Option<NonZeroU32>,
-    /// Largest head of a request taken, in bytes
-    #[arg(long, env = "SPARKV_HEADER_LIMIT", value_name = "BYTES")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) header_limit: Option<NonZeroUsize>,
-    /// Largest request body taken, in bytes
-    #[arg(long, env = "SPARKV_BODY_LIMIT", value_name = "BYTES")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) body_limit: Option<usize>,
-    /// Seconds that running requests get to finish when told to stop
-    #[arg(long, env = "SPARKV_DRAIN_SECONDS", value_name = "SECONDS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) drain_seconds: Option<u32>,
-    /// How the log is written: text or json, an object a line
-    #[arg(long, env = "SPARKV_LOG_FORMAT", value_name = "FORMAT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) log_format: Option<LogFormat>,
+section! {
+    /// How it is served.
+    #[heading = "Server"]
+    ServerOptions, ServerSettings {
+        /// Address or name to listen on
+        #[arg(long, env = "SPARKV_HOST")]
+        host: Required<String>,
+        /// Port to listen on; 0 takes a free one
+        #[arg(long, env = "SPARKV_PORT")]
+        port: Required<u16>,
+        /// Requests that may wait for their turn
+        #[arg(long, env = "SPARKV_MAX_QUEUE", value_name = "N")]
+        max_queue: Required<NonZeroUsize>,
+        /// Requests that run at a time, memory permitting
+        #[arg(long, env = "SPARKV_MAX_RUNNING", value_name = "N")]
+        max_running: Required<NonZeroUsize>,
+        /// Memory for the KV caches of all requests: bytes, or a share of what is free once the model is loaded
+        #[arg(long, env = "SPARKV_KV_MEMORY", value_name = "4GiB|75%")]
+        kv_memory: Required<Budget>,
+        /// Keep what was computed, as far as the memory allows, for requests that begin with the same tokens
+        #[arg(long, env = "SPARKV_PREFIX_CACHE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+        prefix_cache: Required<bool>,
+        /// Time for prompts in a step, in units of what a token takes those who are being answered: larger is better
+        /// for prompts, smaller for answers
+        #[arg(long, env = "SPARKV_PROMPT_BALANCE", value_name = "X")]
+        prompt_balance: Required<f64>,
+        /// Seconds after which a request ends, waiting or at work, if it has not by itself
+        #[arg(long, env = "SPARKV_REQUEST_SECONDS", value_name = "SECONDS")]
+        request_seconds: Optional<NonZeroU32>,
+        /// Clients must send this key, or one of several: given again, or with commas between them
+        #[arg(long, env = "SPARKV_API_KEY", value_name = "KEY", value_delimiter = ',', hide_env_values = true)]
+        #[serde(default, deserialize_with = "one_or_several")]
+        api_key: Optional<Vec<String>>,
+        /// File with keys, one a line; # begins a comment
+        #[arg(long, env = "SPARKV_API_KEY_FILE", value_name = "FILE")]
+        api_key_file: Optional<PathBuf>,
+        /// Origin whose web pages may call, such as https://example.org; may be given again; * for every one
+        #[arg(long, env = "SPARKV_CORS_ORIGIN", value_name = "ORIGIN|*", value_delimiter = ',')]
+        #[serde(default, deserialize_with = "one_or_several")]
+        cors_origin: Optional<Vec<String>>,
+        /// Certificate for TLS, and those of its issuers: a PEM file. Plain HTTP without it
+        #[arg(long, env = "SPARKV_TLS_CERT", value_name = "FILE.pem")]
+        tls_cert: Optional<PathBuf>,
+        /// Private key of the certificate: a PEM file
+        #[arg(long, env = "SPARKV_TLS_KEY", value_name = "FILE.pem")]
+        tls_key: Optional<PathBuf>,
+        /// Connections open at a time; further ones wait until one ends
+        #[arg(long, env = "SPARKV_MAX_CONNECTIONS", value_name = "N")]
+        max_connections: Required<NonZeroU32>,
+        /// Seconds in which a request's head must have come; idle connections are closed after as many
+        #[arg(long, env = "SPARKV_HEADER_SECONDS", value_name = "SECONDS")]
+        header_seconds: Required<NonZeroU32>,
+        /// Largest head of a request taken, in bytes
+        #[arg(long, env = "SPARKV_HEADER_LIMIT", value_name = "BYTES")]
+        header_limit: Required<NonZeroUsize>,
+        /// Largest request body taken, in bytes
+        #[arg(long, env = "SPARKV_BODY_LIMIT", value_name = "BYTES")]
+        body_limit: Required<usize>,
+        /// Seconds that running requests get to finish when told to stop
+        #[arg(long, env = "SPARKV_DRAIN_SECONDS", value_name = "SECONDS")]
+        drain_seconds: Required<u32>,
+        /// How the log is written: text or json, an object a line
+        #[arg(long, env = "SPARKV_LOG_FORMAT", value_name = "FORMAT")]
+        log_format: Required<LogFormat>,
+    }
 }
 
 /// How the log is written.
@@ -162,31 +189,26 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// How `sparkv run` answers.
-#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
-#[command(next_help_heading = "Answer")]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct RunOptions {
-    /// Most tokens to generate; left out: what fits in the context
-    #[arg(long, env = "SPARKV_MAX_TOKENS", value_name = "N")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) max_tokens: Option<NonZeroUsize>,
-    /// 0 takes the likeliest token; higher is more varied
-    #[arg(long, env = "SPARKV_TEMPERATURE", value_name = "T", allow_negative_numbers = true)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) temperature: Option<f64>,
-    /// Makes a temperature above 0 repeatable. (Not above 2^63 - 1: TOML's integers are signed.)
-    #[arg(long, env = "SPARKV_SEED", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) seed: Option<u64>,
-    /// Complete the text as it is, without the chat template (as is always done if the model has none)
-    #[arg(long, env = "SPARKV_RAW", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) raw: Option<bool>,
-    /// Print one JSON object: text, token_ids, finish_reason, usage, timings
-    #[arg(long, env = "SPARKV_JSON", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) json: Option<bool>,
+section! {
+    /// How `sparkv run` answers.
+    #[heading = "Answer"]
+    RunOptions, RunSettings {
+        /// Most tokens to generate; left out: what fits in the context
+        #[arg(long, env = "SPARKV_MAX_TOKENS", value_name = "N")]
+        max_tokens: Optional<NonZeroUsize>,
+        /// 0 takes the likeliest token; higher is more varied
+        #[arg(long, env = "SPARKV_TEMPERATURE", value_name = "T", allow_negative_numbers = true)]
+        temperature: Required<f64>,
+        /// Makes a temperature above 0 repeatable. (Not above 2^63 - 1: TOML's integers are signed.)
+        #[arg(long, env = "SPARKV_SEED", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+        seed: Optional<u64>,
+        /// Complete the text as it is, without the chat template (as is always done if the model has none)
+        #[arg(long, env = "SPARKV_RAW", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+        raw: Required<bool>,
+        /// Print one JSON object: text, token_ids, finish_reason, usage, timings
+        #[arg(long, env = "SPARKV_JSON", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+        json: Required<bool>,
+    }
 }
 
 /// A string, or an array of strings.

@@ -1,19 +1,17 @@
 //! The settings that hold, checked.
 
 use std::collections::BTreeMap;
-use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::Deserialize;
-use sparkv::{Budget, KvChoice, KvOptions, Presets};
+use sparkv::{KvChoice, KvOptions, Presets};
 use sparkv_engine::SamplingParams;
 use sparkv_eval::SettingsUnderTest;
-use sparkv_models::{DeviceChoice, WeightFormat};
 use sparkv_server::{ApiKey, ApiKeys, CorsOrigins, Tls};
 
 use crate::layers::Layers;
-use crate::options::{LogFormat, one_or_several};
+use crate::options::{ModelSettings, RunSettings, ServerSettings};
 
 /// Every setting, checked as far as it can be without a model.
 #[derive(Debug)]
@@ -56,84 +54,6 @@ struct Document {
     server: ServerSettings,
     run: RunSettings,
     presets: BTreeMap<String, KvOptions>,
-}
-
-/// Which model, and how it is held.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ModelSettings {
-    /// Folder, file or name, looked up when it is loaded.
-    pub(crate) source: String,
-    /// Threads that compute; chosen by [`crate::threads`] if `None`.
-    pub(crate) threads: Option<NonZeroUsize>,
-    /// Where it runs.
-    pub(crate) device: DeviceChoice,
-    /// How weights are held.
-    pub(crate) weights: WeightFormat,
-    /// Whether the network is off limits.
-    pub(crate) offline: bool,
-}
-
-/// How it is served.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ServerSettings {
-    /// Address or name to listen on.
-    pub(crate) host: String,
-    /// Port to listen on; 0 for a free one.
-    pub(crate) port: u16,
-    /// Requests that may wait.
-    pub(crate) max_queue: NonZeroUsize,
-    /// Requests that run at a time.
-    pub(crate) max_running: NonZeroUsize,
-    /// Memory for KV caches; a share is one of what is free once the model is loaded.
-    pub(crate) kv_memory: Budget,
-    /// Whether what was computed is kept.
-    pub(crate) prefix_cache: bool,
-    /// See [`sparkv_engine::EngineConfig::prompt_balance`]; at least 0.
-    pub(crate) prompt_balance: f64,
-    /// Seconds that a request may take.
-    pub(crate) request_seconds: Option<NonZeroU32>,
-    /// Checked in [`Settings::api_keys`].
-    #[serde(default, deserialize_with = "one_or_several")]
-    api_key: Option<Vec<String>>,
-    /// File with further keys.
-    pub(crate) api_key_file: Option<PathBuf>,
-    /// Checked in [`Settings::cors`].
-    #[serde(default, deserialize_with = "one_or_several")]
-    cors_origin: Option<Vec<String>>,
-    /// Checked in [`Settings::tls`].
-    tls_cert: Option<PathBuf>,
-    /// Checked in [`Settings::tls`].
-    tls_key: Option<PathBuf>,
-    /// Connections open at a time.
-    pub(crate) max_connections: NonZeroU32,
-    /// Seconds in which a head must have come.
-    pub(crate) header_seconds: NonZeroU32,
-    /// Bytes of the largest head taken.
-    pub(crate) header_limit: NonZeroUsize,
-    /// Bytes of the largest request body taken.
-    pub(crate) body_limit: usize,
-    /// Seconds that running requests get to finish.
-    pub(crate) drain_seconds: u32,
-    /// How the log is written.
-    pub(crate) log_format: LogFormat,
-}
-
-/// How `sparkv run` answers.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RunSettings {
-    /// Most tokens to generate; what fits if `None`.
-    pub(crate) max_tokens: Option<NonZeroUsize>,
-    /// 0 is greedy.
-    pub(crate) temperature: f64,
-    /// Makes draws repeatable.
-    pub(crate) seed: Option<u64>,
-    /// Whether the chat template is left out.
-    pub(crate) raw: bool,
-    /// Whether to print JSON.
-    pub(crate) json: bool,
 }
 
 impl RunSettings {

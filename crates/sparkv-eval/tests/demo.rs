@@ -10,14 +10,7 @@ const SHAPE: SampleShape = SampleShape { facts: 4, tokens: 256 };
 #[test]
 fn settings_trade_bytes_for_right_answers() {
     let model = load(&ModelSource::Demo, &LoadOptions::default(), &()).expect("demo model");
-    let files = model.text;
-    let text = TextModel::new(
-        files.tokenizer,
-        files.chat_template.as_deref(),
-        files.bos_token.as_deref(),
-        files.eos_token.as_deref(),
-    )
-    .expect("text files");
+    let text = TextModel::from_files(&model.text).expect("text files");
     let tasks = TaskSet::demo().expect("tasks");
     let measure = |json: &str, mode: Mode| -> Measurement {
         let retrieval =

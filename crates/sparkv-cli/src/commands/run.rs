@@ -9,8 +9,9 @@ use sparkv_engine::{Timings, Usage};
 use crate::loading;
 use crate::logging;
 use crate::options::LogFormat;
+use crate::options::RunSettings;
 use crate::progress::Bars;
-use crate::settings::{RunSettings, Settings};
+use crate::settings::Settings;
 use crate::threads::OnlyThread;
 
 /// What --json prints.

@@ -17,9 +17,6 @@ use crate::reload::{self, Hangup, Reloader, Sources, Target};
 use crate::settings::{Settings, TlsFiles};
 use crate::threads::OnlyThread;
 
-/// A client that takes nothing of its answer for this long is cut off.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(120);
-
 /// What is known before anything is loaded.
 struct Start {
     reloader: Reloader,
@@ -71,7 +68,7 @@ impl Start {
         }
         let mut stop = Box::pin(stop_signal().context("cannot listen for signals")?);
         let hangup = Hangup::listen().context("cannot listen for signals")?;
-        let listening = listen(listener, &settings, tls.clone());
+        let http = listen(listener, &settings, tls.clone());
         tracing::info!(%address, "listening; loading the model");
         let loaded = tokio::select! {
             loaded = load(Arc::clone(&settings), source) => loaded?,
@@ -92,7 +89,7 @@ impl Start {
         let served = Server::new(loaded.engine, config);
         let scheme = if tls.is_some() { "https" } else { "http" };
         tokio::spawn(reloader.run(Target { policy: served.policy(), tls }, hangup));
-        let serving = served.serve_at(listening, stop);
+        let serving = served.serve_at(http, stop);
         greet(&loaded.name, scheme, address);
         Ok(Some(serving.await?))
     }
@@ -105,9 +102,9 @@ fn listen(listener: TcpListener, settings: &Settings, tls: Option<Tls>) -> HttpS
         max: usize::try_from(server.max_connections.get()).unwrap_or(usize::MAX),
         head_timeout: Duration::from_secs(server.header_seconds.get().into()),
         head_limit: server.header_limit.get(),
-        write_timeout: WRITE_TIMEOUT,
         tls,
         cors: settings.cors.clone(),
+        ..Connections::default()
     };
     HttpServer::start(listener, connections)
 }

@@ -42,10 +42,17 @@ enum Begun<M: LanguageModel> {
 
 /// A step to be made.
 struct StepPlan {
-    /// Which sequences take part, and by how many rows, summed over layers, each moves on.
-    members: Vec<(usize, usize)>,
+    members: Vec<Member>,
     /// Whether anybody is being answered.
     answering: bool,
+}
+
+/// A sequence that takes part in a step.
+struct Member {
+    /// Which of those that run.
+    index: usize,
+    /// By how many rows, summed over layers, it moves on.
+    row_layers: usize,
 }
 
 impl<M: LanguageModel> Scheduler<M> {
@@ -213,8 +220,8 @@ impl<M: LanguageModel> Scheduler<M> {
         if let Some(index) = self.running.iter().position(|sequence| sequence.job.is_suspect()) {
             let suspect = &self.running[index];
             let answering = !suspect.is_prefilling();
-            let rows = if answering { suspect.row_layers() } else { self.budget.rows(false) };
-            return StepPlan { members: vec![(index, rows)], answering };
+            let row_layers = if answering { suspect.row_layers() } else { self.budget.rows(false) };
+            return StepPlan { members: vec![Member { index, row_layers }], answering };
         }
         let answering = self.running.iter().any(|sequence| !sequence.is_prefilling());
         let (mut rows, mut prompts) = (Vec::new(), Vec::new());
@@ -236,6 +243,7 @@ impl<M: LanguageModel> Scheduler<M> {
         prompts.sort_by_key(|&index| self.running[index].row_layers());
         prompts.into_iter().for_each(|index| give(index, usize::MAX));
         let members = rows.into_iter().enumerate().filter(|(_, rows)| *rows > 0);
+        let members = members.map(|(index, row_layers)| Member { index, row_layers });
         StepPlan { members: members.collect(), answering }
     }
 
@@ -244,17 +252,17 @@ impl<M: LanguageModel> Scheduler<M> {
     fn compute(&mut self, plan: &StepPlan) -> Result<(Vec<LogitsRows>, usize), GenerateError> {
         let mut members = plan.members.iter().peekable();
         let spans = self.running.iter_mut().enumerate().filter_map(|(index, sequence)| {
-            let (_, row_layers) = members.next_if(|(member, _)| *member == index)?;
-            sequence.span_step(*row_layers)
+            let member = members.next_if(|member| member.index == index)?;
+            sequence.span_step(member.row_layers)
         });
         let mut spans: Vec<_> = spans.collect();
         let model = &self.model;
         let logits = guarded(|| Ok(model.step(&mut spans)?))?;
         let left: Vec<usize> = spans.iter().map(|step| step.row_layers).collect();
         let mut prefilled = 0;
-        for (&(index, given), left) in plan.members.iter().zip(left) {
-            let sequence = &mut self.running[index];
-            let moved = given.saturating_sub(left);
+        for (member, left) in plan.members.iter().zip(left) {
+            let sequence = &mut self.running[member.index];
+            let moved = member.row_layers.saturating_sub(left);
             prefilled += if sequence.is_prefilling() { moved } else { 0 };
             sequence.moved(moved);
         }
@@ -265,7 +273,7 @@ impl<M: LanguageModel> Scheduler<M> {
     fn deliver(&mut self, plan: &StepPlan, logits: Vec<LogitsRows>) {
         let mut drawn: Vec<Option<Result<TokenEvent, GenerateError>>> =
             self.running.iter().map(|_| None).collect();
-        for (&(index, _), rows) in plan.members.iter().zip(logits) {
+        for (&Member { index, .. }, rows) in plan.members.iter().zip(logits) {
             let sequence = &mut self.running[index];
             let was_prefilling = sequence.is_prefilling();
             drawn[index] = guarded(|| sequence.take(&self.model, rows)).transpose();
@@ -300,7 +308,7 @@ impl<M: LanguageModel> Scheduler<M> {
     /// After a step that failed, whose caches are useless: whoever was alone in it is at fault. Of several, each
     /// begins again and makes its next step alone, so that the one at fault is found and the others lose time only.
     fn recover(&mut self, plan: &StepPlan, error: GenerateError) {
-        let mut members = plan.members.iter().map(|&(index, _)| index).peekable();
+        let mut members = plan.members.iter().map(|member| member.index).peekable();
         let mut failed = Vec::new();
         let running = std::mem::take(&mut self.running);
         for (index, sequence) in running.into_iter().enumerate() {

@@ -1,7 +1,7 @@
 //! A model's tokenizer and chat template.
 use std::sync::{Arc, OnceLock};
 
-use sparkv_models::ModelInfo;
+use sparkv_models::{ModelInfo, TextFiles};
 use tokenizers::Tokenizer;
 
 use super::{
@@ -61,6 +61,16 @@ impl TextModel {
             tokenizer.token_to_id(name).filter(|&id| vocabulary.is_special(id))
         });
         Ok(Self { tokenizer, template, vocabulary, tools, grammars: OnceLock::new() })
+    }
+
+    /// What a model's files hold of these.
+    ///
+    /// # Errors
+    /// If the template cannot be compiled.
+    pub fn from_files(files: &TextFiles) -> Result<Self, TextModelError> {
+        let [template, bos, eos] =
+            [&files.chat_template, &files.bos_token, &files.eos_token].map(Option::as_deref);
+        Self::new(files.tokenizer.clone(), template, bos, eos)
     }
 
     /// The tokenizer.

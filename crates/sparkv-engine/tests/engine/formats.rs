@@ -16,14 +16,7 @@ use crate::support::config;
 fn engine() -> TextEngine {
     let options = LoadOptions { weights: WeightFormat::F32, ..LoadOptions::default() };
     let model = load(&ModelSource::Demo, &options, &()).unwrap();
-    let files = model.text;
-    let text = TextModel::new(
-        files.tokenizer,
-        files.chat_template.as_deref(),
-        files.bos_token.as_deref(),
-        files.eos_token.as_deref(),
-    )
-    .unwrap();
+    let text = TextModel::from_files(&model.text).unwrap();
     let config = EngineConfig { max_running: NonZeroUsize::new(8).unwrap(), ..config(8) };
     TextEngine::start(model.decoder, text, config, Presets::built_in().unwrap()).unwrap()
 }

@@ -9,7 +9,7 @@ use axum::response::Response;
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::generation::reply::answer;
+use crate::generation::answer::answer;
 use crate::http::body::Fields;
 
 /// The field that holds the prompts.

@@ -2,6 +2,7 @@
 //! (`validate`), what is asked of the engine (`work`), its events on their way to the client (`observed`, `reply`), and what
 //! answers carry beside their text (`head`, `ids`, `logprobs`, `usage`).
 
+pub(crate) mod answer;
 pub(crate) mod fields;
 pub(crate) mod format;
 pub(crate) mod head;

@@ -1,24 +1,16 @@
 //! From the engine's events to a response. Streamed or whole, the same events are read, so the text is the same.
 
 use std::convert::Infallible;
-use std::time::Duration;
 
-use axum::Json;
-use axum::response::sse::{self, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::response::sse;
 use futures::stream::{self, BoxStream, SelectAll, Stream, StreamExt};
 use serde::Serialize;
 use sparkv_engine::{
     CallParser, Event, FinishReason, GenerateError, ParsedDelta, PromptToken, TextLogprob, Usage,
 };
 
-use crate::app::App;
 use crate::error::ApiError;
 use crate::generation::instrumented::InstrumentedEvents;
-use crate::generation::validate::Checked;
-
-/// How often a comment is sent while there is no text, so that proxies keep the connection.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// How the client wants its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,10 +105,10 @@ impl Answer {
 }
 
 /// Answers on their way.
-struct Answers {
-    events: Vec<InstrumentedEvents>,
+pub(crate) struct Answers {
+    pub(crate) events: Vec<InstrumentedEvents>,
     /// Finds calls of tools in each, where there are tools.
-    parser: Option<CallParser>,
+    pub(crate) parser: Option<CallParser>,
 }
 
 /// How an endpoint writes its answers. Several are told apart by their index.
@@ -141,31 +133,6 @@ pub(crate) trait Reply: Send + 'static {
     /// The end of a stream that failed.
     fn failed(&mut self, error: &ApiError) -> Vec<sse::Event> {
         vec![data(&error.body()), done()]
-    }
-}
-
-/// Has the engine generate what a body asks for, and writes it; `reply` is made when the answers are on their way.
-///
-/// # Errors
-/// If the engine refuses, or generating fails and nothing was sent; once a stream runs, errors are part of it.
-pub(crate) async fn answer<R: Reply>(
-    app: &App,
-    checked: Checked,
-    reply: impl FnOnce(&[InstrumentedEvents]) -> R,
-) -> Result<Response, ApiError> {
-    let Checked { requests, delivery, parser } = checked;
-    let events = app.generate(requests).await?;
-    let reply = reply(&events);
-    let answers = Answers { events, parser };
-    match delivery {
-        Delivery::Whole => {
-            let (answers, usage) = collect(answers).await?;
-            Ok(Json(reply.body(answers, usage)).into_response())
-        }
-        Delivery::Stream { .. } => {
-            let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
-            Ok(Sse::new(server_sent(answers, reply)).keep_alive(keep_alive).into_response())
-        }
     }
 }
 
@@ -226,7 +193,7 @@ fn deltas_with(deltas: Vec<ParsedDelta>, logprobs: Vec<TextLogprob>) -> impl Ite
 }
 
 /// Waits for the last event of each answer.
-async fn collect(answers: Answers) -> Result<(Vec<Answer>, Vec<Usage>), ApiError> {
+pub(crate) async fn collect(answers: Answers) -> Result<(Vec<Answer>, Vec<Usage>), ApiError> {
     let mut collected: Vec<Vec<Item>> = answers.events.iter().map(|_| Vec::new()).collect();
     let mut prompts: Vec<Vec<PromptToken>> = collected.iter().map(|_| Vec::new()).collect();
     let mut ends: Vec<Option<(End, Usage)>> = collected.iter().map(|_| None).collect();
@@ -256,7 +223,7 @@ struct Writing<R> {
 }
 
 /// The events of a response as they arise, or an error, and its end.
-fn server_sent<R: Reply>(
+pub(crate) fn server_sent<R: Reply>(
     answers: Answers,
     mut reply: R,
 ) -> impl Stream<Item = Result<sse::Event, Infallible>> + Send + 'static {

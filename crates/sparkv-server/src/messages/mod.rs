@@ -16,9 +16,9 @@ use sparkv_engine::Prompt;
 use crate::app::App;
 use crate::conversation::Conversation;
 use crate::error::{ApiError, ErrorBody, Fault};
+use crate::generation::answer::answer;
 use crate::generation::fields::ModelField;
 use crate::generation::instrumented::InstrumentedEvents;
-use crate::generation::reply::answer;
 use crate::http::body::Fields;
 use crate::unsupported;
 

@@ -1,0 +1,41 @@
+//! From a checked body to its response, the same for every endpoint.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::response::sse::{KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+
+use crate::app::App;
+use crate::error::ApiError;
+use crate::generation::instrumented::InstrumentedEvents;
+use crate::generation::reply::{Answers, Delivery, Reply, collect, server_sent};
+use crate::generation::validate::Checked;
+
+/// How often a comment is sent while there is no text, so that proxies keep the connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// Has the engine generate what a body asks for, and writes it; `reply` is made when the answers are on their way.
+///
+/// # Errors
+/// If the engine refuses, or generating fails and nothing was sent; once a stream runs, errors are part of it.
+pub(crate) async fn answer<R: Reply>(
+    app: &App,
+    checked: Checked,
+    reply: impl FnOnce(&[InstrumentedEvents]) -> R,
+) -> Result<Response, ApiError> {
+    let Checked { requests, delivery, parser } = checked;
+    let events = app.generate(requests).await?;
+    let reply = reply(&events);
+    let answers = Answers { events, parser };
+    match delivery {
+        Delivery::Whole => {
+            let (answers, usage) = collect(answers).await?;
+            Ok(Json(reply.body(answers, usage)).into_response())
+        }
+        Delivery::Stream { .. } => {
+            let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
+            Ok(Sse::new(server_sent(answers, reply)).keep_alive(keep_alive).into_response())
+        }
+    }
+}
