@@ -60,6 +60,8 @@ struct Layer {
     v: Linear,
     /// (hidden, query_heads * head_dim)
     o: Linear,
+    /// What queries and keys are normalized by before they are rotated, each (head_dim).
+    query_key_norm: Option<[Tensor; 2]>,
     /// (hidden)
     mlp_norm: Tensor,
     /// (intermediate, hidden)
@@ -193,10 +195,20 @@ impl Decoder {
         spans: &mut [LayerSpan<'_>],
     ) -> candle_core::Result<Tensor> {
         let x = self.ops.rms_norm(hidden, &layer.attention_norm, self.rms_norm_eps)?;
-        let [q, k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], &x)?;
+        let [mut q, mut k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], &x)?;
+        if let Some([q_norm, k_norm]) = &layer.query_key_norm {
+            q = self.normalize_heads(&q, q_norm)?;
+            k = self.normalize_heads(&k, k_norm)?;
+        }
         self.ops.rotate(&q, rotation)?;
         self.ops.rotate(&k, rotation)?;
         profile::on(Section::Attention, || attend(&self.info.kv_shape.attention, &q, &k, &v, spans))
+    }
+
+    /// (rows, heads * head_dim), each head of which is normalized by itself; `weight` is (head_dim).
+    fn normalize_heads(&self, x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
+        let heads = x.reshape(((), weight.dim(0)?))?;
+        self.ops.rms_norm(&heads, weight, self.rms_norm_eps)?.reshape(x.shape())
     }
 
     /// Replaces `hidden`, (rows, hidden), by what a layer makes of it after attention. A piece of it at a time, so
@@ -227,20 +239,27 @@ impl Layer {
         let query = config.query_heads * config.head_dim;
         let kv = config.kv_heads * config.head_dim;
         let names = config.tensors;
-        let norm =
-            |module: &Name| weights.vector(&format!("{}.weight", names.in_layer(index, module)), hidden);
-        let attention = |module: &Name, shape| {
-            Linear::load(weights, &names.in_layer(index, module), shape, config.attention_bias)
+        let vector = |module: &Name, length| {
+            weights.vector(&format!("{}.weight", names.in_layer(index, module)), length)
+        };
+        let norm = |module: &Name| vector(module, hidden);
+        let attention =
+            |module: &Name, shape, bias| Linear::load(weights, &names.in_layer(index, module), shape, bias);
+        let query_key_norm = if config.query_key_norm {
+            Some([vector(&names.q_norm, config.head_dim)?, vector(&names.k_norm, config.head_dim)?])
+        } else {
+            None
         };
         let mlp = |module: &Name, shape| {
             Linear::load(weights, &names.in_layer(index, module), shape, config.mlp_bias)
         };
         Ok(Self {
             attention_norm: norm(&names.attention_norm)?,
-            q: attention(&names.q, [query, hidden])?,
-            k: attention(&names.k, [kv, hidden])?,
-            v: attention(&names.v, [kv, hidden])?,
-            o: attention(&names.o, [hidden, query])?,
+            q: attention(&names.q, [query, hidden], config.attention_bias)?,
+            k: attention(&names.k, [kv, hidden], config.attention_bias)?,
+            v: attention(&names.v, [kv, hidden], config.attention_bias)?,
+            o: attention(&names.o, [hidden, query], config.attention_output_bias)?,
+            query_key_norm,
             mlp_norm: norm(&names.mlp_norm)?,
             gate: mlp(&names.gate, [inner, hidden])?,
             up: mlp(&names.up, [inner, hidden])?,

@@ -14,7 +14,7 @@ use crate::error::LoadError;
 #[serde(rename_all = "lowercase")]
 pub enum WeightFormat {
     /// `q8_0`, which is what a CPU runs fastest at next to no loss; matrices that a GGUF file holds quantized
-    /// stay as they are.
+    /// stay as they are, but for those in Q4_1, Q5_0 and Q5_1, for which there is no fast product.
     #[default]
     Auto,
     /// 4 bytes a weight.
@@ -110,7 +110,7 @@ impl Weights<'_> {
 /// What becomes of a matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MatrixFormat {
-    /// As stored if it is quantized, else as `Quantized(Q8_0)`.
+    /// As stored if it is quantized in a type that Candle multiplies fast, else as `Quantized(Q8_0)`.
     Auto,
     /// f32, f16 or bf16.
     Dense(DType),
@@ -143,7 +143,9 @@ impl Stored {
     /// The same matrix in `format`.
     pub(crate) fn convert(self, format: MatrixFormat) -> candle_core::Result<Self> {
         match (format, self) {
-            (MatrixFormat::Auto, Self::Quantized(blocks)) => Ok(Self::Quantized(blocks)),
+            (MatrixFormat::Auto, Self::Quantized(blocks)) if !is_slow(blocks.dtype()) => {
+                Ok(Self::Quantized(blocks))
+            }
             (MatrixFormat::Auto, stored) => quantize(stored.to_f32()?, GgmlDType::Q8_0),
             (MatrixFormat::Dense(dtype), Self::Dense(tensor)) => Ok(Self::Dense(tensor.to_dtype(dtype)?)),
             (MatrixFormat::Dense(dtype), stored) => Ok(Self::Dense(stored.to_f32()?.to_dtype(dtype)?)),
@@ -153,6 +155,12 @@ impl Stored {
             (MatrixFormat::Quantized(dtype), stored) => quantize(stored.to_f32()?, dtype),
         }
     }
+}
+
+/// Whether Candle multiplies matrices of this type one value at a time (and in debug builds not at all where a row has an
+/// odd number of blocks).
+fn is_slow(dtype: GgmlDType) -> bool {
+    matches!(dtype, GgmlDType::Q4_1 | GgmlDType::Q5_0 | GgmlDType::Q5_1)
 }
 
 fn quantize(tensor: Tensor, dtype: GgmlDType) -> candle_core::Result<Stored> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer};
 
 use super::{ConfigError, DecoderConfig, RopeConfig, RopeScaling};
-use crate::family::{Defaults, Family, SlidingWindow};
+use crate::family::{AttentionBias, Defaults, Family, SlidingWindow};
 
 impl DecoderConfig {
     /// Reads Hugging Face's `config.json`.
@@ -78,6 +78,8 @@ struct HfConfig {
     partial_rotary_factor: Option<f32>,
     #[serde(default, deserialize_with = "stated")]
     sliding_window: Option<Option<usize>>,
+    use_sliding_window: Option<bool>,
+    max_window_layers: Option<usize>,
     layer_types: Option<Vec<String>>,
     #[serde(default, deserialize_with = "not_null")]
     attention_bias: Option<bool>,
@@ -121,12 +123,17 @@ impl HfConfig {
     fn check(self, family: &'static Family) -> Result<DecoderConfig, ConfigError> {
         self.refuse_unsupported()?;
         let defaults = &family.defaults;
-        let sliding_window = self.sliding_window(defaults);
+        let sliding_window = self.sliding_window(defaults)?;
         self.check_layer_types(sliding_window)?;
         let rope = self.rope(defaults)?;
-        let head_dim = match self.head_dim {
+        let head_dim = match self.head_dim.or(defaults.head_dim) {
             Some(head_dim) => head_dim,
             None => self.implied_head_dim()?,
+        };
+        let stated_bias = self.attention_bias.unwrap_or(false);
+        let [attention_bias, attention_output_bias] = match defaults.attention_bias {
+            AttentionBias::Stated => [stated_bias; 2],
+            AttentionBias::QueryKeyValue => [true, false],
         };
         DecoderConfig {
             tensors: family.tensors,
@@ -141,7 +148,9 @@ impl HfConfig {
             rms_norm_eps: self.rms_norm_eps.unwrap_or(defaults.rms_norm_eps),
             rope,
             sliding_window,
-            attention_bias: self.attention_bias.unwrap_or(defaults.attention_bias),
+            attention_bias,
+            attention_output_bias,
+            query_key_norm: family.query_key_norm,
             mlp_bias: self.mlp_bias.unwrap_or(defaults.mlp_bias),
             tied_embeddings: self.tie_word_embeddings.unwrap_or(defaults.tied_embeddings),
             eos_token_ids: self.eos_token_id.map(Into::into).unwrap_or_default(),
@@ -150,10 +159,18 @@ impl HfConfig {
     }
 
     /// Positions a query sees.
-    fn sliding_window(&self, defaults: &Defaults) -> Option<usize> {
+    fn sliding_window(&self, defaults: &Defaults) -> Result<Option<usize>, ConfigError> {
         match defaults.sliding_window {
-            SlidingWindow::Ignored => None,
-            SlidingWindow::Stated { default } => self.sliding_window.unwrap_or(Some(default)),
+            SlidingWindow::Ignored => Ok(None),
+            SlidingWindow::Stated { default } => Ok(self.sliding_window.unwrap_or(Some(default))),
+            SlidingWindow::IfUsed if self.use_sliding_window != Some(true) => Ok(None),
+            // Transformers' defaults for what is missing.
+            SlidingWindow::IfUsed => match self.max_window_layers.unwrap_or(28) {
+                _ if self.layer_types.is_some() => Ok(self.sliding_window.unwrap_or(Some(4096))),
+                0 => Ok(self.sliding_window.unwrap_or(Some(4096))),
+                layers if layers >= self.num_hidden_layers => Ok(None),
+                layers => Err(ConfigError::unsupported("max_window_layers", layers.to_string())),
+            },
         }
     }
 

@@ -43,8 +43,12 @@ pub struct DecoderConfig {
     pub rope: RopeConfig,
     /// Positions a query sees, itself included; all if `None`.
     pub sliding_window: Option<usize>,
-    /// Whether q, k, v and o have biases.
+    /// Whether q, k and v have biases.
     pub attention_bias: bool,
+    /// Whether o has one.
+    pub attention_output_bias: bool,
+    /// Whether queries and keys are normalized (RMSNorm over the channels of a head) before they are rotated.
+    pub query_key_norm: bool,
     /// Whether gate, up and down have biases.
     pub mlp_bias: bool,
     /// Whether the output head is the embedding table.

@@ -1,5 +1,5 @@
 //! Llama, and everything that is written down as one.
-use super::{Defaults, Family, GgufFamily, Name, SlidingWindow, TensorNames};
+use super::{AttentionBias, Defaults, Family, GgufFamily, Name, SlidingWindow, TensorNames};
 
 pub(super) static LLAMA: Family = Family {
     architectures: &["LlamaForCausalLM"],
@@ -9,15 +9,18 @@ pub(super) static LLAMA: Family = Family {
         rms_norm_eps: 1e-6,
         rope_theta: 10_000.0,
         kv_heads: None,
+        head_dim: None,
         sliding_window: SlidingWindow::Ignored,
-        attention_bias: false,
+        attention_bias: AttentionBias::Stated,
         mlp_bias: false,
         tied_embeddings: false,
     },
+    query_key_norm: false,
     tensors: &TENSORS,
 };
 
-pub(super) static TENSORS: TensorNames = TensorNames {
+/// As llama.cpp has them.
+pub(super) const TENSORS: TensorNames = TensorNames {
     embeddings: Name { hf: "model.embed_tokens", gguf: "token_embd" },
     norm: Name { hf: "model.norm", gguf: "output_norm" },
     head: Name { hf: "lm_head", gguf: "output" },
@@ -31,5 +34,7 @@ pub(super) static TENSORS: TensorNames = TensorNames {
     gate: Name { hf: "mlp.gate_proj", gguf: "ffn_gate" },
     up: Name { hf: "mlp.up_proj", gguf: "ffn_up" },
     down: Name { hf: "mlp.down_proj", gguf: "ffn_down" },
+    q_norm: Name { hf: "self_attn.q_norm", gguf: "attn_q_norm" },
+    k_norm: Name { hf: "self_attn.k_norm", gguf: "attn_k_norm" },
     gguf_interleaves_heads: true,
 };

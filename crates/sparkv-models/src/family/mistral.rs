@@ -1,6 +1,6 @@
 //! Mistral: a Llama with a sliding window. GGUF files call it a Llama.
 use super::llama::TENSORS;
-use super::{Defaults, Family, SlidingWindow};
+use super::{AttentionBias, Defaults, Family, SlidingWindow};
 
 pub(super) static MISTRAL: Family = Family {
     architectures: &["MistralForCausalLM"],
@@ -10,10 +10,12 @@ pub(super) static MISTRAL: Family = Family {
         rms_norm_eps: 1e-6,
         rope_theta: 10_000.0,
         kv_heads: Some(8),
+        head_dim: None,
         sliding_window: SlidingWindow::Stated { default: 4096 },
-        attention_bias: false,
+        attention_bias: AttentionBias::Stated,
         mlp_bias: false,
         tied_embeddings: false,
     },
+    query_key_norm: false,
     tensors: &TENSORS,
 };

@@ -6,13 +6,15 @@
 mod llama;
 mod mistral;
 mod names;
+mod qwen2;
+mod qwen3;
 
 use crate::config::error::ConfigError;
 
 pub(crate) use names::{Name, TensorNames};
 
 /// All of them. The first whose names fit a file is the file's.
-static FAMILIES: [&Family; 2] = [&llama::LLAMA, &mistral::MISTRAL];
+static FAMILIES: [&Family; 4] = [&llama::LLAMA, &mistral::MISTRAL, &qwen2::QWEN2, &qwen3::QWEN3];
 
 /// A family of models.
 #[derive(Debug, PartialEq)]
@@ -25,6 +27,8 @@ pub(crate) struct Family {
     pub(crate) gguf: Option<GgufFamily>,
     /// What `config.json` means where it leaves a field out, as transformers has it.
     pub(crate) defaults: Defaults,
+    /// Whether queries and keys are normalized, head by head, before they are rotated.
+    pub(crate) query_key_norm: bool,
     /// How its files name and order tensors.
     pub(crate) tensors: &'static TensorNames,
 }
@@ -45,10 +49,21 @@ pub(crate) struct Defaults {
     pub(crate) rope_theta: f32,
     /// `None`: one for each query head.
     pub(crate) kv_heads: Option<usize>,
+    /// `None`: the width of hidden states, shared out among query heads.
+    pub(crate) head_dim: Option<usize>,
     pub(crate) sliding_window: SlidingWindow,
-    pub(crate) attention_bias: bool,
+    pub(crate) attention_bias: AttentionBias,
     pub(crate) mlp_bias: bool,
     pub(crate) tied_embeddings: bool,
+}
+
+/// Which matrices of attention have biases.
+#[derive(Debug, PartialEq)]
+pub(crate) enum AttentionBias {
+    /// All or none, as `attention_bias` says; none where it says nothing.
+    Stated,
+    /// Those of q, k and v, always.
+    QueryKeyValue,
 }
 
 /// What a family makes of `sliding_window`.
@@ -61,6 +76,8 @@ pub(crate) enum SlidingWindow {
         /// Positions.
         default: usize,
     },
+    /// Only where `use_sliding_window` is true, in the layers from `max_window_layers` on.
+    IfUsed,
 }
 
 impl Family {

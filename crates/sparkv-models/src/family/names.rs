@@ -27,6 +27,10 @@ pub(crate) struct TensorNames {
     pub(crate) gate: Name,
     pub(crate) up: Name,
     pub(crate) down: Name,
+    /// Of queries, where they are normalized.
+    pub(crate) q_norm: Name,
+    /// Of keys, likewise.
+    pub(crate) k_norm: Name,
     /// Whether GGUF files reorder the rows of q and k for a rotation of neighbouring channels (llama.cpp's NORM), where
     /// the decoder rotates channel i with i + D/2.
     pub(crate) gguf_interleaves_heads: bool,
@@ -56,6 +60,8 @@ impl TensorNames {
                 &self.gate,
                 &self.up,
                 &self.down,
+                &self.q_norm,
+                &self.k_norm,
             ];
             let module = modules.into_iter().find(|known| known.hf == module)?.gguf;
             return Some(format!("{}.{layer}.{module}.{kind}", self.layers.gguf));

@@ -2,7 +2,7 @@
 use std::cell::Cell;
 
 use crate::common::{
-    Numbers, Weights, decode_one, distance, exact, gguf, llama, load, prefill, random_weights,
+    Numbers, Weights, decode_one, distance, exact, gguf, llama, load, prefill, qwen, random_weights,
 };
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
@@ -44,6 +44,10 @@ impl Reference<'_> {
         x.iter().zip(weight).map(|(x, w)| x * scale * w).collect()
     }
 
+    fn norm_heads(&self, name: &str, x: &[f64]) -> Vec<f64> {
+        x.chunks_exact(self.config.head_dim).flat_map(|head| self.norm(name, head)).collect()
+    }
+
     /// Rotates pairs (i, i + D/2) of each head.
     fn rotate(&self, x: &mut [f64], position: usize) {
         let half = self.frequencies.len();
@@ -68,6 +72,10 @@ impl Reference<'_> {
                 let normed = self.norm(&at("input_layernorm"), x);
                 let mut q = self.linear(&at("self_attn.q_proj"), &normed);
                 let mut k = self.linear(&at("self_attn.k_proj"), &normed);
+                if config.query_key_norm {
+                    q = self.norm_heads(&at("self_attn.q_norm"), &q);
+                    k = self.norm_heads(&at("self_attn.k_norm"), &k);
+                }
                 self.rotate(&mut q, position);
                 self.rotate(&mut k, position);
                 keys.push(k);
@@ -110,7 +118,10 @@ impl Reference<'_> {
 
 /// `divisor` of frequency i: what rope scaling makes of it.
 fn compare_with_reference(changes: Value, divisor: impl Fn(usize) -> f64) {
-    let config = llama(changes);
+    compare_config_with_reference(llama(changes), divisor);
+}
+
+fn compare_config_with_reference(config: Value, divisor: impl Fn(usize) -> f64) {
     let weights = random_weights(&config, 11);
     let checked = DecoderConfig::from_json(&config.to_string()).unwrap();
     let (theta, dim) = (f64::from(checked.rope.theta), checked.head_dim);
@@ -138,6 +149,15 @@ fn every_option_equals_the_reference() {
     compare_with_reference(json!({"head_dim": 40, "rope_theta": 500.0}), plain);
     compare_with_reference(json!({"rope_scaling": {"type": "linear", "factor": 4.0}}), |_| 4.0);
     compare_with_reference(json!({"architectures": ["MistralForCausalLM"], "sliding_window": 7}), plain);
+    compare_config_with_reference(qwen(2, json!({})), plain);
+    compare_config_with_reference(qwen(3, json!({"head_dim": 32, "tie_word_embeddings": true})), plain);
+    let mut windowed = qwen(2, json!({}));
+    (windowed["use_sliding_window"], windowed["max_window_layers"]) = (json!(true), json!(0));
+    windowed["sliding_window"] = json!(7);
+    compare_config_with_reference(windowed.clone(), plain);
+    windowed["max_window_layers"] = json!(2);
+    let error = DecoderConfig::from_json(&windowed.to_string()).unwrap_err().to_string();
+    assert!(error.contains("max_window_layers"), "{error}");
 }
 
 #[test]

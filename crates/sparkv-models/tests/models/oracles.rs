@@ -1,9 +1,14 @@
 //! Our logits against those of candle-transformers' models, on small random weights of every variant.
-use crate::common::{Numbers, Weights, decode_one, distance, gguf, llama, load, prefill, random_weights};
-use candle_core::quantized::{GgmlDType, gguf_file};
+use crate::common::{
+    Numbers, Weights, decode_one, distance, gguf, llama, load, prefill, qwen, random_weights,
+};
+use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use candle_transformers::models::{llama as oracle_llama, mistral as oracle_mistral, quantized_llama};
+use candle_transformers::models::{
+    llama as oracle_llama, mistral as oracle_mistral, quantized_llama, qwen2 as oracle_qwen2,
+    qwen3 as oracle_qwen3,
+};
 use serde_json::{Value, json};
 use sparkv_models::{Decoder, DecoderConfig, GgufFile, GgufWeights, WeightFormat};
 
@@ -131,6 +136,53 @@ fn mistral_with_a_sliding_window() {
     assert!(distance(&limited, &all) > 100.0 * TOLERANCE);
 }
 
+/// The model as safetensors and as GGUF.
+fn in_both_formats(config: &Value, weights: &Weights, architecture: &str) -> [Decoder; 2] {
+    let checked = DecoderConfig::from_json(&config.to_string()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let tensors = gguf::tensors_of(architecture, &checked, weights, GgmlDType::F32);
+    gguf::write(&path, &gguf::shape_of(architecture, &checked), &tensors);
+    let file = GgufFile::open(&path).unwrap();
+    let read = file.config().unwrap();
+    assert_eq!(read, checked);
+    let source = GgufWeights::new(&file, &read);
+    [load(config, weights), Decoder::load(&read, &source, WeightFormat::F32, &Device::Cpu, &()).unwrap()]
+}
+
+#[test]
+fn qwen2_with_biases_of_q_k_and_v() {
+    for tied in [false, true] {
+        let config = qwen(2, json!({"tie_word_embeddings": tied}));
+        let weights = random_weights(&config, 6);
+        let oracle_config: oracle_qwen2::Config = serde_json::from_value(config.clone()).unwrap();
+        for decoder in in_both_formats(&config, &weights, "qwen2") {
+            let vars = VarBuilder::from_tensors(weights.clone(), DType::F32, &Device::Cpu);
+            let mut oracle = oracle_qwen2::ModelForCausalLM::new(&oracle_config, vars).unwrap();
+            compare(&decoder, TOLERANCE, |tokens, position| {
+                values(oracle.forward(&ids(tokens), position).unwrap())
+            });
+        }
+    }
+}
+
+#[test]
+fn qwen3_with_normalized_queries_and_keys() {
+    for tied in [false, true] {
+        let changes = json!({"tie_word_embeddings": tied, "head_dim": 128, "attention_bias": false});
+        let config = qwen(3, changes);
+        let weights = random_weights(&config, 7);
+        let oracle_config: oracle_qwen3::Config = serde_json::from_value(config.clone()).unwrap();
+        for decoder in in_both_formats(&config, &weights, "qwen3") {
+            let vars = VarBuilder::from_tensors(weights.clone(), DType::F32, &Device::Cpu);
+            let mut oracle = oracle_qwen3::ModelForCausalLM::new(&oracle_config, vars).unwrap();
+            compare(&decoder, TOLERANCE, |tokens, position| {
+                values(oracle.forward(&ids(tokens), position).unwrap())
+            });
+        }
+    }
+}
+
 fn compare_with_quantized_llama(changes: Value, dtype: GgmlDType, tolerance: f32) {
     let config = llama(changes);
     let weights = random_weights(&config, 4);
@@ -157,9 +209,46 @@ fn gguf_in_every_supported_type() {
     for dtype in [GgmlDType::F32, GgmlDType::F16] {
         compare_with_quantized_llama(json!({}), dtype, TOLERANCE);
     }
-    for dtype in [GgmlDType::Q8_0, GgmlDType::Q4K, GgmlDType::Q6K] {
+    let fast =
+        [GgmlDType::Q4_0, GgmlDType::Q8_0, GgmlDType::Q3K, GgmlDType::Q4K, GgmlDType::Q5K, GgmlDType::Q6K];
+    for dtype in fast {
         let wide = json!({"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1});
         compare_with_quantized_llama(wide, dtype, TOLERANCE_QUANTIZED);
+    }
+}
+
+/// Whatever the format in which they are then held.
+#[test]
+fn gguf_of_every_type_means_the_values_that_candle_reads() {
+    let config = llama(json!({"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1}));
+    let checked = DecoderConfig::from_json(&config.to_string()).unwrap();
+    let weights = random_weights(&config, 8);
+    let tokens = Numbers(8).tokens(PROMPT, 160);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let blocks_of_32 = [GgmlDType::Q4_0, GgmlDType::Q4_1, GgmlDType::Q5_0, GgmlDType::Q5_1, GgmlDType::Q8_0];
+    let blocks_of_256 = [GgmlDType::Q2K, GgmlDType::Q3K, GgmlDType::Q4K, GgmlDType::Q5K, GgmlDType::Q6K];
+    for dtype in blocks_of_32.into_iter().chain(blocks_of_256) {
+        gguf::write(&path, &gguf::shape(&checked), &gguf::tensors(&checked, &weights, dtype));
+        let file = GgufFile::open(&path).unwrap();
+        let logits = |format| {
+            let source = GgufWeights::new(&file, &checked);
+            prefill(&Decoder::load(&checked, &source, format, &Device::Cpu, &()).unwrap(), &tokens).1
+        };
+        let read = |(name, tensor): (&String, &Tensor)| {
+            let blocks = if tensor.rank() == 2 {
+                QTensor::quantize(tensor, dtype).unwrap().dequantize(&Device::Cpu).unwrap()
+            } else {
+                tensor.clone()
+            };
+            (name.clone(), blocks)
+        };
+        let expected = prefill(&load(&config, &weights.iter().map(read).collect()), &tokens).1;
+        let off = distance(&logits(WeightFormat::F32), &expected);
+        assert!(off < TOLERANCE, "{dtype:?}: {off}");
+        let spread = expected.iter().fold(0f32, |most, x| most.max(x.abs()));
+        let off = distance(&logits(WeightFormat::Auto), &expected) / spread;
+        assert!(off > 0.0 && off < 0.1, "{dtype:?}: {off}");
     }
 }
 

@@ -62,6 +62,8 @@ impl GgufFile {
             },
             sliding_window: self.count(&key("attention.sliding_window"))?.filter(|&window| window > 0),
             attention_bias: first_bias(&names.q),
+            attention_output_bias: first_bias(&names.o),
+            query_key_norm: family.query_key_norm,
             mlp_bias: first_bias(&names.gate),
             tied_embeddings: !has(&format!("{}.weight", names.head.gguf)),
             eos_token_ids: self.eos_token_ids()?,

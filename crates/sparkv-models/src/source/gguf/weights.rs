@@ -11,7 +11,7 @@ use crate::error::LoadError;
 use crate::weights::{Stored, TensorSource};
 
 /// Types that are supported, for errors.
-pub(super) const SUPPORTED: &str = "F32, F16, BF16, Q8_0, Q4_K and Q6_K";
+pub(super) const SUPPORTED: &str = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K";
 
 /// The weights of a GGUF file.
 #[derive(Debug)]
@@ -116,7 +116,16 @@ impl GgufFile {
             GgmlDType::F32 => Ok(dense(DType::F32)?),
             GgmlDType::F16 => Ok(dense(DType::F16)?),
             GgmlDType::BF16 => Ok(dense(DType::BF16)?),
-            GgmlDType::Q8_0 | GgmlDType::Q4K | GgmlDType::Q6K => {
+            GgmlDType::Q4_0
+            | GgmlDType::Q4_1
+            | GgmlDType::Q5_0
+            | GgmlDType::Q5_1
+            | GgmlDType::Q8_0
+            | GgmlDType::Q2K
+            | GgmlDType::Q3K
+            | GgmlDType::Q4K
+            | GgmlDType::Q5K
+            | GgmlDType::Q6K => {
                 // Candle reads the blocks in place, so they must lie as GGUF aligns them.
                 if !bytes.as_ptr().cast::<u64>().is_aligned() {
                     return Err(self.corrupt(format!("tensor `{name}` is not aligned")));

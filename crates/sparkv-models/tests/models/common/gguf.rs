@@ -15,12 +15,23 @@ pub(crate) type Metadata = Vec<(String, Value)>;
 
 /// The weights under llama.cpp's names, q and k reordered, matrices in `dtype` where their rows allow it.
 pub(crate) fn tensors(config: &DecoderConfig, weights: &Weights, dtype: GgmlDType) -> Vec<(String, QTensor)> {
+    tensors_of("llama", config, weights, dtype)
+}
+
+/// The same for another architecture; Llama's alone are reordered.
+pub(crate) fn tensors_of(
+    architecture: &str,
+    config: &DecoderConfig,
+    weights: &Weights,
+    dtype: GgmlDType,
+) -> Vec<(String, QTensor)> {
+    let reordered = architecture == "llama";
     let mut tensors: Vec<(String, QTensor)> = weights
         .iter()
         .map(|(name, tensor)| {
             let tensor = match () {
-                _ if name.contains("q_proj") => interleaved(tensor, config.query_heads),
-                _ if name.contains("k_proj") => interleaved(tensor, config.kv_heads),
+                _ if reordered && name.contains("q_proj") => interleaved(tensor, config.query_heads),
+                _ if reordered && name.contains("k_proj") => interleaved(tensor, config.kv_heads),
                 _ => tensor.clone(),
             };
             let row = *tensor.dims().last().unwrap();
@@ -53,6 +64,8 @@ fn llama_cpp_name(name: &str) -> String {
         ("self_attn.k_proj", "attn_k"),
         ("self_attn.v_proj", "attn_v"),
         ("self_attn.o_proj", "attn_output"),
+        ("self_attn.q_norm", "attn_q_norm"),
+        ("self_attn.k_norm", "attn_k_norm"),
         ("mlp.gate_proj", "ffn_gate"),
         ("mlp.up_proj", "ffn_up"),
         ("mlp.down_proj", "ffn_down"),
@@ -62,8 +75,13 @@ fn llama_cpp_name(name: &str) -> String {
 
 /// The model's shape.
 pub(crate) fn shape(config: &DecoderConfig) -> Metadata {
+    shape_of("llama", config)
+}
+
+/// The same under another architecture's keys.
+pub(crate) fn shape_of(architecture: &str, config: &DecoderConfig) -> Metadata {
     let count = |number: usize| Value::U32(number as u32);
-    let key = |(name, value): (&str, Value)| (format!("llama.{name}"), value);
+    let key = |(name, value): (&str, Value)| (format!("{architecture}.{name}"), value);
     let mut metadata: Metadata = [
         ("embedding_length", count(config.hidden_size)),
         ("feed_forward_length", count(config.intermediate_size)),
@@ -79,7 +97,7 @@ pub(crate) fn shape(config: &DecoderConfig) -> Metadata {
     ]
     .map(key)
     .into();
-    metadata.push(("general.architecture".to_owned(), Value::String("llama".to_owned())));
+    metadata.push(("general.architecture".to_owned(), Value::String(architecture.to_owned())));
     metadata
 }
 

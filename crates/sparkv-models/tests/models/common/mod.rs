@@ -34,6 +34,18 @@ pub(crate) fn llama(changes: Value) -> Value {
     config
 }
 
+/// A small Qwen of this version.
+pub(crate) fn qwen(version: usize, changes: Value) -> Value {
+    let mut config = llama(changes);
+    config["architectures"] = json!([format!("Qwen{version}ForCausalLM")]);
+    config["model_type"] = json!(format!("qwen{version}"));
+    // As such files have it, though no window is used.
+    config["sliding_window"] = json!(64);
+    config["max_window_layers"] = json!(3);
+    config["use_sliding_window"] = json!(false);
+    config
+}
+
 /// A reproducible stream of numbers in [-1, 1).
 pub(crate) struct Numbers(pub(crate) u64);
 
@@ -72,11 +84,18 @@ pub(crate) fn random_weights(config: &Value, seed: u64) -> Weights {
         let at = |name: &str| format!("model.layers.{layer}.{name}");
         add(at("input_layernorm.weight"), &[hidden], 1.0, 0.3);
         add(at("post_attention_layernorm.weight"), &[hidden], 1.0, 0.3);
+        if checked.query_key_norm {
+            add(at("self_attn.q_norm.weight"), &[checked.head_dim], 1.0, 0.3);
+            add(at("self_attn.k_norm.weight"), &[checked.head_dim], 1.0, 0.3);
+        }
         let attention = [("q", query, hidden), ("k", kv, hidden), ("v", kv, hidden), ("o", hidden, query)];
         let mlp = [("gate", inner, hidden), ("up", inner, hidden), ("down", hidden, inner)];
         let named =
             |module: &str, (name, out, from), bias| (at(&format!("{module}.{name}_proj")), out, from, bias);
-        let attention = attention.map(|shape| named("self_attn", shape, checked.attention_bias));
+        let attention = attention.map(|shape| {
+            let bias = if shape.0 == "o" { checked.attention_output_bias } else { checked.attention_bias };
+            named("self_attn", shape, bias)
+        });
         let mlp = mlp.map(|shape| named("mlp", shape, checked.mlp_bias));
         for (name, out, from, bias) in attention.into_iter().chain(mlp) {
             add(format!("{name}.weight"), &[out, from], 0.0, 1.7 / (from as f32).sqrt());

@@ -1,0 +1,21 @@
+//! Qwen3: a Llama whose queries and keys are normalized before they are rotated.
+use super::qwen2::TENSORS;
+use super::{AttentionBias, Defaults, Family, GgufFamily, SlidingWindow};
+
+pub(super) static QWEN3: Family = Family {
+    architectures: &["Qwen3ForCausalLM"],
+    model_types: &["qwen3"],
+    gguf: Some(GgufFamily { architecture: "qwen3", rms_norm_eps: 1e-6 }),
+    defaults: Defaults {
+        rms_norm_eps: 1e-6,
+        rope_theta: 10_000.0,
+        kv_heads: Some(32),
+        head_dim: Some(128),
+        sliding_window: SlidingWindow::IfUsed,
+        attention_bias: AttentionBias::Stated,
+        mlp_bias: false,
+        tied_embeddings: false,
+    },
+    query_key_norm: true,
+    tensors: &TENSORS,
+};
