@@ -3,7 +3,9 @@
 use anyhow::Context;
 use sparkv::Budget;
 use sparkv_engine::{EngineConfig, TextEngine, TextModel};
-use sparkv_models::{HubOptions, LoadOptions, LoadedModel, ModelSource, Progress, load as load_files};
+use sparkv_models::{
+    HubOptions, LoadOptions, LoadedModel, ModelSource, Progress, WeightFormat, load as load_files,
+};
 use sysinfo::System;
 
 use crate::settings::Settings;
@@ -38,17 +40,17 @@ pub(crate) fn hub_options(settings: &Settings) -> HubOptions {
     HubOptions { offline: settings.model.offline || default.offline, ..default }
 }
 
-/// Loads the model; `progress` hears how far it is.
+/// Loads the model, its weights held as `weights`; `progress` hears how far it is.
 ///
 /// # Errors
 /// If the model is not there, not supported or broken.
 pub(crate) fn load_model(
     settings: &Settings,
     source: &ModelSource,
+    weights: WeightFormat,
     progress: &dyn Progress,
 ) -> anyhow::Result<(LoadedModel, TextModel)> {
-    let model = &settings.model;
-    let options = LoadOptions { weights: model.weights, device: model.device, hub: hub_options(settings) };
+    let options = LoadOptions { weights, device: settings.model.device, hub: hub_options(settings) };
     let loaded = load_files(source, &options, progress)?;
     let text = TextModel::from_files(&loaded.text)?;
     Ok((loaded, text))
@@ -63,7 +65,7 @@ pub(crate) fn load(
     source: &ModelSource,
     progress: &dyn Progress,
 ) -> anyhow::Result<Loaded> {
-    let (loaded, text) = load_model(settings, source, progress)?;
+    let (loaded, text) = load_model(settings, source, settings.model.weights, progress)?;
     let has_chat_template = loaded.text.chat_template.is_some();
     let server = &settings.server;
     let config = EngineConfig {

@@ -12,6 +12,7 @@
 //! queries know what will be asked. Query-agnostic: the context is compressed first and the question follows.
 
 pub mod bench;
+pub mod kl;
 mod report;
 mod retrieval;
 mod tasks;

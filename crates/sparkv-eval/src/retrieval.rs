@@ -35,8 +35,23 @@ pub enum EvalError {
     /// Tokens that are no text.
     #[error("the model's tokens cannot be decoded: {0}")]
     Decode(String),
+    /// A text that has too few tokens.
+    #[error("`{name}` has {tokens} tokens, and prefix and tail need {needed}")]
+    ShortText {
+        /// What it is called.
+        name: String,
+        /// Its tokens.
+        tokens: usize,
+        /// Tokens of prefix and tail.
+        needed: usize,
+    },
+    /// Texts cannot be cut like this.
+    #[error("texts cannot be cut like this: {0}")]
+    Cut(&'static str),
     /// The prompt would not leave room for the answer.
-    #[error("a prompt and its answer need {tokens} tokens, more than the model's context of {limit}")]
+    #[error(
+        "prompt and answer, or prefix and tail, need {tokens} tokens, more than the model's context of {limit}"
+    )]
     ContextExceeded {
         /// Tokens of prompt and answer.
         tokens: usize,

@@ -115,10 +115,29 @@ impl SequenceCache {
         prompt_tokens: usize,
         pool: &KvPool,
     ) -> std::result::Result<Self, SettingsError> {
-        let plan = Arc::new(CachePlan::new(shape, settings, prompt_tokens)?);
+        Ok(Self::planned(CachePlan::new(shape, settings, prompt_tokens)?, settings, pool))
+    }
+
+    /// A cache in which what follows the prompt stays dense, whatever the settings say, but for what a policy drops at all
+    /// times: to measure what compressing a prompt costs by itself.
+    ///
+    /// # Errors
+    /// As [`SequenceCache::new`].
+    pub fn with_dense_tail(
+        shape: KvShape,
+        settings: &KvSettings,
+        prompt_tokens: usize,
+    ) -> std::result::Result<Self, SettingsError> {
+        let mut plan = CachePlan::new(shape, settings, prompt_tokens)?;
+        plan.keep_tail_dense();
+        Ok(Self::planned(plan, settings, &KvPool::default()))
+    }
+
+    fn planned(plan: CachePlan, settings: &KvSettings, pool: &KvPool) -> Self {
+        let plan = Arc::new(plan);
         let layer = |index| LayerCache::new(Arc::clone(&plan), index, pool);
-        let layers = (0..shape.layers).map(layer).collect();
-        Ok(Self { preset: settings.preset().to_owned(), plan, layers })
+        let layers = (0..plan.shape.layers).map(layer).collect();
+        Self { preset: settings.preset().to_owned(), plan, layers }
     }
 
     /// Begins with the first tokens of another sequence: as many whole groups as it shares, at most `most`, and

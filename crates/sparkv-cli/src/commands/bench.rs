@@ -146,7 +146,7 @@ pub(crate) fn bench(options: &BenchOptions, settings: &Settings, alone: OnlyThre
 
 /// The model that is named.
 fn load_named(source: &ModelSource, settings: &Settings) -> anyhow::Result<(Decoder, ModelReport)> {
-    let (loaded, _) = loading::load_model(settings, source, &Bars::default())?;
+    let (loaded, _) = loading::load_model(settings, source, settings.model.weights, &Bars::default())?;
     Ok((loaded.decoder, report(loaded.name, settings, false)))
 }
 

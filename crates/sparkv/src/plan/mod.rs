@@ -103,6 +103,14 @@ impl CachePlan {
         })
     }
 
+    /// Quantizes nothing that follows the prompt, unless the number of tokens is bounded at all times.
+    pub(crate) fn keep_tail_dense(&mut self) {
+        let bounded = matches!(self.survivors, Survivors::Recent(_));
+        if let Some(quantize) = self.quantize.as_mut().filter(|_| !bounded) {
+            quantize.tail_limit = usize::MAX / 2;
+        }
+    }
+
     /// Whether the prompt's last queries are needed.
     pub(crate) fn observes_window(&self) -> bool {
         self.quantize.is_some_and(|quantize| quantize.scales_keys())

@@ -1,0 +1,115 @@
+//! `sparkv eval`.
+
+mod demo;
+mod kl;
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use sparkv::KvOptions;
+use sparkv::settings::EXACT;
+use sparkv_engine::TextModel;
+use sparkv_eval::SettingsUnderTest;
+use sparkv_models::{LoadedModel, WeightFormat};
+
+use crate::loading;
+use crate::logging;
+use crate::options::{LogFormat, parse_kv};
+use crate::progress::Bars;
+use crate::settings::Settings;
+use crate::threads::OnlyThread;
+
+/// What is measured.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Evaluation")]
+pub(crate) struct EvalOptions {
+    /// demo counts right answers to the demo model's own tasks; kl tells, for any model, how far predictions move (with
+    /// weights in f32, unless --weights says otherwise)
+    #[arg(long, value_name = "METRIC", default_value = "demo")]
+    metric: Metric,
+    /// Settings to compare, each a preset's name or a JSON object; all presets if left out
+    #[arg(long = "kv", value_name = "PRESET|JSON", value_parser = parse_kv)]
+    kv: Vec<KvOptions>,
+    /// Also write the measurements to a file, after each of them; with kl, those that it holds already are not made again
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    #[command(flatten)]
+    demo: demo::DemoOptions,
+    #[command(flatten)]
+    kl: kl::KlOptions,
+}
+
+/// How settings are measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Metric {
+    Demo,
+    Kl,
+}
+
+impl EvalOptions {
+    /// The settings to compare. Presets are ordered by name, but for the one that compresses nothing.
+    fn settings(&self, settings: &Settings) -> anyhow::Result<Vec<SettingsUnderTest>> {
+        let mut asked: Vec<KvOptions> = self.kv.clone();
+        if asked.is_empty() {
+            let preset = |(name, _): (&str, &KvOptions)| KvOptions {
+                preset: Some(name.to_owned()),
+                ..KvOptions::default()
+            };
+            asked = settings.presets.iter().map(preset).collect();
+            asked.sort_by_key(|options| options.preset.as_deref() != Some(EXACT));
+        }
+        asked.iter().map(|options| settings.under_test(options)).collect()
+    }
+
+    /// What is given belongs to the metric.
+    fn check(&self) -> anyhow::Result<()> {
+        let (other, foreign) = match self.metric {
+            Metric::Demo => ("kl", self.kl.given()),
+            Metric::Kl => ("demo", self.demo.given()),
+        };
+        match foreign {
+            Some(flag) => anyhow::bail!("{flag} is an option of --metric {other}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A loaded model, and what is to be measured with it.
+struct Evaluation<'a> {
+    model: &'a LoadedModel,
+    weights: WeightFormat,
+    text: &'a TextModel,
+    compared: &'a [SettingsUnderTest],
+    json: Option<&'a PathBuf>,
+}
+
+/// Measures, with a progress bar; prints a table.
+///
+/// # Errors
+/// If the model cannot be loaded, a task or settings do not exist, or a sample or text does not fit the model.
+pub(crate) fn eval(options: &EvalOptions, settings: &Settings, alone: OnlyThread) -> anyhow::Result<()> {
+    options.check()?;
+    let source = loading::source(settings, &alone)?;
+    let _telemetry = logging::init(LogFormat::default(), alone)?;
+    let compared = options.settings(settings)?;
+    // In f32, predictions move with the cache alone.
+    let weights = match (options.metric, settings.model.weights) {
+        (Metric::Kl, WeightFormat::Auto) => WeightFormat::F32,
+        (_, weights) => weights,
+    };
+    let (model, text) = loading::load_model(settings, &source, weights, &Bars::default())?;
+    let json = options.json.as_ref();
+    let evaluation = Evaluation { model: &model, weights, text: &text, compared: &compared, json };
+    match options.metric {
+        Metric::Demo => demo::eval(&options.demo, &evaluation),
+        Metric::Kl => kl::eval(&options.kl, &evaluation),
+    }
+}
+
+/// A bar for so many measurements, with the time that is left.
+fn progress_bar(steps: usize) -> anyhow::Result<ProgressBar> {
+    let bar = ProgressBar::new(steps as u64);
+    bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}")?);
+    Ok(bar)
+}
