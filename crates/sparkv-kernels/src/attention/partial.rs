@@ -37,6 +37,14 @@ impl Partial {
         }
     }
 
+    /// Changes the weighted sum of values (head_dim) of each query, given the sum of its weights: for values that are stored
+    /// in another domain, which is to be the same linear function of the values for all of them.
+    pub fn map_sums(&mut self, change: impl Fn(&mut [f32], f32)) {
+        for (sums, total) in self.sums.chunks_exact_mut(self.head_dim).zip(&self.total) {
+            change(sums, *total);
+        }
+    }
+
     /// The attention (queries, head_dim); zeros for a query that sees nothing.
     pub fn finish(mut self) -> Vec<f32> {
         for (sums, total) in self.sums.chunks_exact_mut(self.head_dim).zip(&self.total) {

@@ -25,6 +25,8 @@ pub(crate) struct QuantizePlan {
     pub(crate) values: Layout,
     /// Whether the mean key is subtracted from keys.
     pub(crate) center_keys: bool,
+    /// Whether keys and values are stored rotated, without their means: what has few bits wants channels that are alike.
+    pub(crate) rotates: bool,
     /// Tokens held in quantized blocks, a multiple of [`BLOCK`]; more overwrite the oldest.
     pub(crate) limit: usize,
     /// Dense tokens behind the sinks before a block of them is quantized.
@@ -215,7 +217,12 @@ impl CachePlan {
                 let row = size_of::<f32>() * self.shape.attention.head_dim;
                 let scaling = if quantize.scales_keys() { row } else { 0 };
                 let mean = if quantize.center_keys { row } else { 0 };
-                dense((rows - flushed).next_multiple_of(GROUP)) + blocks.sum::<usize>() + scaling + mean
+                let means = if quantize.rotates { 2 * row } else { 0 };
+                dense((rows - flushed).next_multiple_of(GROUP))
+                    + blocks.sum::<usize>()
+                    + scaling
+                    + mean
+                    + means
             }
             None => {
                 let (growth, limit) = self.dense_growth();
@@ -260,6 +267,7 @@ fn quantize_plan(
         keys: layout(shape, "pruning.key_ratio", Side::Keys, key_format)?,
         values: layout(shape, "pruning.value_ratio", Side::Values, value_format)?,
         center_keys: settings.center_keys && matches!(key_format, Format::Packed(_)),
+        rotates: whole == Format::Int4,
         limit,
         tail_limit,
     })

@@ -8,5 +8,8 @@ mod common;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
+mod rotated;
+#[cfg(test)]
 mod sharing;
+#[cfg(test)]
 mod truncating;

@@ -199,11 +199,17 @@ impl<'a> Tile<'a> {
         tile
     }
 
-    /// The [`SPLIT`]s that hold what it sees.
+    /// The [`SPLIT`]s that hold what it sees. Where quantized rows are restored, theirs come first, and the dense ones
+    /// behind them have splits of their own.
     fn splits(&self) -> Range<usize> {
         let first = self.visible.iter().map(|range| range.start).min().unwrap_or(0);
         let last = self.visible.iter().map(|range| range.end).max().unwrap_or(0);
-        first / SPLIT..last.div_ceil(SPLIT)
+        if !self.head.restores() {
+            return first / SPLIT..last.div_ceil(SPLIT);
+        }
+        let quantized = self.head.quantized_len();
+        first.min(quantized) / SPLIT
+            ..quantized.div_ceil(SPLIT) + last.saturating_sub(quantized).div_ceil(SPLIT)
     }
 
     /// Attention over the rows of `splits`.
@@ -215,9 +221,31 @@ impl<'a> Tile<'a> {
             scaled_offsets: &self.scaled_offsets,
             visible: &self.visible,
         };
-        let runs = self.head.runs();
+        let (quantized, dense) = (self.head.quantized_runs(), self.head.dense_runs());
+        let rows = |split: usize| split * SPLIT..(split + 1) * SPLIT;
         SCRATCH.with_borrow_mut(|scratch| {
-            merge(splits.map(|split| attend_tile(&tile, &runs, split * SPLIT..(split + 1) * SPLIT, scratch)))
+            if !self.head.restores() {
+                let runs = [quantized, dense].concat();
+                return merge(splits.map(|split| attend_tile(&tile, &runs, rows(split), scratch)));
+            }
+            let border = self.head.quantized_len();
+            let first_dense = border.div_ceil(SPLIT);
+            let seen = |clip: fn(usize, usize) -> usize| -> Vec<Range<usize>> {
+                let clipped = |range: &Range<usize>| clip(range.start, border)..clip(range.end, border);
+                self.visible.iter().map(clipped).collect()
+            };
+            let (before, behind) = (seen(usize::min), seen(usize::saturating_sub));
+            merge(splits.map(|split| {
+                if split < first_dense {
+                    let tile = QueryTile { visible: &before, ..tile };
+                    let mut partial = attend_tile(&tile, &quantized, rows(split), scratch);
+                    self.head.restore(&mut partial);
+                    partial
+                } else {
+                    let tile = QueryTile { visible: &behind, ..tile };
+                    attend_tile(&tile, &dense, rows(split - first_dense), scratch)
+                }
+            }))
         })
     }
 }

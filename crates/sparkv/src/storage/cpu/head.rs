@@ -1,10 +1,11 @@
 //! The cache of one KV head.
 
-use sparkv_kernels::{BLOCK, KvRun};
+use sparkv_kernels::elementwise::rotate_hadamard;
+use sparkv_kernels::{BLOCK, KvRun, Partial};
 
 use super::kv_rows::KvRows;
 use super::observed::ObservedQueries;
-use super::row_store::SharedStore;
+use super::row_store::{RowStore, SharedStore};
 use super::window::key_scaling;
 use crate::eviction::Score;
 use crate::plan::growth::{Growth, Limit};
@@ -25,6 +26,8 @@ pub(crate) struct HeadCache {
     settled: usize,
     /// What was done to the keys in `quantized`, once there is something to know it from.
     key_domain: Option<KeyDomain>,
+    /// What was done to the values there, where anything was.
+    value_domain: Option<ValueDomain>,
     pool: KvPool,
 }
 
@@ -42,42 +45,93 @@ pub(super) struct QueryHeads {
     pub(super) group: usize,
 }
 
-/// The domain of quantized keys: (k - mean) * scaling.
+/// The domain of quantized keys.
 #[derive(Debug)]
 struct KeyDomain {
-    /// (head_dim): sqrt(n), by which keys are multiplied and queries divided.
-    scaling: Box<[f32]>,
-    /// (head_dim): subtracted from keys. A constant on all keys does not change a softmax, so that it only
+    transform: KeyTransform,
+    /// (head_dim): subtracted from keys before. A constant on all keys does not change a softmax, so that it only
     /// has to be known for the scores of dense keys to go with those of quantized ones.
     mean: Option<Box<[f32]>>,
-    _charge: Charge,
+    charge: Charge,
+}
+
+/// What is done to keys. The product with a query that the inverse was done to is the same.
+#[derive(Debug)]
+enum KeyTransform {
+    /// (head_dim): sqrt(n), by which keys are multiplied and queries divided.
+    Scaled(Box<[f32]>),
+    /// Keys and queries are rotated ([`rotate_hadamard`]).
+    Rotated,
 }
 
 impl KeyDomain {
-    fn new(scaling: Box<[f32]>, mean: Option<Box<[f32]>>, pool: &KvPool) -> Self {
-        let bytes = size_of_val(&scaling[..]) + mean.as_deref().map_or(0, size_of_val);
-        Self { scaling, mean, _charge: pool.charge(bytes) }
+    fn new(transform: KeyTransform, mean: Option<Box<[f32]>>, pool: &KvPool) -> Self {
+        let scaling = match &transform {
+            KeyTransform::Scaled(scaling) => size_of_val(&scaling[..]),
+            KeyTransform::Rotated => 0,
+        };
+        let bytes = scaling + mean.as_deref().map_or(0, size_of_val);
+        Self { transform, mean, charge: pool.charge(bytes) }
     }
 
     fn bytes(&self) -> usize {
-        size_of_val(&self.scaling[..]) + self.mean.as_deref().map_or(0, size_of_val)
+        self.charge.bytes() as usize
     }
 
     /// Brings keys (tokens, head_dim) into the domain.
-    fn apply(&self, keys: &mut [f32]) {
-        for key in keys.chunks_exact_mut(self.scaling.len()) {
-            if let Some(mean) = &self.mean {
-                key.iter_mut().zip(mean).for_each(|(key, mean)| *key -= mean);
-            }
-            key.iter_mut().zip(&self.scaling).for_each(|(key, factor)| *key *= factor);
+    fn apply(&self, keys: &mut [f32], head_dim: usize) {
+        if let Some(mean) = &self.mean {
+            subtract(keys, mean);
         }
+        match &self.transform {
+            KeyTransform::Scaled(scaling) => {
+                for key in keys.chunks_exact_mut(head_dim) {
+                    key.iter_mut().zip(scaling).for_each(|(key, factor)| *key *= factor);
+                }
+            }
+            KeyTransform::Rotated => rotate_hadamard(keys, head_dim),
+        }
+    }
+}
+
+/// The domain of quantized values: rotated, without their mean.
+#[derive(Debug)]
+struct ValueDomain {
+    /// (head_dim)
+    mean: Box<[f32]>,
+    charge: Charge,
+}
+
+impl ValueDomain {
+    fn new(mean: Box<[f32]>, pool: &KvPool) -> Self {
+        let charge = pool.charge(size_of_val(&mean[..]));
+        Self { mean, charge }
+    }
+
+    /// Brings values (tokens, head_dim) into the domain.
+    fn apply(&self, values: &mut [f32]) {
+        subtract(values, &self.mean);
+        rotate_hadamard(values, self.mean.len());
+    }
+
+    /// Brings a sum of values (head_dim) back, each of which was multiplied by a weight; `total`: the weights' sum.
+    fn restore(&self, sum: &mut [f32], total: f32) {
+        rotate_hadamard(sum, self.mean.len());
+        sum.iter_mut().zip(&self.mean).for_each(|(sum, mean)| *sum += total * mean);
+    }
+}
+
+fn subtract(rows: &mut [f32], mean: &[f32]) {
+    for row in rows.chunks_exact_mut(mean.len()) {
+        row.iter_mut().zip(mean).for_each(|(value, mean)| *value -= mean);
     }
 }
 
 impl HeadCache {
     pub(crate) fn new(plan: &CachePlan, pool: &KvPool) -> Self {
         let dense = KvRows::new(plan.dense_keys, plan.dense_values, Growth::Share, Limit::NONE, pool);
-        Self { quantized: None, dense, settled: 0, key_domain: None, pool: pool.clone() }
+        let (key_domain, value_domain) = (None, None);
+        Self { quantized: None, dense, settled: 0, key_domain, value_domain, pool: pool.clone() }
     }
 
     /// Bytes that the next token may allocate, a block that it quantizes included; what it frees is not counted.
@@ -112,6 +166,7 @@ impl HeadCache {
         self.quantized.as_ref().map_or(0, KvRows::bytes)
             + self.dense.bytes()
             + self.key_domain.as_ref().map_or(0, KeyDomain::bytes)
+            + self.value_domain.as_ref().map_or(0, |domain| domain.charge.bytes() as usize)
     }
 
     /// Makes room for the prompt.
@@ -143,7 +198,10 @@ impl HeadCache {
         self.dense.keys.take_block(plan.sinks, &mut keys);
         self.dense.values.take_block(plan.sinks, &mut values);
         if let Some(domain) = &self.key_domain {
-            domain.apply(&mut keys);
+            domain.apply(&mut keys, plan.shape.attention.head_dim);
+        }
+        if let Some(domain) = &self.value_domain {
+            domain.apply(&mut values);
         }
         quantized.push_block(&keys, &values);
         // The token that this makes room for would have to come again.
@@ -189,13 +247,18 @@ impl HeadCache {
             (sinks, stays) = survivors.split_at(survivors.len().min(plan.sinks));
             let (blocks, tail) = stays.split_at(quantize.quantized(stays.len(), plan.window));
             self.copy(&prompt, sinks);
-            let group = plan.shape.attention.group();
+            let (group, head_dim) = (plan.shape.attention.group(), plan.shape.attention.head_dim);
             self.key_domain = observed.window.as_ref().filter(|_| quantize.scales_keys()).map(|window| {
                 let scaling = key_scaling(window.query_energy(kv_head, group, plan.statistic));
-                let mean = quantize.center_keys.then(|| mean_key(&prompt, plan.shape.attention.head_dim));
-                KeyDomain::new(scaling, mean, &self.pool)
+                let mean = quantize.center_keys.then(|| mean_row(&prompt.keys, head_dim));
+                KeyDomain::new(KeyTransform::Scaled(scaling), mean, &self.pool)
             });
-            self.quantize_tokens(quantize, &prompt, blocks);
+            if quantize.rotates {
+                let mean = Some(mean_row(&prompt.keys, head_dim));
+                self.key_domain = Some(KeyDomain::new(KeyTransform::Rotated, mean, &self.pool));
+                self.value_domain = Some(ValueDomain::new(mean_row(&prompt.values, head_dim), &self.pool));
+            }
+            self.quantize_tokens(quantize, &prompt, blocks, head_dim);
             stays = tail;
         } else {
             self.dense.reserve(survivors.len());
@@ -213,7 +276,13 @@ impl HeadCache {
     }
 
     /// Quantizes the tokens `indices` of `prompt`: whole blocks.
-    fn quantize_tokens(&mut self, quantize: &QuantizePlan, prompt: &KvRows, indices: &[usize]) {
+    fn quantize_tokens(
+        &mut self,
+        quantize: &QuantizePlan,
+        prompt: &KvRows,
+        indices: &[usize],
+        head_dim: usize,
+    ) {
         let limit = Limit { rows: quantize.limit, pinned: 0 };
         let mut quantized = KvRows::new(quantize.keys, quantize.values, Growth::Block, limit, &self.pool);
         quantized.reserve(indices.len());
@@ -227,7 +296,10 @@ impl HeadCache {
                 values.extend_from_slice(value_rows.row(index));
             }
             if let Some(domain) = &self.key_domain {
-                domain.apply(&mut keys);
+                domain.apply(&mut keys, head_dim);
+            }
+            if let Some(domain) = &self.value_domain {
+                domain.apply(&mut values);
             }
             quantized.push_block(&keys, &values);
         }
@@ -245,30 +317,60 @@ impl HeadCache {
         self.dense.truncate(self.dense.len().saturating_sub(tokens));
     }
 
-    /// The tokens stored, as contiguous runs: quantized blocks, then dense rows.
-    pub(crate) fn runs(&self) -> Vec<KvRun<'_>> {
-        let quantized = self.quantized.iter().flat_map(|quantized| quantized.runs(self.key_domain.is_some()));
-        quantized.chain(self.dense.runs(false)).collect()
+    /// Tokens in quantized blocks, the first ones stored.
+    pub(crate) fn quantized_len(&self) -> usize {
+        self.quantized.as_ref().map_or(0, KvRows::len)
+    }
+
+    /// The tokens in quantized blocks, as contiguous runs.
+    pub(crate) fn quantized_runs(&self) -> Vec<KvRun<'_>> {
+        self.quantized.iter().flat_map(|quantized| quantized.runs(self.key_domain.is_some())).collect()
+    }
+
+    /// The dense tokens, likewise.
+    pub(crate) fn dense_runs(&self) -> Vec<KvRun<'_>> {
+        self.dense.runs(false).collect()
+    }
+
+    /// Whether values in quantized blocks are in a domain of their own, so that attention over them is to be restored
+    /// ([`HeadCache::restore`]) before it is merged with that over dense rows.
+    pub(crate) fn restores(&self) -> bool {
+        self.value_domain.is_some()
+    }
+
+    /// Brings attention over quantized blocks back into the values' own domain.
+    pub(crate) fn restore(&self, partial: &mut Partial) {
+        if let Some(domain) = &self.value_domain {
+            partial.map_sums(|sum, total| domain.restore(sum, total));
+        }
     }
 
     /// Appends to `scaled` the `query` (head_dim) as quantized keys want it, and to `offsets` what their scores
     /// lack of those of dense keys, where they are in a domain of their own.
     pub(crate) fn scale_query(&self, query: &[f32], scaled: &mut Vec<f32>, offsets: &mut Vec<f32>) {
-        if let Some(domain) = &self.key_domain {
-            scaled.extend(query.iter().zip(&domain.scaling).map(|(q, factor)| q / factor));
-            if let Some(mean) = &domain.mean {
-                offsets.push(query.iter().zip(mean).map(|(q, mean)| q * mean).sum());
+        let Some(domain) = &self.key_domain else { return };
+        match &domain.transform {
+            KeyTransform::Scaled(scaling) => {
+                scaled.extend(query.iter().zip(scaling).map(|(q, factor)| q / factor));
             }
+            KeyTransform::Rotated => {
+                let start = scaled.len();
+                scaled.extend(query);
+                rotate_hadamard(&mut scaled[start..], query.len());
+            }
+        }
+        if let Some(mean) = &domain.mean {
+            offsets.push(query.iter().zip(mean).map(|(q, mean)| q * mean).sum());
         }
     }
 }
 
-/// The mean (head_dim) of the keys of `rows`.
-fn mean_key(rows: &KvRows, head_dim: usize) -> Box<[f32]> {
+/// The mean (head_dim) of `rows`.
+fn mean_row(rows: &RowStore, head_dim: usize) -> Box<[f32]> {
     let mut sums = vec![0f64; head_dim];
-    let mut keys = rows.keys.reader();
+    let mut reader = rows.reader();
     for index in 0..rows.len() {
-        sums.iter_mut().zip(keys.row(index)).for_each(|(sum, key)| *sum += f64::from(*key));
+        sums.iter_mut().zip(reader.row(index)).for_each(|(sum, value)| *sum += f64::from(*value));
     }
     sums.into_iter().map(|sum| (sum / rows.len() as f64) as f32).collect()
 }
@@ -330,7 +432,10 @@ mod tests {
         let ones = vec![1.0; head_dim];
         let mut keys = Vec::new();
         for run in head.quantized.iter().flat_map(|quantized| quantized.keys.runs()) {
-            let scaling = head.key_domain.as_ref().map_or(&ones[..], |domain| &domain.scaling);
+            let scaling = match head.key_domain.as_ref().map(|domain| &domain.transform) {
+                Some(KeyTransform::Scaled(scaling)) => scaling,
+                _ => &ones[..],
+            };
             for row in run.decode().chunks_exact(head_dim) {
                 keys.push(row.iter().zip(scaling).map(|(k, factor)| k / factor).collect());
             }
