@@ -97,21 +97,27 @@ def test_logprobs_belong_to_the_text(ask):
         assert sum(map(math.exp, top.values())) <= 1 + 1e-4
 
 
-def test_prompts_are_scored_as_evaluations_ask_for_it(ask, http, model: str):
-    """As lm-evaluation-harness's local-completions asks how likely a continuation is, and reads the answer."""
+def test_prompts_are_scored_as_evaluations_ask_for_it(http, model: str):
+    """As lm-evaluation-harness's local-completions asks how likely a continuation is, and reads the answer: without the
+    official client, whose types know nothing of the null that stands for the first token."""
+
+    def choice(**settings) -> dict:
+        body = {"model": model, "temperature": 0, "echo": True, "logprobs": 1, "seed": 1234} | settings
+        return http.post("/v1/completions", json=body).raise_for_status().json()["choices"][0]
+
     tokens = http.post("/tokenize", json={"model": model, "prompt": PROMPT}).raise_for_status().json()["tokens"]
     context = len(tokens) - 3
-    choice = ask(prompt=tokens, temperature=0, max_tokens=1, logprobs=1, seed=1234, echo=True).choices[0]
-    scores = choice.logprobs.token_logprobs[context:-1]
+    logprobs = choice(prompt=[tokens], max_tokens=1)["logprobs"]
+    scores = logprobs["token_logprobs"][context:-1]
     assert len(scores) == 3 and all(score < 0 for score in scores)
-    pairs = zip(choice.logprobs.tokens[context:-1], choice.logprobs.top_logprobs[context:-1], strict=True)
+    pairs = zip(logprobs["tokens"][context:-1], logprobs["top_logprobs"][context:-1], strict=True)
     assert all(token in top for token, top in pairs)
-    assert choice.logprobs.token_logprobs[0] is None
+    assert logprobs["token_logprobs"][0] is None
     # Nothing but the scores, and of a text.
-    alone = ask(max_tokens=0, logprobs=1, echo=True).choices[0]
-    assert alone.text == PROMPT and alone.finish_reason == "length"
-    assert alone.logprobs.token_logprobs[context:] == pytest.approx(scores, abs=1e-3)
-    assert alone.logprobs.text_offset[-1] < len(PROMPT)
+    alone = choice(prompt=PROMPT, max_tokens=0)
+    assert alone["text"] == PROMPT and alone["finish_reason"] == "length"
+    assert alone["logprobs"]["token_logprobs"][context:] == pytest.approx(scores, abs=1e-3)
+    assert alone["logprobs"]["text_offset"][-1] < len(PROMPT)
 
 
 def test_stop_strings_end_the_text(ask):
