@@ -85,7 +85,8 @@ pub enum Event {
         /// Tokens generated since the event before. All events' ids together are the completion, an
         /// end-of-sequence token and the tokens of a stop string included.
         token_ids: Vec<u32>,
-        /// Log probabilities, if asked for, of those tokens that are text.
+        /// Log probabilities, if asked for, of those tokens that are text; of a token that ends the answer, too, where
+        /// those of the prompt were asked for.
         logprobs: Vec<TextLogprob>,
     },
     /// The last event.

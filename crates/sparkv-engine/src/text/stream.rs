@@ -52,6 +52,9 @@ struct Source {
     pending: Vec<u32>,
     /// Log probabilities of those of them that are text, if asked for.
     pending_logprobs: Vec<TextLogprob>,
+    /// Whether the token that ends the answer has some, too: whoever has the prompt scored takes off as many as it asked
+    /// for.
+    counts_every_token: bool,
 }
 
 impl EventStream {
@@ -72,6 +75,7 @@ impl EventStream {
             completion_tokens: 0,
             pending: Vec::new(),
             pending_logprobs: Vec::new(),
+            counts_every_token: false,
         };
         let timings = Timings::default();
         Self { source: Some(source), ready: VecDeque::new(), prompt_tokens, timings }
@@ -114,6 +118,7 @@ impl EventStream {
         let cannot_decode = |error: tokenizers::Error| GenerateError::Decode(error.to_string());
         self.timings = event.timings;
         if let Some(logprobs) = &event.prompt_logprobs {
+            source.counts_every_token = true;
             let prompt = source.prompt_tokens(logprobs).map_err(cannot_decode)?;
             self.ready.push_back(Event::Prompt(prompt));
         }
@@ -151,9 +156,9 @@ impl Source {
             // A token that ends an answer is not text, even where the tokenizer has one for it.
             if token.is_text {
                 piece = self.text.push(token.id)?;
-                let logprobs = token.logprobs.as_ref();
-                self.pending_logprobs.extend(logprobs.map(|logprobs| self.text.logprob(token.id, logprobs)));
             }
+            let logprobs = token.logprobs.as_ref().filter(|_| token.is_text || self.counts_every_token);
+            self.pending_logprobs.extend(logprobs.map(|logprobs| self.text.logprob(token.id, logprobs)));
         }
         if is_last {
             piece.push_str(&self.text.finish()?);

@@ -157,6 +157,12 @@ async fn echo_with_logprobs_tells_how_likely_the_prompt_is() {
             chunks.iter().filter_map(|chunk| chunk.pointer("/choices/0/logprobs/token_logprobs")?.as_array());
         assert_eq!(tokens.flatten().cloned().collect::<Vec<_>>(), list("token_logprobs"));
     }
+    // One entry for each token asked for, whatever that is.
+    let end = json!({ "echo": true, "logprobs": 1, "max_tokens": 1, "logit_bias": { EOS.to_string(): 100 } });
+    let body = completion(&routes, end).await;
+    assert_eq!(body["choices"][0]["finish_reason"], "stop");
+    assert_eq!(body["choices"][0]["logprobs"]["tokens"].as_array().unwrap().len(), 7);
+    assert_eq!(body["choices"][0]["text"], "hello");
     let several = json!({ "echo": true, "logprobs": 0, "max_tokens": 0, "prompt": ["hello", "a"], "n": 2 });
     let body = completion(&routes, several).await;
     assert_eq!(texts(&body), ["hello", "hello", "a", "a"]);
