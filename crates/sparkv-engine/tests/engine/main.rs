@@ -12,6 +12,8 @@ mod demo;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod fetched;
+#[cfg(test)]
 mod formats;
 #[cfg(test)]
 mod scores;
