@@ -197,7 +197,7 @@ fn the_next_turn_does_not_compute_what_was_computed() {
     assert_eq!((&said, found), (&answer(&fake, &second), 48));
     assert_eq!(probe.steps() - steps, 22usize.div_ceil(CHUNK) + 8);
     // Whatever else it asks of its cache, but not in another precision.
-    second.kv = kv(r#"{"preset": "balanced"}"#);
+    second.kv = kv(r#"{"precision": "int8", "pruning": {"key_ratio": 0.5, "value_ratio": 0.5}}"#);
     assert_eq!(cached(&engine, &second), (said.clone(), 32), "its window's queries are needed");
     second.kv = kv(r#"{"precision": "f32"}"#);
     assert_eq!(cached(&engine, &second), (said, 0));

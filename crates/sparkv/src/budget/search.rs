@@ -178,9 +178,9 @@ mod tests {
         assert_eq!(form(1.0), (Precision::F16, 0.0, true));
         assert_eq!(form(0.6), (Precision::Int8, 0.0, true));
         assert_eq!(form(0.42), (Precision::Int8, 0.5, true));
-        assert_eq!(form(0.3), (Precision::Int8, 0.75, true));
-        assert_eq!(form(0.27), (Precision::Int8, 0.8, true));
-        assert_eq!(form(0.1), (Precision::Int8, 0.8, false));
+        assert_eq!(form(0.3), (Precision::Int4, 0.0, true));
+        assert_eq!(form(0.27), (Precision::Int4, 0.0, false));
+        assert_eq!(form(0.1), (Precision::Int4, 0.0, false));
         let eviction = choose(0.1).eviction().unwrap();
         assert_eq!(eviction.policy.name(), "snapkv");
         assert!(matches!(eviction.keep, Keep::Tokens(1000..8000)), "{eviction:?}");

@@ -151,13 +151,18 @@ impl CachePlan {
         (0..self.shape.layers).any(|layer| kept(layer) < self.prompt_tokens)
     }
 
+    /// Whether a prompt's rows are copied to where they stay, even if none are dropped.
+    pub(crate) fn copies_prompt(&self) -> bool {
+        self.quantize.is_some() || self.dense_growth().1 != Limit::NONE
+    }
+
     /// The most bytes held while the prompt is computed, layer by layer: the layers before, and one that is
-    /// still dense (where layers are compressed) beside what becomes of it.
+    /// still as it was computed (where it does not stay so) beside what becomes of it.
     pub(crate) fn prompt_bytes(&self) -> u64 {
         let rows = self.prompt_tokens.next_multiple_of(GROUP);
         let dense = chunk_bytes(&self.dense_keys, rows) + chunk_bytes(&self.dense_values, rows);
-        let compresses = self.quantize.is_some() || self.drops_prompt_tokens();
-        let dense_layer = if compresses { self.shape.attention.kv_heads * dense } else { 0 };
+        let copied = self.copies_prompt() || self.drops_prompt_tokens();
+        let dense_layer = if copied { self.shape.attention.kv_heads * dense } else { 0 };
         self.bytes_after(0) + (dense_layer + self.observed_bytes()) as u64
     }
 

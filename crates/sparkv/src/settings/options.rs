@@ -123,12 +123,20 @@ pub(crate) fn merge(base: &KvOptions, over: KvOptions) -> KvOptions {
         }),
         (base, over) => over.or(base),
     };
+    // Who prunes a preset of whole rows asks for rows that can be pruned.
+    let prunes = pruning.as_ref().is_some_and(|pruning| {
+        [pruning.key_ratio, pruning.value_ratio].into_iter().flatten().any(|ratio| ratio > 0.0)
+    });
+    let inherited = match base.precision {
+        Some(Precision::F16 | Precision::Int4) if prunes => Some(Precision::Int8),
+        precision => precision,
+    };
     KvOptions {
         preset: None,
         budget: over.budget.or(base.budget),
         eviction,
         pruning,
-        precision: over.precision.or(base.precision),
+        precision: over.precision.or(inherited),
         window: over.window.or(base.window),
         sinks: over.sinks.or(base.sinks),
         continues: over.continues.or(base.continues),

@@ -113,9 +113,14 @@ mod tests {
 
     #[test]
     fn single_fields_override_those_of_the_preset() {
+        // Rows of four bits cannot be pruned: those of one byte are what is meant.
         let settings = fixed(r#"{"preset": "balanced", "pruning": {"key_ratio": 0.75}}"#);
-        assert_eq!((settings.key_ratio(), settings.value_ratio()), (0.75, 0.5));
+        assert_eq!((settings.key_ratio(), settings.value_ratio()), (0.75, 0.0));
         assert_eq!((settings.precision(), settings.preset()), (Precision::Int8, CUSTOM));
+        let settings = fixed(r#"{"preset": "balanced", "pruning": {"key_ratio": 0.0}, "window": 64}"#);
+        assert_eq!((settings.precision(), settings.window()), (Precision::Int4, 64));
+        let both = r#"{"preset": "balanced", "pruning": {"key_ratio": 0.75}, "precision": "int4"}"#;
+        assert_eq!(resolve(both).unwrap_err().param, "precision");
 
         let settings = fixed(r#"{"preset": "aggressive", "eviction": {"max_tokens": 500}}"#);
         assert_eq!(settings.eviction(), evicting("snapkv", Keep::Tokens(500)));

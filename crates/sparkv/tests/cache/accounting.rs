@@ -33,7 +33,12 @@ fn held_bytes_are_those_of_the_arithmetic() {
             r#"{"pruning": {"key_ratio": 0.75, "value_ratio": 0.5}, "precision": "int8"}"#,
             packed_bytes(128, (0.75, 0.5)),
         ),
-        (r#"{"preset": "balanced"}"#, packed_bytes(128, (0.5, 0.5))),
+        (
+            r#"{"precision": "int8", "pruning": {"key_ratio": 0.5, "value_ratio": 0.5}}"#,
+            packed_bytes(128, (0.5, 0.5)),
+        ),
+        // Half a byte a value and two bytes for 32 of them, and as many bytes of means as of scalings.
+        (r#"{"preset": "balanced"}"#, 2 * (64 + 8)),
     ];
     for (json, packed) in cases {
         let config = config(128);
@@ -41,8 +46,9 @@ fn held_bytes_are_those_of_the_arithmetic() {
         let (layer, _) = Layer::run(config, &settings(json), &tokens, 1000);
         let dense_token = 2 * 2 * 128;
         let quantized = (1000 - 36) / 32 * 32;
+        let domain = if json.contains("preset") { 2 * 4 * 128 } else { 4 * 128 };
         let head_bytes =
-            (1000usize - quantized).next_multiple_of(16) * dense_token + quantized * packed + 4 * 128;
+            (1000usize - quantized).next_multiple_of(16) * dense_token + quantized * packed + domain;
         assert_eq!(layer.cache.bytes(), 2 * head_bytes as u64, "{json}");
         let usage = layer.cache.usage();
         assert_eq!((usage.kept_tokens, usage.prompt_tokens), (1000, 1000));
@@ -68,7 +74,7 @@ fn the_exact_cache_holds_the_dense_bytes() {
 fn a_long_generation_keeps_its_bytes_per_token() {
     let config = config(64);
     let tokens = Tokens::random(&config, 200 + 640);
-    let settings = settings(r#"{"preset": "balanced"}"#);
+    let settings = settings(r#"{"precision": "int8", "pruning": {"key_ratio": 0.5, "value_ratio": 0.5}}"#);
     let mut layer = Layer::new(config, &settings, 200);
     layer.prompt(&tokens.slice(0, 200));
     // From the same fill of the tail to the same fill of the tail.
@@ -279,5 +285,32 @@ proptest! {
         }
         drop(cache);
         prop_assert_eq!(pool.held(), 0);
+    }
+}
+
+/// A prompt that is bounded from the start is copied into its bounded store, though nothing is dropped yet.
+#[test]
+fn what_a_prompt_is_copied_to_is_promised_beside_it() {
+    let config = config(64);
+    let shape = KvShape { layers: 1, attention: config };
+    let tokens = Tokens::random(&config, 100);
+    for json in [
+        "{}",
+        r#"{"precision": "int4"}"#,
+        r#"{"preset": "aggressive"}"#,
+        r#"{"eviction": {"policy": "streaming", "max_tokens": 500}}"#,
+        r#"{"eviction": {"policy": "streaming", "max_tokens": 80}}"#,
+        r#"{"eviction": {"policy": "snapkv", "keep_ratio": 1.0}}"#,
+    ] {
+        let settings = settings(json);
+        let mut layer = Layer::new(config, &settings, 100);
+        layer.attend(&tokens);
+        let before = layer.cache.bytes();
+        layer.cache.layers_mut()[0].finish_prompt().unwrap();
+        let after = layer.cache.bytes();
+        // What stays as it is is not copied.
+        let peak = if json == "{}" || json.contains("1.0") { before } else { before + after };
+        let promised = settings.prompt_bytes(&shape, 100).unwrap();
+        assert!(peak <= promised, "{json}: {before} and {after}, promised {promised}");
     }
 }

@@ -235,7 +235,7 @@ impl HeadCache {
         observed: &ObservedQueries,
     ) {
         let (growth, limit) = plan.dense_growth();
-        if survivors.len() == self.dense.len() && plan.quantize.is_none() && limit == Limit::NONE {
+        if survivors.len() == self.dense.len() && !plan.copies_prompt() {
             self.settled = self.dense.len();
             return;
         }
