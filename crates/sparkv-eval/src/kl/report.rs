@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use plotters::prelude::*;
+use sparkv::KvOptions;
 
 use super::Summary;
 
@@ -86,7 +87,7 @@ fn draw(
             .label(family)
             .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], color.stroke_width(2)));
         chart.draw_series(members.iter().map(|member| {
-            let label = Text::new(short(&member.kv), (7, -6), ("sans-serif", 11));
+            let label = Text::new(label(&member.kv), (7, -6), ("sans-serif", 11));
             EmptyElement::at(at(member)) + Circle::new((0, 0), 4, color.filled()) + label
         }))?;
     }
@@ -95,10 +96,25 @@ fn draw(
     Ok(())
 }
 
-/// A name that fits beside a point.
-fn short(name: &str) -> String {
-    let plain: String = name.chars().filter(|c| !"{}\"".contains(*c)).collect();
-    if plain.chars().count() <= 40 { plain } else { plain.chars().take(39).chain(['\u{2026}']).collect() }
+/// What fits beside a point: a preset's name, or the settings in a few words.
+fn label(name: &str) -> String {
+    let Ok(options) = serde_json::from_str::<KvOptions>(name) else { return name.to_owned() };
+    let share = |share: f64| format!("{share}").trim_start_matches('0').to_owned();
+    let mut words: Vec<String> = options.preset.into_iter().collect();
+    words.extend(options.precision.map(|precision| format!("{precision:?}").to_lowercase()));
+    if let Some(pruning) = options.pruning {
+        let [keys, values] =
+            [pruning.key_ratio, pruning.value_ratio].map(|ratio| share(ratio.unwrap_or(0.0)));
+        words.push(format!("{keys}/{values}"));
+        words.extend(pruning.center_keys.filter(|centred| *centred).map(|_| "centred".to_owned()));
+    }
+    if let Some(eviction) = options.eviction {
+        words.extend(eviction.policy.map(|policy| policy.name().to_owned()));
+        words.extend(eviction.keep_ratio.map(share));
+        words.extend(eviction.max_tokens.map(|tokens| tokens.to_string()));
+    }
+    words.extend(options.budget.map(|budget| budget.to_string()));
+    words.join(" ")
 }
 
 #[cfg(test)]
@@ -140,5 +156,8 @@ mod tests {
             assert!(svg.contains(name), "{name}");
         }
         assert!(plot(&[]).is_err());
+        let json = r#"{"pruning": {"key_ratio": 0.75, "value_ratio": 0.5, "center_keys": true}, "precision": "int8",
+            "eviction": {"policy": "snapkv", "keep_ratio": 0.5}}"#;
+        assert_eq!(label(json), "int8 .75/.5 centred snapkv .5");
     }
 }
