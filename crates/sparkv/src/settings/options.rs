@@ -16,7 +16,8 @@ pub enum Precision {
     F16,
     /// 1 byte a value and one f16 scale a row.
     Int8,
-    /// Half a byte a value and one f16 scale for every 32 of a row; without pruning.
+    /// Half a byte a value and one f16 scale for every 32 of a row, of rows without the prompt's mean that are rotated; without
+    /// pruning.
     Int4,
 }
 

@@ -24,7 +24,7 @@ pub(crate) struct HeadCache {
     dense: KvRows,
     /// Dense rows that are not taken back: with fewer, more or less would be quantized than is.
     settled: usize,
-    /// What was done to the keys in `quantized`, once there is something to know it from.
+    /// What was done to the keys in `quantized`, where anything was, once there is something to know it from.
     key_domain: Option<KeyDomain>,
     /// What was done to the values there, where anything was.
     value_domain: Option<ValueDomain>,
