@@ -1,6 +1,7 @@
 //! Many requests on one engine, over a model of a real shape with made-up weights. Prints JSON, a line a scenario.
 //!
-//! `cargo bench -p sparkv-eval --bench serving -- [SCENARIO...] [--shape FILE] [--weights q8_0] [--length TOKENS]`
+//! `cargo bench -p sparkv-eval --bench serving -- [SCENARIO...] [--shape FILE] [--weights q8_0] [--length TOKENS]
+//! [--tokens TOKENS]`
 //!
 //! - `batch`: tokens per second of 16 answers at once, and of one alone.
 //! - `stall`: the gaps between an answer's tokens without and with a long prompt being computed beside it, and what
@@ -36,6 +37,9 @@ struct Options {
     /// Tokens of the long prompt; left out: 16384 to stall with, 32768 for the peak, 8192 otherwise
     #[arg(long)]
     length: Option<usize>,
+    /// Tokens of each answer of a batch: a small model wants more of them, or the first have ended before the last begin
+    #[arg(long, default_value_t = 96)]
+    tokens: usize,
     /// Time for prompts in a step, in units of the time for a token
     #[arg(long, default_value_t = sparkv_engine::core::PROMPT_BALANCE)]
     balance: f64,
@@ -66,7 +70,7 @@ fn main() -> anyhow::Result<()> {
     for scenario in asked {
         let length = |default| options.length.unwrap_or(default);
         let report = match scenario {
-            Scenario::Batch => scenarios.batch(16)?,
+            Scenario::Batch => scenarios.batch(16, options.tokens)?,
             Scenario::Stall => scenarios.stall(length(16384))?,
             Scenario::Held => scenarios.held(length(8192))?,
             Scenario::Peak => scenarios.peak(length(32768))?,

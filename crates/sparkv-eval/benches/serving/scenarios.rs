@@ -44,12 +44,11 @@ impl Scenarios {
     }
 
     /// Tokens per second of `many` answers at once, and of one alone, in turns.
-    pub(crate) fn batch(&self, many: usize) -> anyhow::Result<Value> {
-        const TOKENS: usize = 96;
+    pub(crate) fn batch(&self, many: usize, tokens: usize) -> anyhow::Result<Value> {
         let engine = self.engine(u64::MAX, false)?;
         let speed = |count: usize| -> anyhow::Result<f64> {
             let clients = (0..count)
-                .map(|seed| Client::start(&engine, request(&engine, seed, 32, TOKENS)))
+                .map(|seed| Client::start(&engine, request(&engine, seed, 32, tokens)))
                 .collect::<anyhow::Result<Vec<_>>>()?;
             let mut times = vec![Vec::new(); count];
             for (client, times) in clients.iter().zip(&mut times) {
@@ -61,6 +60,10 @@ impl Scenarios {
             let begun = times.iter().filter_map(|times| times.first().copied()).max();
             let ended = times.iter().filter_map(|times| times.last().copied()).min();
             let (begun, ended) = begun.zip(ended).context("nothing was answered")?;
+            anyhow::ensure!(
+                begun < ended,
+                "the first answer ended before the last began: give --tokens more"
+            );
             let heard = times.iter().flatten().filter(|time| **time > begun && **time <= ended).count();
             Ok(heard as f64 / (ended - begun).as_secs_f64())
         };
