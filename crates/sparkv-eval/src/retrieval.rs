@@ -255,7 +255,8 @@ impl Retrieval<'_> {
     }
 }
 
-fn most_likely(logits: &[f32]) -> Option<u32> {
+/// The token with the largest logit, or logarithm of a probability.
+pub(crate) fn most_likely(logits: &[f32]) -> Option<u32> {
     let best = logits.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
     best.and_then(|(token, _)| u32::try_from(token).ok())
 }

@@ -176,7 +176,7 @@ impl Job {
             ended = ends || complete;
             token = Some(Token { id, is_text: !ends, logprobs });
         }
-        let prompt_logprobs = (self.wants_prompt_logits()).then(|| std::mem::take(&mut self.prompt_logprobs));
+        let prompt_logprobs = self.wants_prompt_logits().then(|| std::mem::take(&mut self.prompt_logprobs));
         match self.answered {
             Some(answered) => self.timings.decode_seconds = answered.elapsed().as_secs_f64(),
             None => {

@@ -118,13 +118,18 @@ impl TextEngine {
     fn submit(&self, request: &TokenRequest, nth: u64, form: &TextForm) -> Result<EventStream, RequestError> {
         let mut request = request.clone();
         request.sampling.seed = request.sampling.seed.map(|seed| seed.wrapping_add(nth));
-        let prompt = PromptText { ids: request.prompt.clone(), spells_special: form.spells_special };
+        let prompt_tokens = request.prompt.len();
+        let scored = request.prompt_logprobs.map(|_| PromptText {
+            model: Arc::clone(&self.text),
+            ids: request.prompt.clone(),
+            spells_special: form.spells_special,
+        });
         let context = if form.continues { request.prompt.as_slice() } else { &[] };
         let text = Detokenizer::after(Arc::clone(&self.text), context)
             .map_err(|error| RequestError::invalid("prompt", format!("cannot be decoded: {error}")))?;
         let stop = StopMatcher::new(form.stop.clone(), request.sampling.min_tokens);
         let tokens = self.tokens.submit(request)?;
-        Ok(EventStream::new(tokens, Arc::clone(&self.text), text, stop, prompt))
+        Ok(EventStream::new(tokens, text, stop, prompt_tokens, scored))
     }
 
     /// The tokens of a prompt, as [`Self::generate`] would continue them.

@@ -34,48 +34,68 @@ pub struct EventStream {
 /// The tokens of a prompt, as far as their text matters.
 #[derive(Debug)]
 pub(super) struct PromptText {
+    pub(super) model: Arc<TextModel>,
     pub(super) ids: Vec<u32>,
     /// Whether the names of special tokens are part of its text: it came as tokens.
     pub(super) spells_special: bool,
+}
+
+impl PromptText {
+    /// Its tokens; `logprobs` are those from the second on.
+    fn tokens(&self, logprobs: &[TokenLogprobs]) -> tokenizers::Result<Vec<PromptToken>> {
+        let mut text = Detokenizer::after(Arc::clone(&self.model), &[])?;
+        let mut offset = 0;
+        let logprobs = std::iter::once(None).chain(logprobs.iter().map(Some));
+        let tokens = self.ids.iter().zip(logprobs).map(|(&id, logprobs)| {
+            let token = PromptToken {
+                id,
+                bytes: self.model.bytes(id).to_vec(),
+                offset,
+                logprob: logprobs.map(|logprobs| logprobs.logprob),
+                top: logprobs.map_or_else(Vec::new, |logprobs| {
+                    logprobs.top.iter().map(|&(id, logprob)| score(&self.model, id, logprob)).collect()
+                }),
+            };
+            let spelled = self.spells_special && self.model.is_special(id);
+            let special = if spelled { String::from_utf8_lossy(&token.bytes) } else { "".into() };
+            offset += text.push(id)?.chars().count() + special.chars().count();
+            Ok(token)
+        });
+        tokens.collect()
+    }
 }
 
 /// Where the tokens come from, and what becomes of them.
 #[derive(Debug)]
 struct Source {
     tokens: TokenStream,
-    model: Arc<TextModel>,
     text: Detokenizer,
     stop: StopMatcher,
-    prompt: PromptText,
+    /// Where what the model thinks of the prompt is asked for.
+    scored: Option<PromptText>,
     completion_tokens: usize,
     /// Tokens taken since the last event.
     pending: Vec<u32>,
     /// Log probabilities of those of them that are text, if asked for.
     pending_logprobs: Vec<TextLogprob>,
-    /// Whether the token that ends the answer has some, too: whoever has the prompt scored takes off as many as it asked
-    /// for.
-    counts_every_token: bool,
 }
 
 impl EventStream {
     pub(super) fn new(
         tokens: TokenStream,
-        model: Arc<TextModel>,
         text: Detokenizer,
         stop: StopMatcher,
-        prompt: PromptText,
+        prompt_tokens: usize,
+        scored: Option<PromptText>,
     ) -> Self {
-        let prompt_tokens = prompt.ids.len();
         let source = Source {
             tokens,
-            model,
             text,
             stop,
-            prompt,
+            scored,
             completion_tokens: 0,
             pending: Vec::new(),
             pending_logprobs: Vec::new(),
-            counts_every_token: false,
         };
         let timings = Timings::default();
         Self { source: Some(source), ready: VecDeque::new(), prompt_tokens, timings }
@@ -117,10 +137,8 @@ impl EventStream {
         let event = event?;
         let cannot_decode = |error: tokenizers::Error| GenerateError::Decode(error.to_string());
         self.timings = event.timings;
-        if let Some(logprobs) = &event.prompt_logprobs {
-            source.counts_every_token = true;
-            let prompt = source.prompt_tokens(logprobs).map_err(cannot_decode)?;
-            self.ready.push_back(Event::Prompt(prompt));
+        if let (Some(prompt), Some(logprobs)) = (&source.scored, &event.prompt_logprobs) {
+            self.ready.push_back(Event::Prompt(prompt.tokens(logprobs).map_err(cannot_decode)?));
         }
         let Released { text, stopped } =
             source.release(event.token.as_ref(), event.finish.is_some()).map_err(cannot_decode)?;
@@ -134,7 +152,7 @@ impl EventStream {
             Some(reason) => {
                 self.ready.push_back(source.text_event(text));
                 let usage = Usage {
-                    prompt_tokens: source.prompt.ids.len(),
+                    prompt_tokens: self.prompt_tokens,
                     cached_tokens: event.cached_tokens,
                     completion_tokens: source.completion_tokens,
                     kv_cache: event.kv,
@@ -157,7 +175,8 @@ impl Source {
             if token.is_text {
                 piece = self.text.push(token.id)?;
             }
-            let logprobs = token.logprobs.as_ref().filter(|_| token.is_text || self.counts_every_token);
+            // Whoever has the prompt scored takes off as many as it asked for, the token that ends the answer included.
+            let logprobs = token.logprobs.as_ref().filter(|_| token.is_text || self.scored.is_some());
             self.pending_logprobs.extend(logprobs.map(|logprobs| self.text.logprob(token.id, logprobs)));
         }
         if is_last {
@@ -168,29 +187,6 @@ impl Source {
             released.text.push_str(&self.stop.finish());
         }
         Ok(released)
-    }
-
-    /// The tokens of the prompt; `logprobs` are those from the second on.
-    fn prompt_tokens(&self, logprobs: &[TokenLogprobs]) -> tokenizers::Result<Vec<PromptToken>> {
-        let mut text = Detokenizer::after(Arc::clone(&self.model), &[])?;
-        let mut offset = 0;
-        let logprobs = std::iter::once(None).chain(logprobs.iter().map(Some));
-        let tokens = self.prompt.ids.iter().zip(logprobs).map(|(&id, logprobs)| {
-            let token = PromptToken {
-                id,
-                bytes: self.model.bytes(id).to_vec(),
-                offset,
-                logprob: logprobs.map(|logprobs| logprobs.logprob),
-                top: logprobs.map_or_else(Vec::new, |logprobs| {
-                    logprobs.top.iter().map(|&(id, logprob)| score(&self.model, id, logprob)).collect()
-                }),
-            };
-            let spelled = self.prompt.spells_special && self.model.is_special(id);
-            let special = if spelled { String::from_utf8_lossy(&token.bytes) } else { "".into() };
-            offset += text.push(id)?.chars().count() + special.chars().count();
-            Ok(token)
-        });
-        tokens.collect()
     }
 
     /// An event for `text` and the tokens since the last event.

@@ -16,7 +16,7 @@ use sparkv::splitmix::mix;
 use sparkv::{KvSettings, SequenceCache};
 use sparkv_models::{Decoder, LanguageModel, SpanStep};
 
-use crate::retrieval::{EvalError, SettingsUnderTest};
+use crate::retrieval::{EvalError, SettingsUnderTest, most_likely};
 
 pub use report::{plot, table};
 pub use texts::BUILT_IN;
@@ -240,7 +240,7 @@ impl Comparison {
             let nats = |(&p, &q): (&f32, &f32)| f64::from(p).exp() * f64::from(p - q);
             p.iter().zip(q).map(nats).sum::<f64>().max(0.0)
         });
-        let same = pairs().filter(|(p, q)| likeliest(p) == likeliest(q)).count();
+        let same = pairs().filter(|(p, q)| most_likely(p) == most_likely(q)).count();
         // The last position predicts what is not in the text.
         let next = tokens.iter().skip(1).map(|&token| token as usize);
         let loss =
@@ -252,11 +252,6 @@ impl Comparison {
             loss_difference: mean(&loss),
         }
     }
-}
-
-fn likeliest(log_probabilities: &[f32]) -> Option<usize> {
-    let best = log_probabilities.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
-    best.map(|(token, _)| token)
 }
 
 fn mean(values: &[f64]) -> f64 {

@@ -166,8 +166,10 @@ impl HfConfig {
             SlidingWindow::IfUsed if self.use_sliding_window != Some(true) => Ok(None),
             // Transformers' defaults for what is missing.
             SlidingWindow::IfUsed => match self.max_window_layers.unwrap_or(28) {
-                _ if self.layer_types.is_some() => Ok(self.sliding_window.unwrap_or(Some(4096))),
-                0 => Ok(self.sliding_window.unwrap_or(Some(4096))),
+                // `layer_types`, where it is, says more, and is checked.
+                layers if layers == 0 || self.layer_types.is_some() => {
+                    Ok(self.sliding_window.unwrap_or(Some(4096)))
+                }
                 layers if layers >= self.num_hidden_layers => Ok(None),
                 layers => Err(ConfigError::unsupported("max_window_layers", layers.to_string())),
             },

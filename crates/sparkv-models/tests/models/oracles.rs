@@ -150,19 +150,29 @@ fn in_both_formats(config: &Value, weights: &Weights, architecture: &str) -> [De
     [load(config, weights), Decoder::load(&read, &source, WeightFormat::F32, &Device::Cpu, &()).unwrap()]
 }
 
+/// `oracle` makes a model that gives the logits of the last of the tokens from a position on.
+fn compare_with_qwen<F: FnMut(&Tensor, usize) -> candle_core::Result<Tensor>>(
+    config: &Value,
+    seed: u64,
+    architecture: &str,
+    oracle: impl Fn(VarBuilder<'_>) -> F,
+) {
+    let weights = random_weights(config, seed);
+    for decoder in in_both_formats(config, &weights, architecture) {
+        let mut forward = oracle(VarBuilder::from_tensors(weights.clone(), DType::F32, &Device::Cpu));
+        compare(&decoder, TOLERANCE, |tokens, position| values(forward(&ids(tokens), position).unwrap()));
+    }
+}
+
 #[test]
 fn qwen2_with_biases_of_q_k_and_v() {
     for tied in [false, true] {
         let config = qwen(2, json!({"tie_word_embeddings": tied}));
-        let weights = random_weights(&config, 6);
         let oracle_config: oracle_qwen2::Config = serde_json::from_value(config.clone()).unwrap();
-        for decoder in in_both_formats(&config, &weights, "qwen2") {
-            let vars = VarBuilder::from_tensors(weights.clone(), DType::F32, &Device::Cpu);
+        compare_with_qwen(&config, 6, "qwen2", |vars| {
             let mut oracle = oracle_qwen2::ModelForCausalLM::new(&oracle_config, vars).unwrap();
-            compare(&decoder, TOLERANCE, |tokens, position| {
-                values(oracle.forward(&ids(tokens), position).unwrap())
-            });
-        }
+            move |ids, position| oracle.forward(ids, position)
+        });
     }
 }
 
@@ -171,15 +181,11 @@ fn qwen3_with_normalized_queries_and_keys() {
     for tied in [false, true] {
         let changes = json!({"tie_word_embeddings": tied, "head_dim": 128, "attention_bias": false});
         let config = qwen(3, changes);
-        let weights = random_weights(&config, 7);
         let oracle_config: oracle_qwen3::Config = serde_json::from_value(config.clone()).unwrap();
-        for decoder in in_both_formats(&config, &weights, "qwen3") {
-            let vars = VarBuilder::from_tensors(weights.clone(), DType::F32, &Device::Cpu);
+        compare_with_qwen(&config, 7, "qwen3", |vars| {
             let mut oracle = oracle_qwen3::ModelForCausalLM::new(&oracle_config, vars).unwrap();
-            compare(&decoder, TOLERANCE, |tokens, position| {
-                values(oracle.forward(&ids(tokens), position).unwrap())
-            });
-        }
+            move |ids, position| oracle.forward(ids, position)
+        });
     }
 }
 

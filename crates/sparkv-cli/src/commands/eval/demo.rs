@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use sparkv_eval::{Measurement, Mode, Retrieval, SampleShape, TaskSet, table};
 
-use super::{Evaluation, progress_bar};
+use super::{Evaluation, progress_bar, write_json};
 
 /// Tokens of the prompts, if nothing is said.
 const LENGTHS: [usize; 4] = [256, 512, 1024, 2048];
@@ -73,11 +73,7 @@ pub(super) fn eval(options: &DemoOptions, evaluation: &Evaluation<'_>) -> anyhow
     for &tokens in lengths {
         retrieval.check(compared, shape(tokens)).with_context(|| format!("at {tokens} tokens"))?;
     }
-    let save = |measurements: &[Measurement]| match json {
-        None => Ok(()),
-        Some(path) => std::fs::write(path, serde_json::to_string_pretty(measurements)?)
-            .with_context(|| format!("cannot write {}", path.display())),
-    };
+    let save = |measurements: &[Measurement]| json.map_or(Ok(()), |path| write_json(path, measurements));
     save(&[])?;
     let bar = progress_bar(compared.len() * lengths.len() * samples)?;
     let mut measurements: Vec<Measurement> = Vec::new();

@@ -12,7 +12,7 @@ use sparkv_eval::kl::{
     BUILT_IN, Cut, Divergence, Subject, TokenText, check, divergence, plot, summarize, table,
 };
 
-use super::{Evaluation, progress_bar};
+use super::{Evaluation, progress_bar, write_json};
 
 /// Tokens of a prefix, if nothing is said.
 const PREFIX: usize = 1792;
@@ -108,7 +108,7 @@ pub(super) fn eval(options: &KlOptions, evaluation: &Evaluation<'_>) -> anyhow::
         divergence(subject, text, cut, &missing, |found| -> anyhow::Result<()> {
             known.push(found);
             bar.inc(1);
-            json.map_or(Ok(()), |path| write(path, &known))
+            json.map_or(Ok(()), |path| write_json(path, &known))
         })?;
     }
     bar.finish_and_clear();
@@ -130,9 +130,4 @@ fn read(path: &Path) -> anyhow::Result<Vec<Divergence>> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
-}
-
-fn write(path: &Path, divergences: &[Divergence]) -> anyhow::Result<()> {
-    let text = serde_json::to_string_pretty(divergences)?;
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -3,10 +3,12 @@
 mod demo;
 mod kl;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use sparkv::KvOptions;
 use sparkv::settings::EXACT;
 use sparkv_engine::TextModel;
@@ -112,4 +114,10 @@ fn progress_bar(steps: usize) -> anyhow::Result<ProgressBar> {
     let bar = ProgressBar::new(steps as u64);
     bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {eta}")?);
     Ok(bar)
+}
+
+/// Writes measurements to a file.
+fn write_json(path: &Path, measurements: &[impl Serialize]) -> anyhow::Result<()> {
+    std::fs::write(path, serde_json::to_string_pretty(measurements)?)
+        .with_context(|| format!("cannot write {}", path.display()))
 }

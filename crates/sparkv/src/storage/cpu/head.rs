@@ -24,10 +24,8 @@ pub(crate) struct HeadCache {
     dense: KvRows,
     /// Dense rows that are not taken back: with fewer, more or less would be quantized than is.
     settled: usize,
-    /// What was done to the keys in `quantized`, where anything was, once there is something to know it from.
-    key_domain: Option<KeyDomain>,
-    /// What was done to the values there, where anything was.
-    value_domain: Option<ValueDomain>,
+    /// What was done to the rows in `quantized`, once there is something to know it from.
+    domains: Domains,
     pool: KvPool,
 }
 
@@ -45,76 +43,100 @@ pub(super) struct QueryHeads {
     pub(super) group: usize,
 }
 
-/// The domain of quantized keys.
+/// What is done to rows before they are quantized, where anything is.
+#[derive(Debug, Default)]
+struct Domains {
+    keys: Option<KeyDomain>,
+    values: Option<Rotated>,
+}
+
+/// The domain of quantized keys. The product with a query that the inverse was done to is the same.
 #[derive(Debug)]
-struct KeyDomain {
-    transform: KeyTransform,
-    /// (head_dim): subtracted from keys before. A constant on all keys does not change a softmax, so that it only
-    /// has to be known for the scores of dense keys to go with those of quantized ones.
+enum KeyDomain {
+    Scaled(Scaled),
+    Rotated(Rotated),
+}
+
+/// Keys that are multiplied channel by channel: (k - mean) * scaling.
+#[derive(Debug)]
+struct Scaled {
+    /// (head_dim): sqrt(n), by which keys are multiplied and queries divided.
+    scaling: Box<[f32]>,
+    /// (head_dim): see [`KeyDomain::mean`].
     mean: Option<Box<[f32]>>,
     charge: Charge,
 }
 
-/// What is done to keys. The product with a query that the inverse was done to is the same.
+/// Rows without their mean, rotated ([`rotate_hadamard`]).
 #[derive(Debug)]
-enum KeyTransform {
-    /// (head_dim): sqrt(n), by which keys are multiplied and queries divided.
-    Scaled(Box<[f32]>),
-    /// Keys and queries are rotated ([`rotate_hadamard`]).
-    Rotated,
-}
-
-impl KeyDomain {
-    fn new(transform: KeyTransform, mean: Option<Box<[f32]>>, pool: &KvPool) -> Self {
-        let scaling = match &transform {
-            KeyTransform::Scaled(scaling) => size_of_val(&scaling[..]),
-            KeyTransform::Rotated => 0,
-        };
-        let bytes = scaling + mean.as_deref().map_or(0, size_of_val);
-        Self { transform, mean, charge: pool.charge(bytes) }
-    }
-
-    fn bytes(&self) -> usize {
-        self.charge.bytes() as usize
-    }
-
-    /// Brings keys (tokens, head_dim) into the domain.
-    fn apply(&self, keys: &mut [f32], head_dim: usize) {
-        if let Some(mean) = &self.mean {
-            subtract(keys, mean);
-        }
-        match &self.transform {
-            KeyTransform::Scaled(scaling) => {
-                for key in keys.chunks_exact_mut(head_dim) {
-                    key.iter_mut().zip(scaling).for_each(|(key, factor)| *key *= factor);
-                }
-            }
-            KeyTransform::Rotated => rotate_hadamard(keys, head_dim),
-        }
-    }
-}
-
-/// The domain of quantized values: rotated, without their mean.
-#[derive(Debug)]
-struct ValueDomain {
+struct Rotated {
     /// (head_dim)
     mean: Box<[f32]>,
     charge: Charge,
 }
 
-impl ValueDomain {
+impl Domains {
+    fn bytes(&self) -> usize {
+        let keys = self.keys.as_ref().map(|domain| match domain {
+            KeyDomain::Scaled(scaled) => &scaled.charge,
+            KeyDomain::Rotated(rotated) => &rotated.charge,
+        });
+        let charges = keys.into_iter().chain(self.values.as_ref().map(|rotated| &rotated.charge));
+        charges.map(|charge| charge.bytes() as usize).sum()
+    }
+
+    /// Brings keys and values (tokens, head_dim) into their domains.
+    fn apply(&self, keys: &mut [f32], values: &mut [f32]) {
+        match &self.keys {
+            Some(KeyDomain::Scaled(scaled)) => scaled.apply(keys),
+            Some(KeyDomain::Rotated(rotated)) => rotated.apply(keys),
+            None => {}
+        }
+        if let Some(rotated) = &self.values {
+            rotated.apply(values);
+        }
+    }
+}
+
+impl KeyDomain {
+    /// (head_dim): subtracted from keys before all else. A constant on all keys does not change a softmax, so that it only
+    /// has to be known for the scores of dense keys to go with those of quantized ones.
+    fn mean(&self) -> Option<&[f32]> {
+        match self {
+            Self::Scaled(scaled) => scaled.mean.as_deref(),
+            Self::Rotated(rotated) => Some(&rotated.mean),
+        }
+    }
+}
+
+impl Scaled {
+    fn new(scaling: Box<[f32]>, mean: Option<Box<[f32]>>, pool: &KvPool) -> Self {
+        let bytes = size_of_val(&scaling[..]) + mean.as_deref().map_or(0, size_of_val);
+        Self { scaling, mean, charge: pool.charge(bytes) }
+    }
+
+    fn apply(&self, keys: &mut [f32]) {
+        if let Some(mean) = &self.mean {
+            subtract(keys, mean);
+        }
+        for key in keys.chunks_exact_mut(self.scaling.len()) {
+            key.iter_mut().zip(&self.scaling).for_each(|(key, factor)| *key *= factor);
+        }
+    }
+}
+
+impl Rotated {
     fn new(mean: Box<[f32]>, pool: &KvPool) -> Self {
         let charge = pool.charge(size_of_val(&mean[..]));
         Self { mean, charge }
     }
 
-    /// Brings values (tokens, head_dim) into the domain.
-    fn apply(&self, values: &mut [f32]) {
-        subtract(values, &self.mean);
-        rotate_hadamard(values, self.mean.len());
+    fn apply(&self, rows: &mut [f32]) {
+        subtract(rows, &self.mean);
+        rotate_hadamard(rows, self.mean.len());
     }
 
-    /// Brings a sum of values (head_dim) back, each of which was multiplied by a weight; `total`: the weights' sum.
+    /// Brings a sum of rows (head_dim) back, each of which was multiplied by a weight; `total`: the weights' sum.
     fn restore(&self, sum: &mut [f32], total: f32) {
         rotate_hadamard(sum, self.mean.len());
         sum.iter_mut().zip(&self.mean).for_each(|(sum, mean)| *sum += total * mean);
@@ -130,8 +152,7 @@ fn subtract(rows: &mut [f32], mean: &[f32]) {
 impl HeadCache {
     pub(crate) fn new(plan: &CachePlan, pool: &KvPool) -> Self {
         let dense = KvRows::new(plan.dense_keys, plan.dense_values, Growth::Share, Limit::NONE, pool);
-        let (key_domain, value_domain) = (None, None);
-        Self { quantized: None, dense, settled: 0, key_domain, value_domain, pool: pool.clone() }
+        Self { quantized: None, dense, settled: 0, domains: Domains::default(), pool: pool.clone() }
     }
 
     /// Bytes that the next token may allocate, a block that it quantizes included; what it frees is not counted.
@@ -163,10 +184,7 @@ impl HeadCache {
 
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
-        self.quantized.as_ref().map_or(0, KvRows::bytes)
-            + self.dense.bytes()
-            + self.key_domain.as_ref().map_or(0, KeyDomain::bytes)
-            + self.value_domain.as_ref().map_or(0, |domain| domain.charge.bytes() as usize)
+        self.quantized.as_ref().map_or(0, KvRows::bytes) + self.dense.bytes() + self.domains.bytes()
     }
 
     /// Makes room for the prompt.
@@ -197,12 +215,7 @@ impl HeadCache {
         let (mut keys, mut values) = (Vec::with_capacity(len), Vec::with_capacity(len));
         self.dense.keys.take_block(plan.sinks, &mut keys);
         self.dense.values.take_block(plan.sinks, &mut values);
-        if let Some(domain) = &self.key_domain {
-            domain.apply(&mut keys, plan.shape.attention.head_dim);
-        }
-        if let Some(domain) = &self.value_domain {
-            domain.apply(&mut values);
-        }
+        self.domains.apply(&mut keys, &mut values);
         quantized.push_block(&keys, &values);
         // The token that this makes room for would have to come again.
         self.settled = self.dense.len() + 1;
@@ -248,17 +261,19 @@ impl HeadCache {
             let (blocks, tail) = stays.split_at(quantize.quantized(stays.len(), plan.window));
             self.copy(&prompt, sinks);
             let (group, head_dim) = (plan.shape.attention.group(), plan.shape.attention.head_dim);
-            self.key_domain = observed.window.as_ref().filter(|_| quantize.scales_keys()).map(|window| {
+            self.domains.keys = observed.window.as_ref().filter(|_| quantize.scales_keys()).map(|window| {
                 let scaling = key_scaling(window.query_energy(kv_head, group, plan.statistic));
                 let mean = quantize.center_keys.then(|| mean_row(&prompt.keys, head_dim));
-                KeyDomain::new(KeyTransform::Scaled(scaling), mean, &self.pool)
+                KeyDomain::Scaled(Scaled::new(scaling, mean, &self.pool))
             });
             if quantize.rotates {
-                let mean = Some(mean_row(&prompt.keys, head_dim));
-                self.key_domain = Some(KeyDomain::new(KeyTransform::Rotated, mean, &self.pool));
-                self.value_domain = Some(ValueDomain::new(mean_row(&prompt.values, head_dim), &self.pool));
+                let rotated = |rows| Rotated::new(mean_row(rows, head_dim), &self.pool);
+                self.domains = Domains {
+                    keys: Some(KeyDomain::Rotated(rotated(&prompt.keys))),
+                    values: Some(rotated(&prompt.values)),
+                };
             }
-            self.quantize_tokens(quantize, &prompt, blocks, head_dim);
+            self.quantize_tokens(quantize, &prompt, blocks);
             stays = tail;
         } else {
             self.dense.reserve(survivors.len());
@@ -276,13 +291,7 @@ impl HeadCache {
     }
 
     /// Quantizes the tokens `indices` of `prompt`: whole blocks.
-    fn quantize_tokens(
-        &mut self,
-        quantize: &QuantizePlan,
-        prompt: &KvRows,
-        indices: &[usize],
-        head_dim: usize,
-    ) {
+    fn quantize_tokens(&mut self, quantize: &QuantizePlan, prompt: &KvRows, indices: &[usize]) {
         let limit = Limit { rows: quantize.limit, pinned: 0 };
         let mut quantized = KvRows::new(quantize.keys, quantize.values, Growth::Block, limit, &self.pool);
         quantized.reserve(indices.len());
@@ -295,12 +304,7 @@ impl HeadCache {
                 keys.extend_from_slice(key_rows.row(index));
                 values.extend_from_slice(value_rows.row(index));
             }
-            if let Some(domain) = &self.key_domain {
-                domain.apply(&mut keys, head_dim);
-            }
-            if let Some(domain) = &self.value_domain {
-                domain.apply(&mut values);
-            }
+            self.domains.apply(&mut keys, &mut values);
             quantized.push_block(&keys, &values);
         }
         self.quantized = Some(quantized);
@@ -324,7 +328,7 @@ impl HeadCache {
 
     /// The tokens in quantized blocks, as contiguous runs.
     pub(crate) fn quantized_runs(&self) -> Vec<KvRun<'_>> {
-        self.quantized.iter().flat_map(|quantized| quantized.runs(self.key_domain.is_some())).collect()
+        self.quantized.iter().flat_map(|quantized| quantized.runs(self.domains.keys.is_some())).collect()
     }
 
     /// The dense tokens, likewise.
@@ -335,31 +339,31 @@ impl HeadCache {
     /// Whether values in quantized blocks are in a domain of their own, so that attention over them is to be restored
     /// ([`HeadCache::restore`]) before it is merged with that over dense rows.
     pub(crate) fn restores(&self) -> bool {
-        self.value_domain.is_some()
+        self.domains.values.is_some()
     }
 
     /// Brings attention over quantized blocks back into the values' own domain.
     pub(crate) fn restore(&self, partial: &mut Partial) {
-        if let Some(domain) = &self.value_domain {
-            partial.map_sums(|sum, total| domain.restore(sum, total));
+        if let Some(rotated) = &self.domains.values {
+            partial.map_sums(|sum, total| rotated.restore(sum, total));
         }
     }
 
     /// Appends to `scaled` the `query` (head_dim) as quantized keys want it, and to `offsets` what their scores
     /// lack of those of dense keys, where they are in a domain of their own.
     pub(crate) fn scale_query(&self, query: &[f32], scaled: &mut Vec<f32>, offsets: &mut Vec<f32>) {
-        let Some(domain) = &self.key_domain else { return };
-        match &domain.transform {
-            KeyTransform::Scaled(scaling) => {
+        let Some(domain) = &self.domains.keys else { return };
+        match domain {
+            KeyDomain::Scaled(Scaled { scaling, .. }) => {
                 scaled.extend(query.iter().zip(scaling).map(|(q, factor)| q / factor));
             }
-            KeyTransform::Rotated => {
+            KeyDomain::Rotated(_) => {
                 let start = scaled.len();
                 scaled.extend(query);
                 rotate_hadamard(&mut scaled[start..], query.len());
             }
         }
-        if let Some(mean) = &domain.mean {
+        if let Some(mean) = domain.mean() {
             offsets.push(query.iter().zip(mean).map(|(q, mean)| q * mean).sum());
         }
     }
@@ -432,8 +436,8 @@ mod tests {
         let ones = vec![1.0; head_dim];
         let mut keys = Vec::new();
         for run in head.quantized.iter().flat_map(|quantized| quantized.keys.runs()) {
-            let scaling = match head.key_domain.as_ref().map(|domain| &domain.transform) {
-                Some(KeyTransform::Scaled(scaling)) => scaling,
+            let scaling = match &head.domains.keys {
+                Some(KeyDomain::Scaled(scaled)) => &scaled.scaling,
                 _ => &ones[..],
             };
             for row in run.decode().chunks_exact(head_dim) {
