@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use sparkv_kernels::{
     BLOCK, Fill, Format, Isa, KeptFormat, KvRun, Layout, LayoutError, Packing, QueryTile, Rows, Side,
-    TileScratch, attend_tile_with, dense, quantize,
+    TileScratch, Widths, attend_tile_with, dense, quantize,
 };
 
 /// Rows a thread takes at a time.
@@ -55,7 +55,7 @@ impl Store {
             .collect();
         let mut block = vec![0; layout.bytes(BLOCK)];
         if layout.is_quantized() {
-            quantize(&layout, &rows, &mut block);
+            quantize(&layout, &rows, &[], &mut block);
         } else {
             let rows = rows.chunks_exact(head_dim).enumerate();
             rows.for_each(|(index, row)| dense::write_row(&layout, row, &mut block, index));
@@ -84,11 +84,25 @@ fn cases(head_dim: usize, tokens: usize, only: &str) -> Result<Vec<Case>, Layout
         })
     };
     let same = |format| [format, format];
+    let planes = |widths: Option<Widths>| widths.map_or(Format::Int8, Format::Planes);
+    let bits = |bits| same(planes(Widths::uniform(bits, head_dim)));
+    // Eighths of the channels with 6, 4 and 2 bits.
+    let query = |eighths: [usize; 3]| {
+        let channels = [6, 4, 2].into_iter().zip(eighths.map(|eighths| eighths * head_dim / 8));
+        planes(Widths::allotted(&channels.collect::<Vec<_>>()))
+    };
     let formats = [
         ("dense f32", same(Format::F32)),
         ("dense f16", same(Format::F16)),
-        ("dense int8", same(Format::Int8)),
-        ("dense int4", same(Format::Int4)),
+        ("int8", same(Format::Int8)),
+        ("int6", bits(6)),
+        ("int5", bits(5)),
+        ("int4", bits(4)),
+        ("int3", bits(3)),
+        ("int2", bits(2)),
+        ("query 4, int4", [query([2, 4, 2]), bits(4)[1]]),
+        ("query 3, int3", [query([1, 3, 3]), bits(3)[1]]),
+        ("query 2, int2", [query([0, 3, 2]), bits(2)[1]]),
         ("packed .8, int8 kept", packed(0.8)),
         ("packed .75, int8 kept", packed(0.75)),
         ("packed .5, int8 kept", packed(0.5)),
@@ -103,7 +117,7 @@ fn cases(head_dim: usize, tokens: usize, only: &str) -> Result<Vec<Case>, Layout
                 name,
                 keys: store(Side::Keys, keys)?,
                 values: store(Side::Values, values)?,
-                scaled: matches!(keys, Format::Packed(_)),
+                scaled: !matches!(keys, Format::F32 | Format::F16 | Format::Int8),
             })
         })
         .collect()
@@ -209,7 +223,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                  \"x_f16\": {:.2}, \"x_int8\": {:.2}, \"share_of_bandwidth\": {:.2}}}",
                 case.name,
                 ratio("dense f16", case.name),
-                ratio("dense int8", case.name),
+                ratio("int8", case.name),
                 bytes / nanoseconds / (bandwidth / 1e9),
             ));
         }

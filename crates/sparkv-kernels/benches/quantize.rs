@@ -8,7 +8,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sparkv_kernels::quantize::quantize_with;
-use sparkv_kernels::{BLOCK, Fill, Format, Isa, KeptFormat, Layout, Packing, Side};
+use sparkv_kernels::{BLOCK, Fill, Format, Isa, KeptFormat, Layout, Packing, Side, Widths};
 
 const HEAD_DIM: usize = 128;
 
@@ -20,7 +20,11 @@ fn formats(side: Side) -> Vec<(String, Format)> {
         Side::Keys => Fill::RootMeanSquare,
         Side::Values => Fill::MeanMagnitude,
     };
-    let mut formats = vec![("int8".to_owned(), Format::Int8), ("int4".to_owned(), Format::Int4)];
+    let mut formats = vec![("int8".to_owned(), Format::Int8)];
+    for bits in [3, 4] {
+        let widths = Widths::uniform(bits, HEAD_DIM);
+        formats.extend(widths.map(|widths| (format!("int{bits}"), Format::Planes(widths))));
+    }
     for (ratio, name, values) in [
         (0.8, "packed-int8", KeptFormat::Int8),
         (0.5, "packed-int8-half", KeptFormat::Int8),
@@ -51,7 +55,7 @@ fn quantize(criterion: &mut Criterion) {
                 group.bench_function(format!("{name}/{}", isa.name()), |bencher| {
                     bencher.iter(|| {
                         if let Some(rows) = blocks.next() {
-                            quantize_with(isa, &layout, black_box(rows), black_box(&mut bytes));
+                            quantize_with(isa, &layout, black_box(rows), &[], black_box(&mut bytes));
                         }
                     });
                 });

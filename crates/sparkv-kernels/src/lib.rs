@@ -41,8 +41,8 @@ pub use attention::{
     softmax_weight,
 };
 pub use format::{
-    BLOCK, Fill, Format, GROUP, KeptFormat, Layout, LayoutError, MAX_HEAD_DIM, Packing, Rows, Side, block,
-    dense,
+    BLOCK, Fill, Format, GROUP, KeptFormat, Layout, LayoutError, MAX_HEAD_DIM, Packing, Rows, SET, Side,
+    Widths, block, dense, half_step,
 };
 pub use quantize::quantize;
 pub use simd::Isa;

@@ -7,8 +7,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use sparkv_kernels::{
-    BLOCK, Fill, Format, Isa, KeptFormat, KvRun, Layout, Packing, QueryTile, Rows, Side, TileScratch,
-    attend_tile_with, block, score_rows,
+    BLOCK, Fill, Format, Isa, KeptFormat, KvRun, Layout, Packing, QueryTile, Rows, SET, Side,
+    TileScratch, Widths, attend_tile_with, block, score_rows,
 };
 
 /// Bytes that describe the case.
@@ -20,7 +20,14 @@ fn layout(side: Side, head_dim: usize, kind: u8, kept: u8) -> Option<Layout> {
     let fill = if kind & 8 == 0 { Fill::RootMeanSquare } else { Fill::MeanMagnitude };
     let format = match kind >> 4 {
         0 => Format::Int8,
-        1 => Format::Int4,
+        1..=5 => {
+            let channels = [(6, kept >> 6), (4, kept >> 4 & 3), (3, kept >> 2 & 3), (2, kept & 3)];
+            let channels = channels.map(|(bits, sets)| (bits, SET * usize::from(sets)));
+            Format::Planes(match (kind >> 4, side) {
+                (1, Side::Keys) => Widths::allotted(&channels)?,
+                (kind, _) => Widths::uniform(kind + 1, head_dim)?,
+            })
+        }
         _ => Format::Packed(Packing { kept: usize::from(kept), values, fill }),
     };
     Layout::new(side, head_dim, format).ok()

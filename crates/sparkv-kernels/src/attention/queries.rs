@@ -3,7 +3,7 @@
 use super::PANEL;
 use crate::format::lanes::QUAD;
 use crate::format::quantized::largest_magnitude;
-use crate::format::{INT4_CHANNELS, MAX_HEAD_DIM};
+use crate::format::{MAX_HEAD_DIM, SET, Widths};
 use crate::simd::{Isa, Task, dispatch};
 
 /// Queries in panels of [`PANEL`], the last filled up with zeros, channel by channel.
@@ -19,11 +19,28 @@ pub(crate) struct Queries {
 #[derive(Debug, Default)]
 pub(crate) struct QueryCodes {
     /// (panels, head_dim / 4): four codes each.
-    pub(crate) quads: Vec<[i32; PANEL]>,
+    quads: Vec<[i32; PANEL]>,
     /// (panels)
-    pub(crate) scales: Vec<[f32; PANEL]>,
-    /// (panels, ceil(head_dim / 32)): sums of the codes of 32 channels.
-    pub(crate) sums: Vec<[i32; PANEL]>,
+    scales: Vec<[f32; PANEL]>,
+    /// (panels, head_dim / 8): sums of the codes of a set of channels.
+    sums: Vec<[i32; PANEL]>,
+}
+
+/// The whole numbers of a panel's queries.
+pub(crate) struct PanelCodes<'a> {
+    /// (head_dim / 4): four codes each.
+    pub(crate) quads: &'a [[i32; PANEL]],
+    /// (head_dim / 8): sums of the codes of a set of channels.
+    pub(crate) sums: &'a [[i32; PANEL]],
+    pub(crate) scales: &'a [f32; PANEL],
+}
+
+impl QueryCodes {
+    /// Panels there are.
+    pub(crate) fn panels(&self, head_dim: usize) -> impl Iterator<Item = PanelCodes<'_>> {
+        let panels = self.quads.chunks_exact(head_dim / QUAD).zip(self.sums.chunks_exact(head_dim / SET));
+        panels.zip(&self.scales).map(|((quads, sums), scales)| PanelCodes { quads, sums, scales })
+    }
 }
 
 impl Queries {
@@ -37,6 +54,20 @@ impl Queries {
     pub(crate) fn panels(&self) -> std::slice::ChunksExact<'_, [f32; PANEL]> {
         self.panels.chunks_exact(self.head_dim)
     }
+}
+
+/// What products with odd numbers lack of twice those with their codes: for each query of a panel, given the `sums` of its
+/// codes by sets.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub(super) fn odd_offsets(sums: &[[i32; PANEL]], widths: &Widths) -> [i32; PANEL] {
+    let mut offsets = [0; PANEL];
+    for section in widths.sections() {
+        let sets = section.first / SET..(section.first + section.channels) / SET;
+        for sums in &sums[sets] {
+            offsets.iter_mut().zip(sums).for_each(|(offset, sum)| *offset -= section.largest() * sum);
+        }
+    }
+    offsets
 }
 
 /// [`Queries::set`], compiled for each instruction set.
@@ -59,7 +90,7 @@ impl<S> Task<S> for SetQueries<'_> {
                 panel.iter_mut().zip(query).for_each(|(channel, value)| channel[slot] = *value);
             }
         }
-        let (quads, sums) = (head_dim / QUAD, head_dim.div_ceil(INT4_CHANNELS));
+        let (quads, sums) = (head_dim / QUAD, head_dim / SET);
         let panels = if self.with_codes { panels } else { 0 };
         let codes = &mut self.to.codes;
         let all_quads = fill(&mut codes.quads, panels * quads, [0; PANEL]);
@@ -73,7 +104,7 @@ impl<S> Task<S> for SetQueries<'_> {
                 for (quad, to) in codes.as_chunks().0.iter().zip(&mut all_quads[panel * quads..]) {
                     to[slot] = i32::from_le_bytes(quad.map(i8::cast_unsigned));
                 }
-                for (codes, to) in codes.chunks(INT4_CHANNELS).zip(&mut all_sums[panel * sums..]) {
+                for (codes, to) in codes.chunks(SET).zip(&mut all_sums[panel * sums..]) {
                     to[slot] = codes.iter().map(|code| i32::from(*code)).sum();
                 }
             }

@@ -10,8 +10,8 @@ use crate::simd::{Isa, LANES, Task, dispatch};
 
 const HEAD_DIMS: [usize; 8] = [8, 16, 24, 48, 64, 80, 128, 512];
 
-fn formats(head_dim: usize) -> Vec<Format> {
-    [vec![Format::F32, Format::F16], quantized_formats(head_dim / 3)].concat()
+fn formats(side: Side, head_dim: usize) -> Vec<Format> {
+    [vec![Format::F32, Format::F16], quantized_formats(side, head_dim, head_dim / 3)].concat()
 }
 
 /// Rows as they are stored, and as they decode.
@@ -21,7 +21,7 @@ fn store(layout: Layout, len: usize) -> (Vec<u8>, Vec<f32>) {
     let mut bytes = vec![0; layout.bytes(len)];
     if layout.is_quantized() {
         let blocks = rows.chunks(BLOCK * head_dim).zip(bytes.chunks_mut(layout.unit_bytes()));
-        blocks.for_each(|(rows, bytes)| crate::quantize(&layout, rows, bytes));
+        blocks.for_each(|(rows, bytes)| crate::quantize(&layout, rows, &[], bytes));
     } else {
         let rows = rows.chunks(head_dim).enumerate();
         rows.for_each(|(index, row)| dense::write_row(&layout, row, &mut bytes, index));
@@ -51,7 +51,7 @@ fn scores_of_whole_queries_are_exact() {
         let queries: Vec<f32> = (0..5 * head_dim)
             .map(|i| if i % head_dim == 1 { -127.0 } else { query(i / head_dim, i % head_dim) })
             .collect();
-        for format in formats(head_dim) {
+        for format in formats(Side::Keys, head_dim) {
             let layout = Layout::new(Side::Keys, head_dim, format).unwrap();
             let (bytes, keys) = store(layout, KEY_BLOCK);
             for isa in Isa::available() {
@@ -93,7 +93,7 @@ impl<S: ReadQuantized> Task<S> for Weigh<'_> {
 fn values_by_one_weight_are_exact() {
     for head_dim in HEAD_DIMS {
         let vectors = head_dim.div_ceil(LANES);
-        for format in formats(head_dim) {
+        for format in formats(Side::Values, head_dim) {
             let layout = Layout::new(Side::Values, head_dim, format).unwrap();
             let (bytes, values) = store(layout, KEY_BLOCK);
             // A token for each query.

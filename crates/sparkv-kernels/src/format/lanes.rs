@@ -28,16 +28,6 @@ pub(crate) fn lane_order(
     order(side, head_dim, width, width).map(move |(lane, term)| place(side, lane, term))
 }
 
-/// (token, channel) of the low and the high nibble of every byte of an int4 block, in the order of storage.
-#[inline]
-pub(crate) fn nibble_order(
-    side: Side,
-    head_dim: usize,
-) -> impl Iterator<Item = [(usize, usize); 2]> + 'static {
-    order(side, head_dim, 2 * QUAD, QUAD)
-        .map(move |(lane, term)| [place(side, lane, term), place(side, lane, term + QUAD)])
-}
-
 /// (lane, term): 16 lanes side by side, and in each `width` terms of its sum together, of every `step`.
 #[inline]
 fn order(side: Side, head_dim: usize, step: usize, width: usize) -> impl Iterator<Item = (usize, usize)> {

@@ -1,7 +1,8 @@
 //! How keys and values of one KV head are laid out in memory.
 
 use super::packing::Packing;
-use super::{BLOCK, F16_BYTES, GROUP, INT4_CHANNELS, MAX_HEAD_DIM, Side};
+use super::widths::{SET, Widths};
+use super::{BLOCK, F16_BYTES, GROUP, MAX_HEAD_DIM, Side, planes};
 
 /// A layout that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -17,6 +18,14 @@ pub enum LayoutError {
         /// Channels to be kept.
         kept: usize,
     },
+    /// Rows whose channels cannot have these bits.
+    #[error("rows of {head_dim} channels cannot have {widths:?}")]
+    Widths {
+        /// Channels of the row.
+        head_dim: usize,
+        /// Their bits.
+        widths: Widths,
+    },
 }
 
 /// The storage of a row.
@@ -28,8 +37,8 @@ pub enum Format {
     F16,
     /// Every channel, 1 byte each, and one f16 scale a row: the largest magnitude is 127.
     Int8,
-    /// Every channel, half a byte each, and one f16 scale per [`INT4_CHANNELS`] of a row.
-    Int4,
+    /// 2 to 6 bits a channel, of keys not the same for all, and one f16 scale a row.
+    Planes(Widths),
     /// The most salient channels, and for the others their signs and one magnitude.
     Packed(Packing),
 }
@@ -53,6 +62,11 @@ impl Layout {
             && (packing.kept == 0 || packing.kept >= head_dim)
         {
             return Err(LayoutError::Kept { head_dim, kept: packing.kept });
+        }
+        if let Format::Planes(widths) = format
+            && !fits(side, head_dim, &widths)
+        {
+            return Err(LayoutError::Widths { head_dim, widths });
         }
         Ok(Self { side, head_dim, format })
     }
@@ -89,7 +103,7 @@ impl Layout {
             Format::F32 => GROUP * 4 * self.head_dim,
             Format::F16 => GROUP * F16_BYTES * self.head_dim,
             Format::Int8 => BLOCK * (self.head_dim + F16_BYTES),
-            Format::Int4 => BLOCK * (self.head_dim / 2 + self.head_dim.div_ceil(INT4_CHANNELS) * F16_BYTES),
+            Format::Planes(widths) => planes::bytes(self.side, self.head_dim, &widths),
             Format::Packed(packing) => packing.sections(self.head_dim).end,
         }
     }
@@ -97,6 +111,18 @@ impl Layout {
     /// Bytes that hold `rows` rows: whole units.
     pub fn bytes(&self, rows: usize) -> usize {
         rows.div_ceil(self.unit_rows()) * self.unit_bytes()
+    }
+}
+
+/// Sections of whole sets, at least one; of values, one of all channels.
+fn fits(side: Side, head_dim: usize, widths: &Widths) -> bool {
+    let mut sections = widths.sections();
+    match side {
+        Side::Values => widths.of_all(head_dim).is_some(),
+        Side::Keys => {
+            (1..=head_dim).contains(&widths.stored())
+                && sections.all(|section| section.channels.is_multiple_of(SET))
+        }
     }
 }
 
@@ -115,6 +141,18 @@ mod tests {
             let packing = Packing { kept, values: KeptFormat::Int8, fill: Fill::MeanMagnitude };
             let layout = Layout::new(Side::Values, 64, Format::Packed(packing));
             assert_eq!(layout, Err(LayoutError::Kept { head_dim: 64, kept }));
+        }
+        let refused = [
+            (Side::Keys, vec![]),
+            (Side::Keys, vec![(4, 72)]),
+            (Side::Keys, vec![(4, 60), (2, 4)]),
+            (Side::Values, vec![(4, 56)]),
+            (Side::Values, vec![(6, 32), (4, 32)]),
+        ];
+        for (side, channels) in refused {
+            let widths = Widths::allotted(&channels).unwrap();
+            let layout = Layout::new(side, 64, Format::Planes(widths));
+            assert_eq!(layout, Err(LayoutError::Widths { head_dim: 64, widths }));
         }
     }
 
@@ -140,7 +178,17 @@ mod tests {
 
     #[test]
     fn bytes_are_those_of_whole_units() {
-        let table = [(Format::F32, 512), (Format::F16, 256), (Format::Int8, 130), (Format::Int4, 72)];
+        let bits = |bits| Format::Planes(Widths::uniform(bits, 128).unwrap());
+        let table = [
+            (Format::F32, 512),
+            (Format::F16, 256),
+            (Format::Int8, 130),
+            (bits(6), 98),
+            (bits(5), 82),
+            (bits(4), 66),
+            (bits(3), 50),
+            (bits(2), 34),
+        ];
         for (format, row_bytes) in table {
             let layout = Layout::new(Side::Values, 128, format).unwrap();
             assert_eq!(layout.unit_bytes(), layout.unit_rows() * row_bytes);

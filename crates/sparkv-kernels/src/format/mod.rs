@@ -1,7 +1,7 @@
 //! Rows in bytes: how they are laid out, and the reference that defines the bytes.
 //!
 //! A [`Layout`] says how rows are stored: one by one ([`dense`]), or [`BLOCK`] at a time ([`block`]): quantized, in int8
-//! or int4, or packed. Code here is plain Rust that looks at every element in turn; what is faster gives the same
+//! or fewer bits ([`Widths`]), or packed. Code here is plain Rust that looks at every element in turn; what is faster gives the same
 //! bytes ([`crate::quantize`](mod@crate::quantize)), or reads them ([`crate::attention`]).
 
 mod bits;
@@ -12,15 +12,18 @@ pub(crate) mod lanes;
 mod layout;
 pub(crate) mod packed;
 pub(crate) mod packing;
+pub(crate) mod planes;
 pub(crate) mod quantized;
 mod rows;
 pub(crate) mod selection;
 #[cfg(test)]
 pub(crate) mod testing;
+pub(crate) mod widths;
 
 pub use layout::{Format, Layout, LayoutError};
 pub use packing::{Fill, KeptFormat, Packing};
 pub use rows::Rows;
+pub use widths::{SET, Widths, half_step};
 
 /// Rows of a dense store are laid out in groups of this many: one token per lane of a 512-bit register.
 pub const GROUP: usize = 16;
@@ -30,9 +33,6 @@ pub const BLOCK: usize = 32;
 
 /// The largest head_dim: buffers for a row are of this size, on the stack.
 pub const MAX_HEAD_DIM: usize = 512;
-
-/// Channels that share a scale in [`Format::Int4`].
-pub const INT4_CHANNELS: usize = 32;
 
 /// Bytes of a stored f16.
 pub(crate) const F16_BYTES: usize = 2;

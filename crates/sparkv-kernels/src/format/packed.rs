@@ -40,7 +40,7 @@ pub(super) fn encode(layout: &Layout, packing: &Packing, rows: &[f32], bytes: &m
         }
         match packing.values {
             KeptFormat::F32 => values.as_chunks_mut().0[kept] = value.to_le_bytes(),
-            KeptFormat::Int8 => values[kept] = code_byte(side, to_code(value, scales[token], 127.0)),
+            KeptFormat::Int8 => values[kept] = code_byte(side, to_code(value, scales[token])),
         }
         kept += 1;
     });
@@ -52,7 +52,7 @@ pub(super) fn encode(layout: &Layout, packing: &Packing, rows: &[f32], bytes: &m
 pub(crate) fn encode_scalars(selection: &Selection, row: &[f32], token: usize, scalars: &mut [u8]) -> f32 {
     // Any largest value of the row is among the kept.
     let exact = int8_scale(largest_magnitude(row), selection.fill);
-    scalars[F16_BYTES * BLOCK + token] = to_code(selection.fill, exact, 127.0).unsigned_abs();
+    scalars[F16_BYTES * BLOCK + token] = to_code(selection.fill, exact).unsigned_abs();
     store_f16(exact, &mut scalars.as_chunks_mut().0[token])
 }
 

@@ -1,15 +1,12 @@
-//! Rows in int8 and int4, and codes of a byte, which packed rows keep, too.
+//! Rows in int8: codes of a byte, which packed rows keep, too.
 
 use super::float16::{read_f16, store_f16};
-use super::lanes::{lane_order, nibble_order};
+use super::lanes::lane_order;
 use super::layout::Layout;
-use super::{BLOCK, INT4_CHANNELS, MAX_HEAD_DIM, Side};
+use super::{BLOCK, Side};
 
 /// What is added to the codes of int8 keys.
 pub(crate) const KEY_BIAS: u8 = 128;
-
-/// What is added to the codes of int4 rows.
-pub(crate) const INT4_BIAS: u8 = 8;
 
 pub(super) fn encode_int8(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
     let head_dim = layout.head_dim();
@@ -19,7 +16,7 @@ pub(super) fn encode_int8(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
         *step = store_f16(largest_magnitude(row) / 127.0, bytes);
     }
     lane_order(layout.side(), head_dim, true).enumerate().for_each(|(element, (token, channel))| {
-        let code = to_code(rows[token * head_dim + channel], steps[token], 127.0);
+        let code = to_code(rows[token * head_dim + channel], steps[token]);
         codes[element] = code_byte(layout.side(), code);
     });
 }
@@ -33,52 +30,15 @@ pub(super) fn for_each_int8(layout: &Layout, bytes: &[u8], mut put: impl FnMut(u
     });
 }
 
-pub(super) fn encode_int4(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
-    let head_dim = layout.head_dim();
-    let (codes, scales) = bytes.split_at_mut(BLOCK / 2 * head_dim);
-    let mut steps = [[0f32; BLOCK]; MAX_HEAD_DIM / INT4_CHANNELS];
-    for (token, row) in rows.chunks_exact(head_dim).enumerate() {
-        for (group, channels) in row.chunks(INT4_CHANNELS).enumerate() {
-            // The largest value, with its sign, becomes the code -8: there is no +8.
-            let largest = channels.iter().fold(0f32, |a, &b| if b.abs() > a.abs() { b } else { a });
-            let scales = scales.as_chunks_mut().0;
-            steps[group][token] = store_f16(largest / -8.0, &mut scales[group * BLOCK + token]);
-        }
-    }
-    nibble_order(layout.side(), head_dim).enumerate().for_each(|(element, nibbles)| {
-        let [low, high] = nibbles.map(|(token, channel)| {
-            let step = steps[channel / INT4_CHANNELS][token];
-            to_code(rows[token * head_dim + channel], step, 7.0)
-                .wrapping_add_unsigned(INT4_BIAS)
-                .cast_unsigned()
-        });
-        codes[element] = low | high << 4;
-    });
-}
-
-pub(super) fn for_each_int4(layout: &Layout, bytes: &[u8], mut put: impl FnMut(usize, usize, f32)) {
-    let head_dim = layout.head_dim();
-    let (codes, scales) = bytes.split_at(BLOCK / 2 * head_dim);
-    nibble_order(layout.side(), head_dim).enumerate().for_each(|(element, nibbles)| {
-        let byte = codes[element];
-        for ((token, channel), nibble) in nibbles.into_iter().zip([byte & 15, byte >> 4]) {
-            let scale = read_f16(scales, channel / INT4_CHANNELS * BLOCK + token);
-            put(token, channel, (f32::from(nibble) - f32::from(INT4_BIAS)) * scale);
-        }
-    });
-}
-
-/// `value` in steps of `scale`, rounded to even and saturated to [-`limit` - 1, `limit`] for `limit` 7, to
-/// ±127 for 127; 0 where the scale is 0.
-pub(crate) fn to_code(value: f32, scale: f32, limit: f32) -> i8 {
+/// `value` in steps of `scale`, rounded to even and saturated to ±127; 0 where the scale is 0.
+pub(crate) fn to_code(value: f32, scale: f32) -> i8 {
     if scale == 0.0 {
         return 0;
     }
-    let lowest = if limit == 7.0 { -8.0 } else { -limit };
     // A number so large has no bits for a fraction: adding it rounds, to even, what is small. The limits being
     // whole, clamping may come before. (`round_ties_even` is a call, and slow, on the oldest of processors.)
     const WHOLE: f32 = 12_582_912.0; // 3 * 2^22
-    ((value * (1.0 / scale)).clamp(lowest, limit) + WHOLE - WHOLE) as i8
+    ((value * (1.0 / scale)).clamp(-127.0, 127.0) + WHOLE - WHOLE) as i8
 }
 
 /// max |x|; 0 for an empty row. A NaN is passed over.
@@ -120,20 +80,6 @@ mod tests {
                     // The f16 scale may be a little small (its relative error is 2^-11), and is 0 for rows
                     // that f16 cannot express.
                     prop_assert!((back - value).abs() <= 0.5 * step + value.abs() * 1e-3 + 127.0 * 6e-8);
-                }
-            }
-        }
-
-        #[test]
-        fn int4_is_within_a_step(rows in any_rows(), side in any_side()) {
-            let head_dim = rows.len() / BLOCK;
-            let back = round_trip(side, Format::Int4, &rows);
-            for (row, back) in rows.chunks(head_dim).zip(back.chunks(head_dim)) {
-                for (row, back) in row.chunks(INT4_CHANNELS).zip(back.chunks(INT4_CHANNELS)) {
-                    let step = largest_magnitude(row) / 8.0;
-                    for (back, value) in back.iter().zip(row) {
-                        prop_assert!((back - value).abs() <= 1.005 * step + 8.0 * 6e-8, "{back} for {value}");
-                    }
                 }
             }
         }

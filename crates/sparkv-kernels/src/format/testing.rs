@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::block::{decode, encode};
 use super::layout::{Format, Layout};
 use super::packing::{Fill, KeptFormat, Packing};
+use super::widths::{SET, Widths};
 use super::{BLOCK, Side};
 
 /// Magnitudes from denormal to overflowing f16, for blocks of any supported head_dim up to 256.
@@ -32,8 +33,16 @@ pub(crate) fn any_side() -> impl Strategy<Value = Side> {
 }
 
 /// Every format of blocks; packed rows keep `kept` channels.
-pub(crate) fn quantized_formats(kept: usize) -> Vec<Format> {
-    let mut formats = vec![Format::Int8, Format::Int4];
+pub(crate) fn quantized_formats(side: Side, head_dim: usize, kept: usize) -> Vec<Format> {
+    let mut formats = vec![Format::Int8];
+    formats.extend((2..=6).filter_map(|bits| Widths::uniform(bits, head_dim)).map(Format::Planes));
+    if side == Side::Keys {
+        // As many sets as there are of each, from the most bits on, the last without any.
+        let sets = head_dim / SET;
+        let bits = (0..sets).map(|set| ([6, 5, 4, 3, 2][5 * set / sets], SET)).collect::<Vec<_>>();
+        let some = bits.split_last().filter(|(_, rest)| !rest.is_empty()).map_or(&bits[..], |(_, rest)| rest);
+        formats.extend([&bits[..], some].into_iter().filter_map(Widths::allotted).map(Format::Planes));
+    }
     for values in [KeptFormat::F32, KeptFormat::Int8] {
         for fill in [Fill::RootMeanSquare, Fill::MeanMagnitude] {
             formats.push(Format::Packed(Packing { kept, values, fill }));
@@ -48,7 +57,7 @@ pub(crate) fn round_trip(side: Side, format: Format, rows: &[f32]) -> Vec<f32> {
     // What was in the bytes before must not matter.
     let mut bytes = vec![0xa5; layout.unit_bytes()];
     let mut back = vec![0.0; rows.len()];
-    encode(&layout, rows, &mut bytes);
+    encode(&layout, rows, &[], &mut bytes);
     decode(&layout, &bytes, &mut back);
     back
 }

@@ -5,27 +5,31 @@ mod words;
 #[allow(unsafe_code, reason = "vector instructions; behind safe functions")]
 mod x86_64;
 
-use crate::format::{Layout, block};
-use crate::simd::Isa;
+use crate::format::{Format, Layout, Widths, block, planes};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Kind;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::x86_64::{Avx2, Avx512};
+use crate::simd::{Isa, Task, dispatch};
 
-/// Quantizes `rows` ([`crate::BLOCK`], head_dim) into `bytes` ([`Layout::unit_bytes`]).
+/// Quantizes `rows` ([`crate::BLOCK`], head_dim) into `bytes` ([`Layout::unit_bytes`]). `weights` (head_dim): what a
+/// channel's squared error counts where rows of few bits are rounded; empty where all count alike.
 ///
 /// # Panics
 /// If the lengths are not those, or the layout is not quantized.
-pub fn quantize(layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
-    quantize_with(Isa::best(), layout, rows, bytes);
+pub fn quantize(layout: &Layout, rows: &[f32], weights: &[f32], bytes: &mut [u8]) {
+    quantize_with(Isa::best(), layout, rows, weights, bytes);
 }
 
 /// As [`quantize`], with the instructions of `isa`. What there is nothing faster for, the reference writes.
 ///
 /// # Panics
 /// As [`quantize`].
-pub fn quantize_with(isa: Isa, layout: &Layout, rows: &[f32], bytes: &mut [u8]) {
+pub fn quantize_with(isa: Isa, layout: &Layout, rows: &[f32], weights: &[f32], bytes: &mut [u8]) {
     block::check(layout, rows.len(), bytes.len());
+    if let Format::Planes(widths) = layout.format() {
+        return dispatch(isa, EncodePlanes { layout, widths: &widths, rows, weights, bytes });
+    }
     let is_done = match isa.0 {
         #[cfg(target_arch = "x86_64")]
         Kind::Avx512 => x86_64::avx512::quantize(Avx512::new(isa), layout, rows, bytes),
@@ -34,7 +38,25 @@ pub fn quantize_with(isa: Isa, layout: &Layout, rows: &[f32], bytes: &mut [u8]) 
         _ => words::quantize(layout, rows, bytes),
     };
     if !is_done {
-        block::encode(layout, rows, bytes);
+        block::encode(layout, rows, weights, bytes);
+    }
+}
+
+/// [`planes::encode`], compiled for each instruction set.
+struct EncodePlanes<'a> {
+    layout: &'a Layout,
+    widths: &'a Widths,
+    rows: &'a [f32],
+    weights: &'a [f32],
+    bytes: &'a mut [u8],
+}
+
+impl<S> Task<S> for EncodePlanes<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, _: S) {
+        planes::encode(self.layout, self.widths, self.rows, self.weights, self.bytes);
     }
 }
 
@@ -49,11 +71,14 @@ mod tests {
     /// The reference and every instruction set agree, whatever was in the bytes before.
     fn assert_same(side: Side, format: Format, rows: &[f32]) {
         let layout = Layout::new(side, rows.len() / BLOCK, format).unwrap();
+        let weights: Vec<f32> =
+            (0..layout.head_dim()).map(|channel| 1.0 / (1 + channel % 5) as f32).collect();
+        let weights = &weights[..if rows[0] > 0.0 { layout.head_dim() } else { 0 }];
         let mut expected = vec![0x5a; layout.unit_bytes()];
-        block::encode(&layout, rows, &mut expected);
+        block::encode(&layout, rows, weights, &mut expected);
         for isa in Isa::available() {
             let mut bytes = vec![0xa5; layout.unit_bytes()];
-            quantize_with(isa, &layout, rows, &mut bytes);
+            quantize_with(isa, &layout, rows, weights, &mut bytes);
             let differs = bytes.iter().zip(&expected).position(|(a, b)| a != b);
             assert_eq!(differs, None, "byte of {layout:?}, {}", isa.name());
         }
@@ -61,7 +86,8 @@ mod tests {
 
     fn assert_all_same(rows: &[f32], kept: usize) {
         for side in [Side::Keys, Side::Values] {
-            quantized_formats(kept).into_iter().for_each(|format| assert_same(side, format, rows));
+            let formats = quantized_formats(side, rows.len() / BLOCK, kept);
+            formats.into_iter().for_each(|format| assert_same(side, format, rows));
         }
     }
 
@@ -100,8 +126,9 @@ mod tests {
         fn quantized_bytes_are_those_of_the_reference(
             rows in prop_oneof![any_rows(), tied_rows(), whole_rows(), finite_rows()], side in any_side(),
         ) {
-            assert_same(side, Format::Int8, &rows);
-            assert_same(side, Format::Int4, &rows);
+            let formats = quantized_formats(side, rows.len() / BLOCK, 1);
+            let unpacked = |format: &Format| !matches!(format, Format::Packed(_));
+            formats.into_iter().filter(unpacked).for_each(|format| assert_same(side, format, &rows));
         }
     }
 
@@ -144,6 +171,6 @@ mod tests {
     #[should_panic(expected = "lengths of a block")]
     fn lengths_are_checked() {
         let layout = Layout::new(Side::Keys, 64, Format::Int8).unwrap();
-        quantize(&layout, &[0.0; 64 * BLOCK], &mut [0; 64]);
+        quantize(&layout, &[0.0; 64 * BLOCK], &[], &mut [0; 64]);
     }
 }

@@ -51,7 +51,7 @@ fn quantize_packed(layout: &Layout, packing: &Packing, rows: &[f32], bytes: &mut
         while rest != 0 {
             let (token, channel) = order.place(unit, rest.trailing_zeros() as usize);
             let value = rows[token * shape.head_dim + channel];
-            bytes[written] = code_byte(shape.side, to_code(value, scales[token], 127.0));
+            bytes[written] = code_byte(shape.side, to_code(value, scales[token]));
             written += 1;
             rest &= rest - 1;
         }

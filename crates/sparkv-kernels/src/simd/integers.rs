@@ -2,10 +2,25 @@
 
 use super::{LANES, Simd};
 
+/// Bytes of a vector: four for each lane, whose products are added up.
+pub(crate) type Quads = [u8; 4 * LANES];
+
 /// Vectors with integers beside the numbers.
+///
+/// Products are of a vector of bytes with four bytes that are the same for all lanes, and are added to sums in each lane:
+/// those of `P` rows at once.
 pub(crate) trait Integers: Simd {
     /// [`LANES`] of 32 bits.
     type I: Copy;
+
+    /// [`Quads`].
+    type B: Copy;
+
+    /// What stored int8 keys are too large by as [`Integers::dot_keys`] takes them.
+    const KEY_BIAS: i32;
+
+    /// The largest number that [`Integers::dot_values`] takes for a weight.
+    const LARGEST_WEIGHT: f32;
 
     /// `value` in every lane.
     fn splat_i32(self, value: i32) -> Self::I;
@@ -21,4 +36,19 @@ pub(crate) trait Integers: Simd {
     fn to_f32(self, a: Self::I) -> Self::F;
     /// Magnitudes.
     fn abs(self, a: Self::F) -> Self::F;
+    /// Reads bytes.
+    fn load_bytes(self, bytes: &Quads) -> Self::B;
+    /// Writes bytes.
+    fn store_bytes(self, vector: Self::B, bytes: &mut Quads);
+    /// The bits of each byte `right` places lower (higher where that is below 0), those of `mask`. From -7 to 7.
+    fn bits(self, a: Self::B, right: i32, mask: u8) -> Self::B;
+    /// a | b
+    fn or(self, a: Self::B, b: Self::B) -> Self::B;
+    /// Adds products of codes, which are below 64, with signed bytes of magnitudes up to 127.
+    fn dot_codes<const P: usize>(self, sums: &mut [Self::I; P], codes: Self::B, rows: &[i32; P]);
+    /// Adds products of stored int8 keys with signed bytes of magnitudes up to 127, times which they are
+    /// [`Integers::KEY_BIAS`] too large.
+    fn dot_keys<const P: usize>(self, sums: &mut [Self::I; P], keys: Self::B, rows: &[i32; P]);
+    /// Adds products of int8 values with weights up to [`Integers::LARGEST_WEIGHT`].
+    fn dot_values<const P: usize>(self, sums: &mut [Self::I; P], values: Self::B, rows: &[i32; P]);
 }

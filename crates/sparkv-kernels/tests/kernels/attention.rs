@@ -5,7 +5,7 @@ use std::ops::Range;
 use proptest::prelude::*;
 use sparkv_kernels::{
     BLOCK, Fill, Format, GROUP, Isa, KEY_BLOCK, KeptFormat, KvRun, Layout, Packing, Partial, QueryTile, Rows,
-    Side, TileScratch, attend_tile_with, dense, quantize, score_rows,
+    SET, Side, TileScratch, Widths, attend_tile_with, dense, quantize, score_rows,
 };
 
 /// Rows of a layout, and what they decode to.
@@ -25,7 +25,7 @@ impl Stored {
         let mut bytes = vec![0x11; layout.bytes(len)];
         if layout.is_quantized() {
             let blocks = rows.chunks(BLOCK * head_dim).zip(bytes.chunks_mut(layout.unit_bytes()));
-            blocks.for_each(|(rows, bytes)| quantize(&layout, rows, bytes));
+            blocks.for_each(|(rows, bytes)| quantize(&layout, rows, &[], bytes));
         } else {
             let rows = rows.chunks(head_dim).enumerate();
             rows.for_each(|(index, row)| dense::write_row(&layout, row, &mut bytes, index));
@@ -64,11 +64,17 @@ fn reference(query: &[f32], keys: &[f64], values: &[f64], visible: &Range<usize>
 }
 
 /// The formats, and how far attention over them may be from f64 over what they decode to. Where kernels
-/// multiply integers, queries are rounded to a 254th of their largest channel, and weights to a 510th (int4: a
-/// 254th) of the largest in the block.
-pub(super) fn formats(head_dim: usize, ratio: f64) -> Vec<(Format, f64)> {
-    let mut formats =
-        vec![(Format::F32, 2e-5), (Format::F16, 2e-5), (Format::Int8, 8e-2), (Format::Int4, 8e-2)];
+/// multiply integers, queries are rounded to a 254th of their largest channel, and weights to a 254th of the largest in the
+/// block.
+pub(super) fn formats(side: Side, head_dim: usize, ratio: f64) -> Vec<(Format, f64)> {
+    let mut formats = vec![(Format::F32, 2e-5), (Format::F16, 2e-5), (Format::Int8, 8e-2)];
+    let mut widths: Vec<_> = (2..=6).filter_map(|bits| Widths::uniform(bits, head_dim)).collect();
+    if side == Side::Keys {
+        let sets = head_dim / SET;
+        let of_set = |set: usize| ([6, 5, 4, 3, 2, 0][(set * 6 + 5) / (sets + 5)], SET);
+        widths.extend(Widths::allotted(&(0..sets).map(of_set).collect::<Vec<_>>()));
+    }
+    formats.extend(widths.into_iter().map(|widths| (Format::Planes(widths), 8e-2)));
     for (values, tolerance) in [(KeptFormat::F32, 2e-5), (KeptFormat::Int8, 8e-2)] {
         for fill in [Fill::RootMeanSquare, Fill::MeanMagnitude] {
             let packing = Packing::new(head_dim, ratio, values, fill);
@@ -230,8 +236,8 @@ proptest! {
     #[test]
     fn attention_over_stored_rows_equals_f64_over_decoded_ones(case in cases()) {
         for isa in Isa::available() {
-            for (keys, key_tolerance) in formats(case.head_dim, case.ratio) {
-                for (values, value_tolerance) in formats(case.head_dim, case.ratio) {
+            for (keys, key_tolerance) in formats(Side::Keys, case.head_dim, case.ratio) {
+                for (values, value_tolerance) in formats(Side::Values, case.head_dim, case.ratio) {
                     let (out, expected) = attend(isa, &case, keys, values);
                     // Scales make the largest channel of a query, which the others are rounded by, larger.
                     let scaled = if case.domain.is_some() { 2.0 } else { 1.0 };

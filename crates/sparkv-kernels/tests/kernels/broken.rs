@@ -2,17 +2,22 @@
 
 use proptest::prelude::*;
 use sparkv_kernels::{
-    BLOCK, Fill, Format, Isa, KEY_BLOCK, KeptFormat, KvRun, Layout, Packing, QueryTile, Rows, Side,
-    TileScratch, attend_tile_with, block, score_rows,
+    BLOCK, Fill, Format, Isa, KEY_BLOCK, KeptFormat, KvRun, Layout, Packing, QueryTile, Rows, SET, Side,
+    TileScratch, Widths, attend_tile_with, block, score_rows,
 };
 
 const ROWS: usize = KEY_BLOCK + BLOCK;
 
 fn formats() -> impl Strategy<Value = Format> {
+    let sets = prop::collection::vec((prop::sample::select(vec![0u8, 2, 3, 4, 5, 6]), 1usize..12), 1..4);
+    let planes = sets.prop_filter_map("no such bits", |sets| {
+        let channels: Vec<_> = sets.into_iter().map(|(bits, sets)| (bits, sets * SET)).collect();
+        Widths::allotted(&channels).map(Format::Planes)
+    });
     let values = prop_oneof![Just(KeptFormat::F32), Just(KeptFormat::Int8)];
     let packed = (1usize..128, values)
         .prop_map(|(kept, values)| Format::Packed(Packing { kept, values, fill: Fill::MeanMagnitude }));
-    prop_oneof![1 => Just(Format::Int8), 1 => Just(Format::Int4), 6 => packed]
+    prop_oneof![1 => Just(Format::Int8), 2 => planes, 6 => packed]
 }
 
 fn layouts() -> impl Strategy<Value = (Layout, Layout)> {

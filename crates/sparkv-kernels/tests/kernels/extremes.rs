@@ -1,7 +1,7 @@
 //! Attention over values that are unusually large, small or the same, and queries that are no numbers.
 
 use proptest::prelude::*;
-use sparkv_kernels::{BLOCK, Isa};
+use sparkv_kernels::{BLOCK, Isa, Side};
 
 use super::attention::{Case, attend, formats};
 
@@ -87,8 +87,8 @@ proptest! {
         // What f32 and f16 leave of small numbers, and what rounding to whole numbers does to the largest.
         let largest = f64::from(largest(&case.values));
         for isa in Isa::available() {
-            for (keys, key_tolerance) in formats(case.head_dim, case.ratio) {
-                for (values, value_tolerance) in formats(case.head_dim, case.ratio) {
+            for (keys, key_tolerance) in formats(Side::Keys, case.head_dim, case.ratio) {
+                for (values, value_tolerance) in formats(Side::Values, case.head_dim, case.ratio) {
                     let (out, expected) = attend(isa, &case, keys, values);
                     let tolerance = if key_tolerance.max(value_tolerance) > 1e-3 { 0.1 } else { 1e-4 };
                     for (out, expected) in out.iter().zip(&expected) {
@@ -109,8 +109,8 @@ proptest! {
         let at = at.index(case.queries.len());
         case.queries[at] = f32::NAN;
         for isa in Isa::available() {
-            for (keys, _) in formats(case.head_dim, case.ratio) {
-                for (values, _) in formats(case.head_dim, case.ratio) {
+            for (keys, _) in formats(Side::Keys, case.head_dim, case.ratio) {
+                for (values, _) in formats(Side::Values, case.head_dim, case.ratio) {
                     let (out, _) = attend(isa, &case, keys, values);
                     for (query, out) in out.chunks(case.head_dim).enumerate() {
                         let is_nan = query == at / case.head_dim;

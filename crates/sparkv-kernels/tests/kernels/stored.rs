@@ -1,7 +1,7 @@
 //! The bytes of stored rows: the same from version to version, and with every instruction set.
 
 use sparkv_kernels::quantize::quantize_with;
-use sparkv_kernels::{BLOCK, Fill, Format, Isa, KeptFormat, Layout, Packing, Side, dense};
+use sparkv_kernels::{BLOCK, Fill, Format, Isa, KeptFormat, Layout, Packing, Side, Widths, dense};
 
 /// FNV-1a.
 fn hash(bytes: &[u8]) -> u64 {
@@ -44,8 +44,11 @@ fn formats(head_dim: usize) -> Vec<(String, Format)> {
         ("f32".to_owned(), Format::F32),
         ("f16".to_owned(), Format::F16),
         ("int8".to_owned(), Format::Int8),
-        ("int4".to_owned(), Format::Int4),
     ];
+    for bits in 2..=6 {
+        let widths = Widths::uniform(bits, head_dim).unwrap();
+        formats.push((format!("int{bits}"), Format::Planes(widths)));
+    }
     for kept in [1, head_dim / 5, head_dim / 2, head_dim - 1] {
         for fill in [Fill::RootMeanSquare, Fill::MeanMagnitude] {
             formats.push((format!("packed f32 {kept} {fill:?}"), packed(kept, KeptFormat::F32, fill)));
@@ -61,7 +64,7 @@ fn store(isa: Isa, layout: &Layout) -> Vec<u8> {
     for rows in blocks(layout.head_dim()) {
         let mut bytes = vec![0x5a; layout.bytes(BLOCK)];
         if layout.is_quantized() {
-            quantize_with(isa, layout, &rows, &mut bytes);
+            quantize_with(isa, layout, &rows, &[], &mut bytes);
         } else {
             let rows = rows.chunks(layout.head_dim()).enumerate();
             rows.for_each(|(index, row)| dense::write_row(layout, row, &mut bytes, index));

@@ -5,10 +5,11 @@
 //! which become four vectors: 16 tokens in each of four channels of keys, 16 channels in each of four tokens of values.
 
 use super::packed::{PackedCodes, Place, flip};
-use super::{ReadQuantized, TOKEN_QUADS};
+use super::{GROUPS, ReadQuantized, TOKEN_QUADS};
 use crate::format::lanes::{QUAD, Shape, Unit};
 use crate::format::packing::{KeptFormat, Packing};
-use crate::format::{BLOCK, F16_BYTES, Format, GROUP, INT4_CHANNELS, Layout, MAX_HEAD_DIM, Side, block};
+use crate::format::planes::sections;
+use crate::format::{BLOCK, F16_BYTES, Format, GROUP, Layout, Side, Widths, block};
 use crate::simd::{LANES, Simd};
 
 /// A number for each token of a block.
@@ -30,8 +31,8 @@ pub(super) fn values<S: ReadQuantized>(simd: S, layout: &Layout, bytes: &[u8], v
     Expansion { simd, shape, out: values }.read(layout, bytes);
 }
 
-/// Reads the block `bytes` of int8 values into `codes` of whole units, in two's complement.
-#[cfg(target_arch = "aarch64")]
+/// Reads the packed block `bytes` of int8 values into `codes` of whole units, as those of int8 are stored.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[inline(always)]
 pub(super) fn packed_codes<S: ReadQuantized>(
     simd: S,
@@ -47,6 +48,7 @@ pub(super) fn packed_codes<S: ReadQuantized>(
             let unit = outer * quads(shape) + quad;
             if let Some(codes) = codes.get_mut(unit) {
                 packed.next(simd, Place { unit, outer, quad }, codes);
+                codes.iter_mut().for_each(|code| *code ^= flip(shape.side));
             }
         }
     }
@@ -63,7 +65,7 @@ impl<S: ReadQuantized> Expansion<'_, S> {
     fn read(&mut self, layout: &Layout, bytes: &[u8]) {
         match layout.format() {
             Format::Int8 => self.int8(bytes),
-            Format::Int4 => self.int4(bytes),
+            Format::Planes(widths) => self.planes(&widths, bytes),
             Format::Packed(packing) if packing.values == KeptFormat::Int8 => {
                 self.packed_codes(&packing, bytes)
             }
@@ -99,31 +101,31 @@ impl<S: ReadQuantized> Expansion<'_, S> {
     }
 
     #[inline(always)]
-    fn int4(&mut self, bytes: &[u8]) {
-        let (nibbles, scales) = bytes.split_at(BLOCK / 2 * self.shape.head_dim);
-        // (head_dim / 32, BLOCK)
-        let mut by_channels = [[[0.0; LANES]; BLOCK / LANES]; MAX_HEAD_DIM / INT4_CHANNELS];
-        let scales = scales.chunks_exact(F16_BYTES * BLOCK);
-        for (to, scales) in by_channels.iter_mut().zip(scales) {
-            *to = per_token(self.simd, scales);
-        }
-        // A byte holds an element of two units that follow one another.
-        for outer in 0..self.outers() {
-            for quad in (0..self.quads()).step_by(2) {
-                let unit = outer * self.quads() + quad;
-                let both = part(nibbles, unit / 2, self.shape.whole_units() / 2);
-                let (mut low, mut high) = ([0; QUAD * LANES], [0; QUAD * LANES]);
-                for ((low, high), byte) in low.iter_mut().zip(&mut high).zip(both) {
-                    *low = (byte & 15).wrapping_sub(8);
-                    *high = (byte >> 4).wrapping_sub(8);
+    fn planes(&mut self, widths: &Widths, bytes: &[u8]) {
+        let (planes, scales) = bytes.split_at(bytes.len() - BLOCK * F16_BYTES);
+        let scales = per_token(self.simd, scales);
+        for stored in sections(self.shape.side, widths, self.shape.head_dim) {
+            for unit in 0..stored.units() {
+                let mut codes = stored.read_unit(planes, unit);
+                for code in &mut codes {
+                    *code = (2 * *code).wrapping_sub(stored.section.largest() as u8);
                 }
-                let channel = match self.shape.side {
-                    Side::Keys => quad * QUAD,
-                    Side::Values => outer * LANES,
+                let (outer, quad) = match self.shape.side {
+                    Side::Keys => (unit % GROUPS, stored.section.first / QUAD + unit / GROUPS),
+                    Side::Values => (unit / TOKEN_QUADS, unit % TOKEN_QUADS),
                 };
-                let scales = &by_channels[channel / INT4_CHANNELS];
-                self.put_codes(Place { unit, outer, quad }, &low, scales);
-                self.put_codes(Place { unit: unit + 1, outer, quad: quad + 1 }, &high, scales);
+                let place = Place { unit: outer * self.quads() + quad, outer, quad };
+                self.put_codes(place, &codes, &scales);
+            }
+        }
+        if self.shape.side == Side::Values {
+            return;
+        }
+        for outer in 0..self.outers() {
+            // Channels without bits.
+            for quad in widths.stored() / QUAD..self.quads() {
+                let place = Place { unit: outer * self.quads() + quad, outer, quad };
+                self.put(place, [self.simd.splat(0.0); QUAD]);
             }
         }
     }

@@ -1,15 +1,21 @@
 //! Quantized blocks as attention reads them.
 //!
 //! There are two ways. Everywhere they can be read back into f32, laid out as dense groups are ([`expand`]); then they
-//! are multiplied like those. Where there are dot products of bytes, blocks in int8, int4 and packed are multiplied as
-//! integers. [`ReadQuantized`] is both, for each instruction set.
+//! are multiplied like those. Where there are products of bytes ([`crate::simd::integers`]), blocks are multiplied as integers
+//! (`integers`). [`ReadQuantized`] is both, for each instruction set.
 
 #[cfg(target_arch = "aarch64")]
 #[allow(unsafe_code, reason = "vector instructions; behind safe functions")]
 mod aarch64;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod codes;
 mod expand;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod integers;
 mod masks;
 mod packed;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod planes;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod shuffles;
 #[cfg(test)]

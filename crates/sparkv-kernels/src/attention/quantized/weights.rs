@@ -17,34 +17,40 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// Adds `products` with the weights, of `N` times 16 channels from vector `first` on, to `sums`.
+    /// Adds `products` with the weights, of `N` times 16 channels from vector `first` on, to `sums`. Of odd numbers up to
+    /// `odd`, those with their codes.
     #[inline(always)]
     pub(super) fn add_to<S: Integers, const N: usize>(
         &self,
         simd: S,
-        products: &[[S::I; N]],
+        products: &[[S::I; PANEL]; N],
+        odd: Option<i32>,
         sums: PanelSums<'_>,
         first: usize,
     ) {
         let PanelSums { sums, vectors } = sums;
-        for (slot, products) in products.iter().enumerate() {
+        for slot in 0..PANEL {
             let scale = simd.splat(self.scales[slot]);
+            // Weights that are not numbers have any sum; what comes out is not a number anyway.
+            let offset = odd.map(|largest| simd.splat_i32(self.sums[slot].wrapping_mul(-largest)));
             let sums = &mut sums[slot * vectors + first..][..N];
             for (products, sums) in products.iter().zip(sums) {
-                simd.store(simd.mul_add(simd.to_f32(*products), scale, simd.load(sums)), sums);
+                let mut product = products[slot];
+                if let Some(offset) = offset {
+                    product = simd.add_i32(simd.add_i32(product, product), offset);
+                }
+                simd.store(simd.mul_add(simd.to_f32(product), scale, simd.load(sums)), sums);
             }
         }
     }
 
-    /// Weights times the scales of group `scale_group` of each block, as 8-bit integers up to `limit`: 255 for
-    /// unsigned ones, 127 for signed ones. `blocks`: the scales of each.
+    /// Weights times the scales of each block, as integers up to `limit`. `blocks`: the scales of each.
     #[inline(always)]
     pub(super) fn new<'a, S: Integers>(
         simd: S,
         blocks: impl ExactSizeIterator<Item = &'a [u8]>,
-        scale_group: usize,
-        at: WeightsAt<'_>,
         limit: f32,
+        at: WeightsAt<'_>,
     ) -> Self {
         let mut all = Self {
             quads: [[[0; PANEL]; TOKEN_QUADS]; KEY_BLOCK / BLOCK],
@@ -54,7 +60,7 @@ impl Weights {
         let mut factors = [simd.splat(0.0); KEY_BLOCK / GROUP];
         let groups = blocks.len() * GROUPS;
         for (scales, factors) in blocks.zip(factors.as_chunks_mut::<GROUPS>().0) {
-            let scales = &scales.as_chunks::<{ F16_BYTES * LANES }>().0[scale_group * GROUPS..];
+            let scales = scales.as_chunks::<{ F16_BYTES * LANES }>().0;
             *factors = [simd.load_f16(&scales[0]), simd.load_f16(&scales[1])];
         }
         for (slot, weights) in at.weights.iter().enumerate() {

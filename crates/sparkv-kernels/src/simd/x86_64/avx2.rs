@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use crate::format::F16_BYTES;
+use crate::simd::integers::{Integers, Quads};
 use crate::simd::isa::{Isa, Kind};
 use crate::simd::{LANES, Simd, Task};
 
@@ -26,6 +27,8 @@ impl Avx2 {
 // and stores are of exactly the arrays that references point to.
 impl Simd for Avx2 {
     type F = [__m256; 2];
+
+    const SUMS_OF_ONE_GROUP: bool = true;
 
     #[inline(always)]
     fn outline<T: Task<Self>>(self, task: T) -> T::Output {
@@ -119,5 +122,162 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn prefetch(self, address: *const u8) {
         super::prefetch(address);
+    }
+}
+
+/// Sums of products of bytes, in lanes of 32 bits. Two products must fit 16 bits, with a sign.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn dot(sums: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i {
+    let pairs = _mm256_maddubs_epi16(unsigned, signed);
+    _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+}
+
+// SAFETY of all blocks below: as above.
+impl Integers for Avx2 {
+    type I = [__m256i; 2];
+    type B = [__m256i; 2];
+
+    const KEY_BIAS: i32 = 0;
+    // Two products with int8 values fit 16 bits.
+    const LARGEST_WEIGHT: f32 = 127.0;
+
+    #[inline(always)]
+    fn splat_i32(self, value: i32) -> Self::I {
+        // SAFETY: see above.
+        unsafe { [_mm256_set1_epi32(value); 2] }
+    }
+
+    #[inline(always)]
+    fn add_i32(self, a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: see above.
+        unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn sum_i32(self, a: Self::I) -> i32 {
+        // SAFETY: see above.
+        unsafe {
+            let eights = _mm256_add_epi32(a[0], a[1]);
+            let fours = _mm_add_epi32(_mm256_castsi256_si128(eights), _mm256_extracti128_si256::<1>(eights));
+            let twos = _mm_add_epi32(fours, _mm_unpackhi_epi64(fours, fours));
+            _mm_cvtsi128_si32(_mm_add_epi32(twos, _mm_shuffle_epi32::<1>(twos)))
+        }
+    }
+
+    #[inline(always)]
+    fn low_bytes(self, a: Self::I) -> [i32; LANES / 4] {
+        let mut quads = [0; LANES / 4];
+        // SAFETY: see above.
+        unsafe {
+            let low = _mm256_set1_epi32(255);
+            // Fours of the first register and of the second take turns.
+            let words = _mm256_packus_epi32(_mm256_and_si256(a[0], low), _mm256_and_si256(a[1], low));
+            let words = _mm256_permute4x64_epi64::<0b1101_1000>(words);
+            let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(quads.as_mut_ptr().cast(), bytes);
+        }
+        quads
+    }
+
+    #[inline(always)]
+    fn to_i32(self, a: Self::F) -> Self::I {
+        // SAFETY: see above.
+        unsafe { [_mm256_cvtps_epi32(a[0]), _mm256_cvtps_epi32(a[1])] }
+    }
+
+    #[inline(always)]
+    fn to_f32(self, a: Self::I) -> Self::F {
+        // SAFETY: see above.
+        unsafe { [_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])] }
+    }
+
+    #[inline(always)]
+    fn abs(self, a: Self::F) -> Self::F {
+        // SAFETY: see above.
+        unsafe {
+            let sign = _mm256_set1_ps(-0.0);
+            [_mm256_andnot_ps(sign, a[0]), _mm256_andnot_ps(sign, a[1])]
+        }
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, bytes: &Quads) -> Self::B {
+        let bytes = bytes.as_ptr().cast::<__m256i>();
+        // SAFETY: see above.
+        unsafe { [_mm256_loadu_si256(bytes), _mm256_loadu_si256(bytes.add(1))] }
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, vector: Self::B, bytes: &mut Quads) {
+        let bytes = bytes.as_mut_ptr().cast::<__m256i>();
+        // SAFETY: see above.
+        unsafe {
+            _mm256_storeu_si256(bytes, vector[0]);
+            _mm256_storeu_si256(bytes.add(1), vector[1]);
+        }
+    }
+
+    #[inline(always)]
+    fn bits(self, a: Self::B, right: i32, mask: u8) -> Self::B {
+        let mut bits = a;
+        for bits in &mut bits {
+            // SAFETY: see above.
+            *bits = unsafe {
+                let moved = if right < 0 {
+                    _mm256_sll_epi16(*bits, _mm_cvtsi32_si128(-right))
+                } else {
+                    _mm256_srl_epi16(*bits, _mm_cvtsi32_si128(right))
+                };
+                _mm256_and_si256(moved, _mm256_set1_epi8(mask.cast_signed()))
+            };
+        }
+        bits
+    }
+
+    #[inline(always)]
+    fn or(self, a: Self::B, b: Self::B) -> Self::B {
+        // SAFETY: see above.
+        unsafe { [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn dot_codes<const P: usize>(self, sums: &mut [Self::I; P], codes: Self::B, rows: &[i32; P]) {
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            // SAFETY: see above.
+            unsafe {
+                let row = _mm256_set1_epi32(*row);
+                *sums = [dot(sums[0], codes[0], row), dot(sums[1], codes[1], row)];
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn dot_keys<const P: usize>(self, sums: &mut [Self::I; P], keys: Self::B, rows: &[i32; P]) {
+        // SAFETY: see above.
+        unsafe {
+            // Magnitudes, and signs that go to the other side.
+            let bias = _mm256_set1_epi8(-128);
+            let keys = [_mm256_xor_si256(keys[0], bias), _mm256_xor_si256(keys[1], bias)];
+            let magnitudes = [_mm256_abs_epi8(keys[0]), _mm256_abs_epi8(keys[1])];
+            for (sums, row) in sums.iter_mut().zip(rows) {
+                let row = _mm256_set1_epi32(*row);
+                *sums = [
+                    dot(sums[0], magnitudes[0], _mm256_sign_epi8(row, keys[0])),
+                    dot(sums[1], magnitudes[1], _mm256_sign_epi8(row, keys[1])),
+                ];
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn dot_values<const P: usize>(self, sums: &mut [Self::I; P], values: Self::B, rows: &[i32; P]) {
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            // SAFETY: see above.
+            unsafe {
+                let row = _mm256_set1_epi32(*row);
+                *sums = [dot(sums[0], row, values[0]), dot(sums[1], row, values[1])];
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use crate::format::F16_BYTES;
-use crate::simd::integers::Integers;
+use crate::simd::integers::{Integers, Quads};
 use crate::simd::isa::{Isa, Kind};
 use crate::simd::{LANES, Simd, Task};
 
@@ -20,18 +20,6 @@ impl Avx512 {
     pub(crate) fn new(isa: Isa) -> Self {
         assert_eq!(isa.0, Kind::Avx512);
         Self(())
-    }
-
-    #[inline(always)]
-    pub(crate) fn load_bytes(self, bytes: &[u8; 4 * LANES]) -> __m512i {
-        // SAFETY: `self` is proof of the instructions; the array is as long as a register.
-        unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
-    }
-
-    #[inline(always)]
-    pub(crate) fn store_bytes(self, register: __m512i, bytes: &mut [u8; 4 * LANES]) {
-        // SAFETY: `self` is proof of the instructions; the array is as long as a register.
-        unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), register) }
     }
 
     /// Every byte four times.
@@ -68,6 +56,60 @@ impl Avx512 {
 
 impl Integers for Avx512 {
     type I = __m512i;
+    type B = __m512i;
+
+    const KEY_BIAS: i32 = 128;
+    const LARGEST_WEIGHT: f32 = 255.0;
+
+    #[inline(always)]
+    fn load_bytes(self, bytes: &Quads) -> __m512i {
+        // SAFETY: `self` is proof of the instructions; the array is as long as a register.
+        unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, register: __m512i, bytes: &mut Quads) {
+        // SAFETY: `self` is proof of the instructions; the array is as long as a register.
+        unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), register) }
+    }
+
+    #[inline(always)]
+    fn bits(self, a: __m512i, right: i32, mask: u8) -> __m512i {
+        // SAFETY: `self` is proof of the instructions.
+        unsafe {
+            let moved = if right < 0 {
+                _mm512_sll_epi16(a, _mm_cvtsi32_si128(-right))
+            } else {
+                _mm512_srl_epi16(a, _mm_cvtsi32_si128(right))
+            };
+            _mm512_and_si512(moved, _mm512_set1_epi8(mask.cast_signed()))
+        }
+    }
+
+    #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` is proof of the instructions.
+        unsafe { _mm512_or_si512(a, b) }
+    }
+
+    #[inline(always)]
+    fn dot_codes<const P: usize>(self, sums: &mut [__m512i; P], codes: __m512i, rows: &[i32; P]) {
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            *sums = self.dot(*sums, codes, self.splat_i32(*row));
+        }
+    }
+
+    #[inline(always)]
+    fn dot_keys<const P: usize>(self, sums: &mut [__m512i; P], keys: __m512i, rows: &[i32; P]) {
+        self.dot_codes(sums, keys, rows);
+    }
+
+    #[inline(always)]
+    fn dot_values<const P: usize>(self, sums: &mut [__m512i; P], values: __m512i, rows: &[i32; P]) {
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            *sums = self.dot(*sums, self.splat_i32(*row), values);
+        }
+    }
 
     #[inline(always)]
     fn splat_i32(self, value: i32) -> __m512i {

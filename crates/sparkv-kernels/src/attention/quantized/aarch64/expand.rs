@@ -9,12 +9,11 @@ use crate::attention::quantized::masks::Masks;
 use crate::attention::quantized::shuffles::SHUFFLES;
 use crate::format::Layout;
 use crate::format::lanes::{QUAD, Unit};
-use crate::format::quantized::INT4_BIAS;
 use crate::simd::LANES;
 use crate::simd::aarch64::{Neon, Vector};
 
 /// Registers of bytes.
-pub(super) type Bytes<const N: usize> = [uint8x16_t; N];
+type Bytes<const N: usize> = [uint8x16_t; N];
 
 /// As [`expand::keys`], compiled for NEON.
 #[target_feature(enable = "neon")]
@@ -40,7 +39,7 @@ pub(super) fn values<const DOT: bool>(
 
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) fn load(bytes: &[u8; 16]) -> uint8x16_t {
+fn load(bytes: &[u8; 16]) -> uint8x16_t {
     // SAFETY: the array is as long as a register.
     unsafe { vld1q_u8(bytes.as_ptr()) }
 }
@@ -54,25 +53,12 @@ fn store(register: uint8x16_t, bytes: &mut [u8; 16]) {
 
 #[inline]
 #[target_feature(enable = "neon")]
-pub(super) fn load_unit(unit: &Unit) -> Bytes<4> {
+fn load_unit(unit: &Unit) -> Bytes<4> {
     let mut registers = [vdupq_n_u8(0); 4];
     for (register, bytes) in registers.iter_mut().zip(unit.as_chunks().0) {
         *register = load(bytes);
     }
     registers
-}
-
-/// The two nibbles of every byte, low ones first, in two's complement: a block of int4 becomes one of bytes.
-#[target_feature(enable = "neon")]
-pub(super) fn nibbles(nibbles: &[u8], codes: &mut [Unit]) {
-    let bias = vdupq_n_u8(INT4_BIAS);
-    for (bytes, [low, high]) in nibbles.as_chunks().0.iter().zip(codes.as_chunks_mut().0) {
-        let [low, high] = [low, high].map(|unit| unit.as_chunks_mut().0);
-        for ((bytes, low), high) in load_unit(bytes).into_iter().zip(low).zip(high) {
-            store(vsubq_u8(vandq_u8(bytes, vdupq_n_u8(15)), bias), low);
-            store(vsubq_u8(vshrq_n_u8::<4>(bytes), bias), high);
-        }
-    }
 }
 
 /// Where byte `term` of each lane is, to be its highest; the others become zeros.

@@ -1,17 +1,13 @@
 //! Quantized blocks read on 64-bit Arm: which way each layout goes.
 
-mod codes;
 mod expand;
 
-use self::codes::{Codes8, KeyCodes};
-use crate::attention::quantized::expand::packed_codes;
 use crate::attention::quantized::masks::Masks;
-use crate::attention::quantized::{ReadQuantized, Reading};
+use crate::attention::quantized::{ReadQuantized, Reading, integers};
 use crate::attention::queries::QueryCodes;
-use crate::attention::{KEY_BLOCK, ScoresAt, WeightsAt};
+use crate::attention::{ScoresAt, WeightsAt};
 use crate::format::lanes::{QUAD, Unit};
-use crate::format::quantized::KEY_BIAS;
-use crate::format::{BLOCK, Format, INT4_CHANNELS, KeptFormat, Layout, Rows};
+use crate::format::{Layout, Rows};
 use crate::simd::LANES;
 use crate::simd::aarch64::{Neon, Vector};
 
@@ -69,7 +65,7 @@ impl<const DOT: bool> ReadQuantized for Neon<DOT> {
     }
 }
 
-/// Scores a block of keys as integers; `false` if it is none.
+/// As [`integers::score`], compiled for NEON with dot products.
 #[target_feature(enable = "neon,dotprod")]
 fn score_codes(
     simd: Neon<true>,
@@ -79,16 +75,10 @@ fn score_codes(
     reading: Reading<'_>,
     at: ScoresAt<'_>,
 ) -> bool {
-    let Some((keys, biased)) = codes_of(simd, layout, block, reading.expanded.codes.as_mut_slice()) else {
-        return false;
-    };
-    let fold = if layout.format() == Format::Int4 { INT4_CHANNELS } else { usize::MAX };
-    let flip = if biased { KEY_BIAS } else { 0 };
-    codes::score(simd, &KeyCodes { keys, flip, fold }, queries, reading.prefetch, at);
-    true
+    integers::score(simd, layout, block, queries, reading, at)
 }
 
-/// Adds weighted blocks of values as integers; `false` if they are none, or their rows do not fill vectors.
+/// As [`integers::weigh`], compiled for NEON with dot products.
 #[target_feature(enable = "neon,dotprod")]
 fn weigh_codes(
     simd: Neon<true>,
@@ -97,50 +87,5 @@ fn weigh_codes(
     reading: Reading<'_>,
     sums: &mut [[f32; LANES]],
 ) -> bool {
-    let layout = values.layout();
-    if !layout.head_dim().is_multiple_of(LANES) {
-        return false;
-    }
-    let units = BLOCK * layout.head_dim() / size_of::<Unit>();
-    let room = reading.expanded.codes.as_mut_slice().chunks_exact_mut(units);
-    let mut blocks = [Codes8 { codes: &[], scales: &[] }; KEY_BLOCK / BLOCK];
-    for ((slot, block), room) in blocks.iter_mut().zip(values.units()).zip(room) {
-        let Some((codes, _)) = codes_of(simd, layout, block, room) else { return false };
-        *slot = codes;
-    }
-    let blocks = &blocks[..values.units().len()];
-    codes::weigh(simd, blocks, layout.format() == Format::Int4, reading.prefetch, at, sums);
-    true
-}
-
-/// The codes of a block, in `room` if they must be spread out, and whether those of keys still have their bias;
-/// `None` if it has none, or its rows do not fill vectors.
-#[inline]
-#[target_feature(enable = "neon,dotprod")]
-fn codes_of<'a>(
-    simd: Neon<true>,
-    layout: &Layout,
-    block: &'a [u8],
-    room: &'a mut [Unit],
-) -> Option<(Codes8<'a>, bool)> {
-    let head_dim = layout.head_dim();
-    let room = &mut room[..BLOCK * head_dim / size_of::<Unit>()];
-    match layout.format() {
-        Format::Int8 => {
-            let (codes, scales) = block.split_at(BLOCK * head_dim);
-            Some((Codes8 { codes: codes.as_chunks().0, scales }, true))
-        }
-        Format::Int4 => {
-            let (nibbles, scales) = block.split_at(BLOCK / 2 * head_dim);
-            expand::nibbles(nibbles, room);
-            Some((Codes8 { codes: room, scales }, false))
-        }
-        Format::Packed(packing) if packing.values == KeptFormat::Int8 && head_dim.is_multiple_of(LANES) => {
-            let sections = packing.sections(head_dim);
-            packed_codes(simd, layout, &packing, block, room);
-            let scales = &block[sections.scalars..sections.steps];
-            Some((Codes8 { codes: room, scales }, false))
-        }
-        _ => None,
-    }
+    integers::weigh(simd, values, at, reading, sums)
 }

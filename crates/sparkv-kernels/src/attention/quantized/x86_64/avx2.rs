@@ -1,4 +1,4 @@
-//! Blocks read back into f32 with AVX2.
+//! Quantized blocks read with AVX2.
 //!
 //! There are no instructions that spread values out by a mask, but there are shuffles.
 
@@ -6,9 +6,11 @@ use std::arch::x86_64::*;
 
 use crate::attention::quantized::masks::Masks;
 use crate::attention::quantized::shuffles::SHUFFLES;
-use crate::attention::quantized::{ReadQuantized, expand};
-use crate::format::Layout;
+use crate::attention::quantized::{ReadQuantized, Reading, expand, integers};
+use crate::attention::queries::QueryCodes;
+use crate::attention::{ScoresAt, WeightsAt};
 use crate::format::lanes::{QUAD, Unit};
+use crate::format::{Layout, Rows};
 use crate::simd::x86_64::Avx2;
 use crate::simd::{LANES, Simd};
 
@@ -37,6 +39,56 @@ impl ReadQuantized for Avx2 {
         // SAFETY: see above.
         unsafe { spread_codes(masks, magnitudes, values, flip, codes) }
     }
+
+    #[inline(always)]
+    fn score_codes(
+        self,
+        layout: &Layout,
+        block: &[u8],
+        queries: &QueryCodes,
+        reading: Reading<'_>,
+        at: ScoresAt<'_>,
+    ) -> bool {
+        // SAFETY: see above.
+        unsafe { score_codes(self, layout, block, queries, reading, at) }
+    }
+
+    #[inline(always)]
+    fn weigh_codes(
+        self,
+        values: &Rows<'_>,
+        at: WeightsAt<'_>,
+        reading: Reading<'_>,
+        sums: &mut [[f32; LANES]],
+    ) -> bool {
+        // SAFETY: see above.
+        unsafe { weigh_codes(self, values, at, reading, sums) }
+    }
+}
+
+/// As [`integers::score`], compiled for AVX2.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn score_codes(
+    simd: Avx2,
+    layout: &Layout,
+    block: &[u8],
+    queries: &QueryCodes,
+    reading: Reading<'_>,
+    at: ScoresAt<'_>,
+) -> bool {
+    integers::score(simd, layout, block, queries, reading, at)
+}
+
+/// As [`integers::weigh`], compiled for AVX2.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn weigh_codes(
+    simd: Avx2,
+    values: &Rows<'_>,
+    at: WeightsAt<'_>,
+    reading: Reading<'_>,
+    sums: &mut [[f32; LANES]],
+) -> bool {
+    integers::weigh(simd, values, at, reading, sums)
 }
 
 /// As [`expand::keys`], compiled for AVX2.

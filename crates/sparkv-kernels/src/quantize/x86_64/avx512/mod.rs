@@ -13,22 +13,14 @@ use std::arch::x86_64::*;
 use self::choose::{Chosen, choose};
 use self::lanes::{Codes, Output, bits_in_lane_order, write_quads};
 use self::vectors::{
-    Row, largest_magnitude, load_f32, load_u8, load_word, reciprocal, store_128, store_256, store_512,
-    store_f32, to_code, to_f16,
+    Row, largest_magnitude, load_f32, load_word, reciprocal, store_128, store_256, store_512, store_f32,
+    to_code, to_f16,
 };
 use crate::format::lanes::Shape;
-use crate::format::quantized::{INT4_BIAS, KEY_BIAS};
-use crate::format::{
-    BLOCK, F16_BYTES, Format, INT4_CHANNELS, KeptFormat, Layout, MAX_HEAD_DIM, Packing, Side,
-};
+use crate::format::quantized::KEY_BIAS;
+use crate::format::{BLOCK, F16_BYTES, Format, KeptFormat, Layout, Packing, Side};
 use crate::simd::LANES;
 use crate::simd::x86_64::Avx512;
-
-/// What codes of a byte are clamped to.
-const INT8_LIMITS: [f32; 2] = [-127.0, 127.0];
-
-/// What codes of half a byte are clamped to.
-const INT4_LIMITS: [f32; 2] = [-8.0, 7.0];
 
 /// Quantizes a block; the lengths are those of the layout, as [`crate::format::block::encode`] has them. `false` if that
 /// is not done here.
@@ -60,7 +52,6 @@ fn quantize_words<const W: usize>(layout: &Layout, rows: &[f32], bytes: &mut [u8
     let Some(rows) = rows else { return false };
     match layout.format() {
         Format::Int8 => quantize_int8::<W>(layout, rows, bytes),
-        Format::Int4 => quantize_int4::<W>(layout, rows, bytes),
         Format::Packed(packing) if packing.values == KeptFormat::Int8 => {
             quantize_packed::<W>(layout, &packing, rows, bytes);
         }
@@ -88,97 +79,6 @@ fn quantize_int8<const W: usize>(layout: &Layout, rows: &[Row<W>; BLOCK], bytes:
     bytes[BLOCK * shape.head_dim..].copy_from_slice(&scales);
 }
 
-#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn quantize_int4<const W: usize>(layout: &Layout, rows: &[Row<W>; BLOCK], bytes: &mut [u8]) {
-    let shape = Shape { side: layout.side(), head_dim: layout.head_dim() };
-    let groups = shape.head_dim.div_ceil(INT4_CHANNELS);
-    let mut scales = [0; MAX_HEAD_DIM / INT4_CHANNELS * BLOCK * F16_BYTES];
-    let mut reciprocals = [[0.0; BLOCK]; MAX_HEAD_DIM / INT4_CHANNELS];
-    for (group, reciprocals) in reciprocals[..groups].iter_mut().enumerate() {
-        let mut largest = [0.0; BLOCK];
-        for (largest, row) in largest.iter_mut().zip(rows) {
-            *largest = largest_of_group(&row.as_flattened().as_chunks().0[group]);
-        }
-        for half in 0..BLOCK / LANES {
-            let largest = load_f32(&largest.as_chunks().0[half]);
-            let exact = _mm512_div_ps(largest, _mm512_set1_ps(-8.0));
-            store_scales(exact, half, &mut scales[group * BLOCK * F16_BYTES..], reciprocals);
-        }
-    }
-    let mut codes: Codes<W> = [[[0; 64]; W]; BLOCK];
-    for (token, (codes, row)) in codes.iter_mut().zip(rows).enumerate() {
-        for (word, codes) in codes.iter_mut().enumerate() {
-            let of = [reciprocals[2 * word][token], reciprocals[2 * word + 1][token]];
-            let lanes = codes_of(&row[word], of, INT4_LIMITS);
-            store_512(codes, _mm512_add_epi8(lanes, _mm512_set1_epi8(INT4_BIAS as i8)));
-        }
-    }
-    // Two nibbles to a byte; bytes are then laid out as those of int8 are.
-    let mut output = Output { bytes, len: 0 };
-    match shape.side {
-        Side::Keys => {
-            join_channels(&mut codes);
-            let shape = Shape { head_dim: shape.head_dim / 2, ..shape };
-            write_quads(&codes, shape, BLOCK, |_| u64::MAX, &mut output);
-        }
-        Side::Values => {
-            join_tokens(&mut codes);
-            // A group of channels has half the units that one of int8 has.
-            write_quads(&codes, shape, BLOCK / 2, |unit| shape.bits(2 * unit), &mut output);
-        }
-    }
-    let start = BLOCK / 2 * shape.head_dim;
-    bytes[start..].copy_from_slice(&scales[..groups * BLOCK * F16_BYTES]);
-}
-
-/// The value of largest magnitude in a group of [`INT4_CHANNELS`], with its sign; the first among equals.
-#[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn largest_of_group(group: &[f32; INT4_CHANNELS]) -> f32 {
-    let lanes = group.as_chunks().0;
-    let values = [load_f32(&lanes[0]), load_f32(&lanes[1])];
-    let [low, high] = values.map(|values| _mm512_abs_ps(values));
-    // The maximum of a NaN and another is the second operand.
-    let largest = _mm512_max_ps(low, _mm512_setzero_ps());
-    let largest = _mm512_reduce_max_ps(_mm512_max_ps(high, largest));
-    if largest == 0.0 {
-        return 0.0;
-    }
-    let lanes = _mm512_set1_ps(largest);
-    let [low, high] = [low, high].map(|lane| u32::from(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(lane, lanes)));
-    let is_largest = low | high << 16;
-    let [low, high] = values.map(|lane| u32::from(_mm512_movepi32_mask(_mm512_castps_si512(lane))));
-    let is_negative = (low | high << 16) & is_largest & is_largest.wrapping_neg() != 0;
-    if is_negative { -largest } else { largest }
-}
-
-/// Combines channels 8 j + i and 8 j + 4 + i of every row, i < 4.
-#[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn join_channels<const W: usize>(codes: &mut Codes<W>) {
-    for row in codes {
-        for word in 0..row.len() {
-            let lanes = load_u8(&row[word]);
-            let joined = _mm512_cvtepi64_epi32(_mm512_or_si512(lanes, _mm512_srli_epi64::<28>(lanes)));
-            store_256(&mut row[word / 2][32 * (word % 2)..], joined);
-        }
-    }
-}
-
-/// Combines rows 8 j + i and 8 j + 4 + i to row 4 j + i, i < 4.
-#[inline]
-#[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn join_tokens<const W: usize>(codes: &mut Codes<W>) {
-    for to in 0..BLOCK / 2 {
-        let low = to / 4 * 8 + to % 4;
-        let (low, high) = (codes[low], codes[low + 4]);
-        for ((to, low), high) in codes[to].iter_mut().zip(&low).zip(&high) {
-            let high = _mm512_slli_epi16::<4>(load_u8(high));
-            store_512(to, _mm512_or_si512(load_u8(low), high));
-        }
-    }
-}
-
 /// Stores the scales of 16 rows as f16, and the reciprocals of what was stored.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
@@ -199,21 +99,20 @@ fn int8_codes<const W: usize>(side: Side, rows: &[Row<W>; BLOCK], reciprocals: &
     let mut codes = [[[0; 64]; W]; BLOCK];
     for ((codes, row), of) in codes.iter_mut().zip(rows).zip(reciprocals) {
         for (codes, row) in codes.iter_mut().zip(row) {
-            let lanes = codes_of(row, [*of, *of], INT8_LIMITS);
+            let lanes = codes_of(row, *of);
             store_512(codes, _mm512_xor_si512(lanes, bias));
         }
     }
     codes
 }
 
-/// 64 channels in steps of which `reciprocals` are the reciprocals, for 32 channels each.
+/// 64 channels in steps of which `of` is the reciprocal.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn codes_of(word: &[f32; 64], reciprocals: [f32; 2], limits: [f32; 2]) -> __m512i {
-    let [low, high] = [_mm512_set1_ps(reciprocals[0]), _mm512_set1_ps(reciprocals[1])];
+fn codes_of(word: &[f32; 64], of: f32) -> __m512i {
+    let of = _mm512_set1_ps(of);
     let [a, b, c, d] = load_word(word);
-    let (a, b) = (to_code(a, low, limits), to_code(b, low, limits));
-    let (c, d) = (to_code(c, high, limits), to_code(d, high, limits));
+    let (a, b, c, d) = (to_code(a, of), to_code(b, of), to_code(c, of), to_code(d, of));
     // Packing goes by parts of 128 bits: each has 4 channels of a, of b, of c and of d.
     let parts = _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
     let order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
@@ -255,7 +154,7 @@ fn scalars_of<const W: usize>(chosen: &Chosen<W>) -> ([u8; (F16_BYTES + 1) * BLO
         let fill = load_f32(&chosen.fills.as_chunks().0[half]);
         let exact = int8_scale(load_f32(&chosen.largest.as_chunks().0[half]), fill);
         store_scales(exact, half, &mut scalars, &mut reciprocals);
-        let steps = _mm512_abs_epi32(to_code(fill, reciprocal(exact), INT8_LIMITS));
+        let steps = _mm512_abs_epi32(to_code(fill, reciprocal(exact)));
         store_128(&mut scalars[F16_BYTES * BLOCK + half * LANES..], _mm512_cvtepi32_epi8(steps));
     }
     (scalars, reciprocals)

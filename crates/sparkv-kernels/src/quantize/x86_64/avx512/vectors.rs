@@ -135,13 +135,13 @@ pub(super) fn reciprocal(scale: __m512) -> __m512 {
 /// `value` in steps of which `reciprocal` is the reciprocal, as [`crate::format::quantized::to_code`].
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-pub(super) fn to_code(value: __m512, reciprocal: __m512, limits: [f32; 2]) -> __m512i {
+pub(super) fn to_code(value: __m512, reciprocal: __m512) -> __m512i {
     let steps = _mm512_mul_ps(value, reciprocal);
     // A NaN becomes 0.
     let is_number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(steps, steps);
-    let steps = _mm512_max_ps(steps, _mm512_set1_ps(limits[0]));
+    let steps = _mm512_max_ps(steps, _mm512_set1_ps(-127.0));
     // The limits are whole numbers: rounding afterwards, which the conversion does, is the same.
-    _mm512_maskz_cvtps_epi32(is_number, _mm512_min_ps(steps, _mm512_set1_ps(limits[1])))
+    _mm512_maskz_cvtps_epi32(is_number, _mm512_min_ps(steps, _mm512_set1_ps(127.0)))
 }
 
 /// Nearest f16, as [`crate::format::float16::to_f16`].

@@ -1,16 +1,12 @@
 //! Quantized blocks read with AVX-512: which way each layout goes.
 
-mod codes;
 mod expand;
 mod packed;
 
-use self::codes::{Codes8, KeyCodes};
-use crate::attention::quantized::{ReadQuantized, Reading};
+use crate::attention::quantized::{ReadQuantized, Reading, integers};
 use crate::attention::queries::QueryCodes;
-use crate::attention::{KEY_BLOCK, ScoresAt, WeightsAt};
-use crate::format::lanes::Unit;
-use crate::format::quantized::{INT4_BIAS, KEY_BIAS};
-use crate::format::{BLOCK, Format, INT4_CHANNELS, KeptFormat, Layout, Packing, Rows};
+use crate::attention::{ScoresAt, WeightsAt};
+use crate::format::{Format, KeptFormat, Layout, Packing, Rows};
 use crate::simd::LANES;
 use crate::simd::x86_64::Avx512;
 
@@ -81,7 +77,7 @@ fn packing_of(layout: &Layout) -> Option<Packing> {
     }
 }
 
-/// Scores a block of keys as integers; `false` if it is none.
+/// As [`integers::score`], but for packed blocks.
 #[target_feature(
     enable = "avx2,fma,f16c,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni"
 )]
@@ -93,30 +89,15 @@ fn score_codes(
     reading: Reading<'_>,
     at: ScoresAt<'_>,
 ) -> bool {
-    let head_dim = layout.head_dim();
-    let codes = &mut reading.expanded.codes.as_mut_slice()[..BLOCK * head_dim / size_of::<Unit>()];
-    match layout.format() {
-        Format::Int8 => {
-            let (codes, scales) = block.split_at(BLOCK * head_dim);
-            let keys =
-                KeyCodes { codes: codes.as_chunks().0, bias: i32::from(KEY_BIAS), scales, fold: usize::MAX };
-            codes::score(simd, &keys, queries, reading.prefetch, at);
-        }
-        Format::Int4 => {
-            let (nibbles, scales) = block.split_at(BLOCK / 2 * head_dim);
-            expand::nibbles(simd, nibbles, codes);
-            let keys = KeyCodes { codes, bias: i32::from(INT4_BIAS), scales, fold: INT4_CHANNELS };
-            codes::score(simd, &keys, queries, reading.prefetch, at);
-        }
-        _ => {
-            let Some(packing) = packing_of(layout) else { return false };
-            packed::score(simd, &packed::Keys::new(block, &packing, head_dim), queries, reading.prefetch, at);
-        }
+    if let Some(packing) = packing_of(layout) {
+        let keys = packed::Keys::new(block, &packing, layout.head_dim());
+        packed::score(simd, &keys, queries, reading.prefetch, at);
+        return true;
     }
-    true
+    integers::score(simd, layout, block, queries, reading, at)
 }
 
-/// Adds weighted blocks of values as integers; `false` if they are none, or their rows do not fill registers.
+/// As [`integers::weigh`], but for packed blocks.
 #[target_feature(
     enable = "avx2,fma,f16c,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni"
 )]
@@ -127,34 +108,9 @@ fn weigh_codes(
     reading: Reading<'_>,
     sums: &mut [[f32; LANES]],
 ) -> bool {
-    let layout = values.layout();
-    let head_dim = layout.head_dim();
-    if !head_dim.is_multiple_of(LANES) {
-        return false;
-    }
-    if let Some(packing) = packing_of(layout) {
+    if let Some(packing) = packing_of(values.layout()) {
         packed::weigh(simd, values, &packing, reading.prefetch, at, sums);
         return true;
     }
-    let registers = BLOCK * head_dim / size_of::<Unit>();
-    let mut codes = reading.expanded.codes.as_mut_slice().chunks_exact_mut(registers);
-    let mut blocks = [Codes8 { codes: &[], scales: &[] }; KEY_BLOCK / BLOCK];
-    for (slot, block) in blocks.iter_mut().zip(values.units()) {
-        *slot = match layout.format() {
-            Format::Int8 => {
-                let (codes, scales) = block.split_at(BLOCK * head_dim);
-                Codes8 { codes: codes.as_chunks().0, scales }
-            }
-            Format::Int4 => {
-                let Some(codes) = codes.next() else { return false };
-                let (nibbles, scales) = block.split_at(BLOCK / 2 * head_dim);
-                expand::nibbles(simd, nibbles, codes);
-                Codes8 { codes, scales }
-            }
-            _ => return false,
-        };
-    }
-    let blocks = &blocks[..values.units().len()];
-    codes::weigh(simd, blocks, layout.format() == Format::Int4, reading.prefetch, at, sums);
-    true
+    integers::weigh(simd, values, at, reading, sums)
 }

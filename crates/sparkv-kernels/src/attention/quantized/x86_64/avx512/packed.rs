@@ -12,7 +12,7 @@ use crate::attention::{KEY_BLOCK, PANEL, ScoresAt, WeightsAt};
 use crate::format::lanes::{QUAD, Shape};
 use crate::format::packing::Sections;
 use crate::format::quantized::KEY_BIAS;
-use crate::format::{BLOCK, F16_BYTES, GROUP, INT4_CHANNELS, Packing, Rows, Side};
+use crate::format::{BLOCK, F16_BYTES, GROUP, Packing, Rows, Side};
 use crate::simd::integers::Integers;
 use crate::simd::x86_64::Avx512;
 use crate::simd::{LANES, Simd};
@@ -34,19 +34,15 @@ pub(super) fn score(
     let sections = packing.sections(head_dim);
     let scales = block[sections.scalars..sections.steps].as_chunks::<{ F16_BYTES * LANES }>().0;
     let scales = [simd.load_f16(&scales[0]), simd.load_f16(&scales[1])];
-    let panels =
-        queries.quads.chunks_exact(quads).zip(queries.sums.chunks_exact(head_dim.div_ceil(INT4_CHANNELS)));
-    for (((panel, sums), query_scales), scores) in
-        panels.zip(&queries.scales).zip(at.scores.chunks_exact_mut(PANEL))
-    {
-        let sums = keys.multiply(simd, panel, sums, prefetch);
+    for (panel, scores) in queries.panels(head_dim).zip(at.scores.chunks_exact_mut(PANEL)) {
+        let sums = keys.multiply(simd, panel.quads, panel.sums, prefetch);
         let mut totals = [[simd.splat(0.0); GROUPS]; PANEL];
         for (totals, sums) in totals.iter_mut().zip(sums) {
             for ((total, sums), scale) in totals.iter_mut().zip(sums).zip(scales) {
                 *total = simd.mul(simd.to_f32(sums), scale);
             }
         }
-        store_scores(simd, totals, query_scales, ScoresAt { scores, group: at.group });
+        store_scores(simd, totals, panel.scales, ScoresAt { scores, group: at.group });
         // Once is enough.
         prefetch.pause();
     }
@@ -127,7 +123,7 @@ pub(super) fn weigh(
     for (weights, sums) in at.weights.chunks_exact(PANEL).zip(sums.chunks_exact_mut(PANEL * vectors)) {
         let scales = values.units().map(|block| &block[sections.scalars..sections.steps]);
         let at = WeightsAt { weights, group: at.group };
-        let weights = Weights::new(simd, scales, 0, at, 255.0);
+        let weights = Weights::new(simd, scales, Avx512::LARGEST_WEIGHT, at);
         // KeptRegisters values of each block read so far: where the next vector's begin is not known before.
         let mut read = [0; KEY_BLOCK / BLOCK];
         for vector in 0..vectors {
@@ -137,7 +133,7 @@ pub(super) fn weigh(
                 block.multiply(simd, weights, &mut acc, read, prefetch);
             }
             let sums = PanelSums { sums: &mut *sums, vectors };
-            weights.add_to(simd, acc.as_chunks::<1>().0, sums, vector);
+            weights.add_to(simd, &[acc], None, sums, vector);
         }
         // Once is enough.
         prefetch.pause();

@@ -1,0 +1,86 @@
+//! Quantized blocks multiplied as integers: which way each layout goes.
+
+use super::codes::{self, Codes, Elements};
+use super::expand::packed_codes;
+use super::{ReadQuantized, Reading, planes};
+use crate::attention::queries::QueryCodes;
+use crate::attention::{KEY_BLOCK, ScoresAt, WeightsAt};
+use crate::format::lanes::Unit;
+use crate::format::{BLOCK, Format, KeptFormat, Layout, Rows};
+use crate::simd::LANES;
+use crate::simd::integers::Integers;
+
+/// Scores a block of keys; `false` if it has no codes, or its rows do not fill vectors.
+#[inline(always)] // into functions that are compiled for the instructions
+pub(super) fn score<S: ReadQuantized + Integers>(
+    simd: S,
+    layout: &Layout,
+    block: &[u8],
+    queries: &QueryCodes,
+    reading: Reading<'_>,
+    at: ScoresAt<'_>,
+) -> bool {
+    if let Format::Planes(widths) = layout.format() {
+        planes::score(simd, layout, &widths, block, queries, reading, at);
+        return true;
+    }
+    let Some(keys) = codes_of(simd, layout, block, reading.expanded.codes.as_mut_slice()) else {
+        return false;
+    };
+    codes::score(simd, keys, Elements::Signed, queries, layout.head_dim(), reading.prefetch, at);
+    true
+}
+
+/// Adds weighted blocks of values; `false` if they have no codes, or their rows do not fill vectors.
+#[inline(always)]
+pub(super) fn weigh<S: ReadQuantized + Integers>(
+    simd: S,
+    values: &Rows<'_>,
+    at: WeightsAt<'_>,
+    reading: Reading<'_>,
+    sums: &mut [[f32; LANES]],
+) -> bool {
+    let layout = values.layout();
+    if !layout.head_dim().is_multiple_of(LANES) {
+        return false;
+    }
+    if let Format::Planes(widths) = layout.format() {
+        planes::weigh(simd, values, &widths, reading, at, sums);
+        return true;
+    }
+    let units = BLOCK * layout.head_dim() / size_of::<Unit>();
+    let room = reading.expanded.codes.as_mut_slice().chunks_exact_mut(units);
+    let mut blocks = [Codes { units: &[], scales: &[] }; KEY_BLOCK / BLOCK];
+    for ((slot, block), room) in blocks.iter_mut().zip(values.units()).zip(room) {
+        let Some(codes) = codes_of(simd, layout, block, room) else { return false };
+        *slot = codes;
+    }
+    let blocks = &blocks[..values.units().len()];
+    codes::weigh(simd, blocks, Elements::Signed, reading.prefetch, at, sums);
+    true
+}
+
+/// The codes of a block of 8 bits, in `room` if they must be spread out; `None` if it has none, or its rows do not fill
+/// vectors.
+#[inline(always)]
+fn codes_of<'a, S: ReadQuantized>(
+    simd: S,
+    layout: &Layout,
+    block: &'a [u8],
+    room: &'a mut [Unit],
+) -> Option<Codes<'a>> {
+    let head_dim = layout.head_dim();
+    match layout.format() {
+        Format::Int8 => {
+            let (codes, scales) = block.split_at(BLOCK * head_dim);
+            Some(Codes { units: codes.as_chunks().0, scales })
+        }
+        Format::Packed(packing) if packing.values == KeptFormat::Int8 && head_dim.is_multiple_of(LANES) => {
+            let room = &mut room[..BLOCK * head_dim / size_of::<Unit>()];
+            let sections = packing.sections(head_dim);
+            packed_codes(simd, layout, &packing, block, room);
+            Some(Codes { units: room, scales: &block[sections.scalars..sections.steps] })
+        }
+        _ => None,
+    }
+}
