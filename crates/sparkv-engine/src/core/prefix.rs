@@ -146,7 +146,7 @@ impl<M: LanguageModel> PrefixCache<M> {
 
 /// Whether prompts are computed over rows in f32.
 fn is_f32(settings: &KvSettings) -> bool {
-    settings.precision() == Precision::F32
+    settings.key_precision() == Precision::F32
 }
 
 /// How many tokens both begin with.

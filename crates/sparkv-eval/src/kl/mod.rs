@@ -11,7 +11,6 @@ use rand::SeedableRng;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use sparkv::settings::Precision;
 use sparkv::splitmix::mix;
 use sparkv::{KvSettings, SequenceCache};
 use sparkv_models::{Decoder, LanguageModel, SpanStep};
@@ -184,7 +183,7 @@ fn family(settings: &KvSettings) -> &'static str {
         "evicted"
     } else if settings.key_ratio() > 0.0 || settings.value_ratio() > 0.0 {
         "pruned"
-    } else if matches!(settings.precision(), Precision::F32 | Precision::F16) {
+    } else if settings.key_precision().is_dense() && settings.value_precision().is_dense() {
         "dense"
     } else {
         "quantized"

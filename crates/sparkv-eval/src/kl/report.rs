@@ -101,7 +101,13 @@ fn label(name: &str) -> String {
     let Ok(options) = serde_json::from_str::<KvOptions>(name) else { return name.to_owned() };
     let share = |share: f64| format!("{share}").trim_start_matches('0').to_owned();
     let mut words: Vec<String> = options.preset.into_iter().collect();
-    words.extend(options.precision.map(|precision| format!("{precision:?}").to_lowercase()));
+    let precision = options.precision.unwrap_or_default();
+    let names = [precision.keys, precision.values].map(|side| side.map(|side| side.to_string()));
+    let mut names: Vec<String> = names.into_iter().flatten().collect();
+    names.dedup();
+    words.push(names.join("/"));
+    words.extend(options.allocation.map(|allocation| format!("{allocation:?}").to_lowercase()));
+    words.retain(|word| !word.is_empty());
     if let Some(pruning) = options.pruning {
         let [keys, values] =
             [pruning.key_ratio, pruning.value_ratio].map(|ratio| share(ratio.unwrap_or(0.0)));

@@ -51,7 +51,15 @@ described!(
         .property("pruning", other::<PruningOptions>("Which channels stay."))
         .property(
             "precision",
-            other::<Precision>("How values are stored. Left out: f16, and int8 for the channels that pruned rows keep."),
+            other::<PrecisionOptions>(
+                "How values are stored. Left out: f16, and int8 for the channels that pruned rows keep.",
+            ),
+        )
+        .property(
+            "allocation",
+            other::<Allocation>(
+                "How keys of fewer than 8 bits share them among channels. If nothing is said, query up to 4 bits, uniform with 5 and 6.",
+            ),
         )
         .property(
             "window",
@@ -65,7 +73,7 @@ described!(
                  than compress the whole conversation anew: sooner, but what was lost for this turn's question stays lost.",
             ),
         ),
-    refers to [Budget, EvictionOptions, PruningOptions, Precision]
+    refers to [Budget, EvictionOptions, PruningOptions, PrecisionOptions, Allocation]
 );
 
 described!(
@@ -101,10 +109,30 @@ described!(
 );
 
 described!(
+    PrecisionOptions = OneOfBuilder::new()
+        .item(Ref::from_schema_name(Precision::name()))
+        .item(
+            settings("One for keys and one for values.")
+                .property("keys", other::<Precision>("How keys are stored."))
+                .property("values", other::<Precision>("How values are stored.")),
+        ),
+    refers to [Precision]
+);
+
+described!(
+    Allocation = one_of_names(
+        "Whether all channels of keys of fewer than 8 bits have as many (uniform), or those more of which the queries ask more \
+         (query); as many in all.",
+        &["query", "uniform"],
+    ),
+    refers to []
+);
+
+described!(
     Precision = one_of_names(
         "Storage of rows that are not pruned. Of those that are, the kept channels are int8, or f32 where this is. Sinks, \
          window and the block that fills up behind it are f16 even where this is less.",
-        &["f32", "f16", "int8", "int4"],
+        &["f32", "f16", "int8", "int6", "int5", "int4", "int3", "int2"],
     ),
     refers to []
 );
@@ -272,7 +300,8 @@ mod tests {
             budget: Some(sparkv::Budget::Bytes(1)),
             eviction: Some(eviction),
             pruning: Some(pruning),
-            precision: Some(sparkv::settings::Precision::Int8),
+            precision: Some(sparkv::settings::Precision::Int8.into()),
+            allocation: Some(sparkv::settings::Allocation::Query),
             window: Some(32),
             sinks: Some(4),
             continues: Some(true),
@@ -291,6 +320,7 @@ mod tests {
         };
         check_fields::<KvUsage>(&serde_json::to_value(usage).unwrap());
         check_names::<Precision, sparkv::settings::Precision>();
+        check_names::<Allocation, sparkv::settings::Allocation>();
         check_names::<EvictionPolicy, sparkv::settings::EvictionPolicy>();
         check_names::<QueryStatistic, sparkv::settings::QueryStatistic>();
     }

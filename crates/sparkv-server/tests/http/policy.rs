@@ -26,7 +26,7 @@ fn policy(api_keys: &[&str], presets: &[(&str, Precision)], default: Option<&str
     let own: BTreeMap<_, _> = presets
         .iter()
         .map(|&(name, precision)| {
-            (name.to_owned(), KvOptions { precision: Some(precision), ..KvOptions::default() })
+            (name.to_owned(), KvOptions { precision: Some(precision.into()), ..KvOptions::default() })
         })
         .collect();
     let presets = Presets::built_in().unwrap().with(own).unwrap();

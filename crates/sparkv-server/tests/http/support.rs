@@ -64,7 +64,8 @@ impl Setup {
         let text =
             TextModel::new(tokenizer().unwrap(), self.chat_template, Some("<s>"), Some("</s>")).unwrap();
         let max_queue = NonZeroUsize::new(self.max_queue).unwrap();
-        let small = KvOptions { precision: Some(sparkv::settings::Precision::Int8), ..KvOptions::default() };
+        let small =
+            KvOptions { precision: Some(sparkv::settings::Precision::Int8.into()), ..KvOptions::default() };
         let presets =
             Presets::built_in().unwrap().with(BTreeMap::from([("mine".to_owned(), small)])).unwrap();
         let engine_config = EngineConfig { max_queue, ..self.engine };

@@ -173,7 +173,7 @@ mod tests {
         let choose = |share| KvChoice::Budget(Budget::Share(share)).settings(&shape(), 8000, 200).unwrap();
         let form = |share| {
             let settings = choose(share);
-            (settings.precision(), settings.key_ratio(), settings.eviction().is_none())
+            (settings.key_precision(), settings.key_ratio(), settings.eviction().is_none())
         };
         assert_eq!(form(1.0), (Precision::F16, 0.0, true));
         assert_eq!(form(0.6), (Precision::Int8, 0.0, true));
@@ -191,7 +191,7 @@ mod tests {
     fn completions_that_may_get_long_are_bounded_by_streaming() {
         let budget = KvChoice::Budget(Budget::Bytes(shape().dense_bytes(4000)));
         let settings = budget.settings(&shape(), 500, 100_000).unwrap();
-        assert_eq!((settings.precision(), settings.key_ratio()), (Precision::F16, 0.0));
+        assert_eq!((settings.key_precision(), settings.key_ratio()), (Precision::F16, 0.0));
         let eviction = settings.eviction().unwrap();
         assert_eq!(eviction.policy, EvictionPolicy::STREAMING);
         assert!(matches!(eviction.keep, Keep::Tokens(3800..=4000)), "{eviction:?}");

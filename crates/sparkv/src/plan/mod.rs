@@ -3,11 +3,13 @@
 mod bytes;
 pub(crate) mod growth;
 
-use sparkv_kernels::{BLOCK, Fill, Format, GROUP, KeptFormat, Layout, LayoutError, Packing, Side};
+use sparkv_kernels::{
+    BLOCK, Fill, Format, GROUP, KeptFormat, Layout, LayoutError, Packing, SET, Side, Widths,
+};
 
 use self::growth::{Growth, Limit, chunk_bytes, chunks};
 use crate::eviction::{Choice, Prompt, Score, Survivors};
-use crate::settings::{KvSettings, Precision, QueryStatistic, SettingsError};
+use crate::settings::{Allocation, KvSettings, Precision, QueryStatistic, SettingsError};
 use crate::shape::KvShape;
 
 /// The tokens after which what a cache holds has grown and shrunk again.
@@ -18,15 +20,47 @@ pub(crate) const TOOTH: usize = 2 * BLOCK;
 /// longest window twice.
 pub(crate) const MAX_SAMPLE: usize = 2048;
 
+/// What is done to keys before they are quantized.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum KeyDomain {
+    /// Nothing.
+    Plain,
+    /// Channels are scaled by the energy of queries; `centered`: without the mean.
+    Scaled { centered: bool },
+    /// Rotated, without the mean.
+    Rotated,
+    /// Without the mean, each channel in steps of its own, with `bits` on average.
+    Allotted { bits: u8 },
+}
+
+/// The most bits that a channel is allotted.
+pub(crate) const fn most_bits() -> u8 {
+    6
+}
+
+/// Pairs of bits that sets of channels are allotted, where `bits` are the average.
+pub(crate) fn bit_pairs(bits: u8, head_dim: usize) -> usize {
+    usize::from(bits) * (head_dim / SET) / 2
+}
+
+/// Bits of channels, as even as can be, of as many bytes as any other allotment of `bits` on average.
+fn even_allotment(bits: u8, head_dim: usize) -> Option<Widths> {
+    let (sets, pairs) = (head_dim / SET, bit_pairs(bits, head_dim));
+    let each = pairs.checked_div(sets)?;
+    let bits_of = |pairs: usize| u8::try_from(2 * pairs).unwrap_or(u8::MAX);
+    let more = pairs % sets;
+    Widths::allotted(&[(bits_of(each + 1), more * SET), (bits_of(each), (sets - more) * SET)])
+}
+
 /// How tokens that have left the window are quantized.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct QuantizePlan {
+    /// Where bits are allotted to channels, any layout of as many bytes.
     pub(crate) keys: Layout,
     pub(crate) values: Layout,
-    /// Whether the mean key is subtracted from keys.
-    pub(crate) center_keys: bool,
-    /// Whether keys and values are stored rotated, without their means: what has few bits wants channels that are alike.
-    pub(crate) rotates: bool,
+    pub(crate) key_domain: KeyDomain,
+    /// Whether values are stored rotated, without their mean: what has few bits wants channels that are alike.
+    pub(crate) rotates_values: bool,
     /// Tokens held in quantized blocks, a multiple of [`BLOCK`]; more overwrite the oldest.
     pub(crate) limit: usize,
     /// Dense tokens behind the sinks before a block of them is quantized.
@@ -34,9 +68,22 @@ pub(crate) struct QuantizePlan {
 }
 
 impl QuantizePlan {
-    /// Whether keys are stored in the scaled domain.
-    pub(crate) fn scales_keys(&self) -> bool {
-        matches!(self.keys.format(), Format::Packed(_))
+    /// Whether the domain of keys depends on what queries ask of them.
+    pub(crate) fn observes_queries(&self) -> bool {
+        matches!(self.key_domain, KeyDomain::Scaled { .. } | KeyDomain::Allotted { .. })
+    }
+
+    /// Bytes that the domains of a KV head's rows take.
+    pub(crate) fn domain_bytes(&self) -> usize {
+        let head_dim = self.keys.head_dim();
+        let row = size_of::<f32>() * head_dim;
+        let keys = match self.key_domain {
+            KeyDomain::Plain => 0,
+            KeyDomain::Scaled { centered: true } => 2 * row,
+            KeyDomain::Scaled { centered: false } | KeyDomain::Rotated => row,
+            KeyDomain::Allotted { .. } => 3 * row + size_of::<u16>() * head_dim,
+        };
+        keys + if self.rotates_values { row } else { 0 }
     }
 
     /// Tokens of a prompt that are quantized, of `tokens` that stay behind the sinks: whole blocks.
@@ -82,9 +129,9 @@ impl CachePlan {
             let reason = "this model attends to a sliding window by itself; eviction on top is not supported";
             return Err(SettingsError::new("eviction.policy", reason));
         }
-        let dense = match settings.precision {
+        let dense = match settings.key_precision {
             Precision::F32 => Format::F32,
-            Precision::F16 | Precision::Int8 | Precision::Int4 => Format::F16,
+            _ => Format::F16,
         };
         let layout = |side, format| layout(&shape, "precision", side, format);
         Ok(Self {
@@ -115,7 +162,7 @@ impl CachePlan {
 
     /// Whether the prompt's last queries are needed.
     pub(crate) fn observes_window(&self) -> bool {
-        self.quantize.is_some_and(|quantize| quantize.scales_keys())
+        self.quantize.is_some_and(|quantize| quantize.observes_queries())
             || self.survivors.score() == Some(Score::WindowAttention)
     }
 
@@ -219,15 +266,9 @@ impl CachePlan {
                 let blocks = blocks
                     .into_iter()
                     .map(|rows| chunk_bytes(&quantize.keys, rows) + chunk_bytes(&quantize.values, rows));
-                let row = size_of::<f32>() * self.shape.attention.head_dim;
-                let scaling = if quantize.scales_keys() { row } else { 0 };
-                let mean = if quantize.center_keys { row } else { 0 };
-                let means = if quantize.rotates { 2 * row } else { 0 };
                 dense((rows - flushed).next_multiple_of(GROUP))
                     + blocks.sum::<usize>()
-                    + scaling
-                    + mean
-                    + means
+                    + quantize.domain_bytes()
             }
             None => {
                 let (growth, limit) = self.dense_growth();
@@ -240,7 +281,7 @@ impl CachePlan {
 fn layout(shape: &KvShape, param: &str, side: Side, format: Format) -> Result<Layout, SettingsError> {
     Layout::new(side, shape.attention.head_dim, format).map_err(|error| match error {
         LayoutError::HeadDim(_) => SettingsError::new("head_dim", error.to_string()),
-        LayoutError::Kept { .. } => SettingsError::new(param, error.to_string()),
+        LayoutError::Kept { .. } | LayoutError::Widths { .. } => SettingsError::new(param, error.to_string()),
     })
 }
 
@@ -250,15 +291,22 @@ fn quantize_plan(
     survivors: &Survivors,
 ) -> Result<QuantizePlan, SettingsError> {
     let head_dim = shape.attention.head_dim;
-    let (whole, kept) = match settings.precision {
-        Precision::F32 => (Format::F32, KeptFormat::F32),
-        Precision::F16 => (Format::F16, KeptFormat::Int8),
-        Precision::Int8 => (Format::Int8, KeptFormat::Int8),
-        Precision::Int4 => (Format::Int4, KeptFormat::Int8),
+    let format = |precision: Precision, ratio: f64, fill| {
+        let kept = if precision == Precision::F32 { KeptFormat::F32 } else { KeptFormat::Int8 };
+        let packed = Packing::new(head_dim, ratio, kept, fill).map(Format::Packed);
+        packed.unwrap_or_else(|| whole(precision, head_dim))
     };
-    let format = |ratio: f64, fill| Packing::new(head_dim, ratio, kept, fill).map_or(whole, Format::Packed);
-    let key_format = format(settings.key_ratio, Fill::RootMeanSquare);
-    let value_format = format(settings.value_ratio, Fill::MeanMagnitude);
+    let mut key_format = format(settings.key_precision, settings.key_ratio, Fill::RootMeanSquare);
+    let value_format = format(settings.value_precision, settings.value_ratio, Fill::MeanMagnitude);
+    let key_domain = match (key_format, settings.key_precision.few_bits()) {
+        (Format::Packed(_), _) => KeyDomain::Scaled { centered: settings.center_keys },
+        (Format::Planes(_), Some(bits)) if settings.allocation == Allocation::Query => {
+            key_format = even_allotment(bits, head_dim).map_or(key_format, Format::Planes);
+            KeyDomain::Allotted { bits }
+        }
+        (Format::Planes(_), _) => KeyDomain::Rotated,
+        _ => KeyDomain::Plain,
+    };
     let sinks = if shape.attention.sliding_window.is_some() { 0 } else { settings.sinks };
     // Where the number of tokens is bounded, what is not whole blocks is left to the tail.
     let (limit, tail_limit) = match survivors {
@@ -271,9 +319,21 @@ fn quantize_plan(
     Ok(QuantizePlan {
         keys: layout(shape, "pruning.key_ratio", Side::Keys, key_format)?,
         values: layout(shape, "pruning.value_ratio", Side::Values, value_format)?,
-        center_keys: settings.center_keys && matches!(key_format, Format::Packed(_)),
-        rotates: whole == Format::Int4,
+        key_domain,
+        rotates_values: matches!(value_format, Format::Planes(_)),
         limit,
         tail_limit,
     })
+}
+
+/// Rows that are not pruned.
+fn whole(precision: Precision, head_dim: usize) -> Format {
+    match precision {
+        Precision::F32 => Format::F32,
+        Precision::F16 => Format::F16,
+        few => few
+            .few_bits()
+            .and_then(|bits| Widths::uniform(bits, head_dim))
+            .map_or(Format::Int8, Format::Planes),
+    }
 }

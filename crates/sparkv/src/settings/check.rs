@@ -1,6 +1,7 @@
 //! From what was asked for to settings that hold.
 
-use super::options::{EvictionOptions, KvOptions, Precision};
+use super::options::{EvictionOptions, KvOptions};
+use super::precision::{Allocation, Precision};
 use super::{DEFAULT_SINKS, DEFAULT_WINDOW, KvChoice, KvSettings, MAX_WINDOW, SettingsError};
 use crate::eviction::{Eviction, EvictionPolicy, Keep};
 
@@ -13,6 +14,7 @@ pub(crate) fn check(preset: String, options: &KvOptions) -> Result<KvChoice, Set
         return Ok(KvChoice::Budget(budget));
     }
     let pruning = options.pruning.clone().unwrap_or_default();
+    let precision = options.precision.unwrap_or_default();
     let mut settings = KvSettings {
         preset,
         eviction: None,
@@ -20,17 +22,31 @@ pub(crate) fn check(preset: String, options: &KvOptions) -> Result<KvChoice, Set
         value_ratio: prune_ratio("pruning.value_ratio", pruning.value_ratio)?,
         query_statistic: pruning.query_statistic.unwrap_or_default(),
         center_keys: pruning.center_keys.unwrap_or(false),
-        precision: options.precision.unwrap_or(Precision::F16),
+        key_precision: precision.keys.unwrap_or(Precision::F16),
+        value_precision: precision.values.unwrap_or(Precision::F16),
+        allocation: options.allocation.unwrap_or(Allocation::of(precision.keys)),
         window: options.window.unwrap_or(DEFAULT_WINDOW),
         sinks: options.sinks.unwrap_or(DEFAULT_SINKS),
         continues: options.continues.unwrap_or(false),
     };
-    let prunes = settings.key_ratio > 0.0 || settings.value_ratio > 0.0;
-    if let Some(Precision::F16 | Precision::Int4) = options.precision
-        && prunes
+    for (precision, ratio) in [(precision.keys, settings.key_ratio), (precision.values, settings.value_ratio)]
     {
-        let reason = "f16 and int4 hold rows that are not pruned; pruned rows keep their channels in int8";
-        return Err(SettingsError::new("precision", reason));
+        let Some(precision) = precision.filter(|_| ratio > 0.0) else { continue };
+        if !matches!(precision, Precision::F32 | Precision::Int8) {
+            let reason = format!(
+                "{precision} holds rows that are not pruned; pruned rows keep their channels in int8"
+            );
+            return Err(SettingsError::new("precision", reason));
+        }
+    }
+    if (settings.key_precision == Precision::F32) != (settings.value_precision == Precision::F32) {
+        return Err(SettingsError::new("precision", "f32 is for keys and values alike"));
+    }
+    let shares_bits = settings.key_precision.few_bits().is_some() && settings.key_ratio == 0.0;
+    if options.allocation == Some(Allocation::Query) && !shares_bits {
+        let reason =
+            "there is nothing to share among channels: keys of int6 to int2 have bits that are allotted";
+        return Err(SettingsError::new("allocation", reason));
     }
     if settings.window == 0 || settings.window > MAX_WINDOW {
         return Err(SettingsError::new("window", format!("must be between 1 and {MAX_WINDOW}")));

@@ -6,6 +6,7 @@
 
 mod check;
 mod options;
+mod precision;
 mod presets;
 
 use sparkv_kernels::BLOCK;
@@ -15,7 +16,8 @@ use crate::eviction::Eviction;
 
 pub use crate::eviction::{EvictionPolicy, Keep};
 pub(crate) use check::check;
-pub use options::{EvictionOptions, KvOptions, Precision, PruningOptions, QueryStatistic};
+pub use options::{EvictionOptions, KvOptions, PruningOptions, QueryStatistic};
+pub use precision::{Allocation, Precision, PrecisionOptions};
 pub use presets::Presets;
 
 /// Length of the observation window and of the dense recent tail, if nothing else is asked.
@@ -58,7 +60,9 @@ pub struct KvSettings {
     pub(crate) value_ratio: f64,
     pub(crate) query_statistic: QueryStatistic,
     pub(crate) center_keys: bool,
-    pub(crate) precision: Precision,
+    pub(crate) key_precision: Precision,
+    pub(crate) value_precision: Precision,
+    pub(crate) allocation: Allocation,
     pub(crate) window: usize,
     pub(crate) sinks: usize,
     pub(crate) continues: bool,
@@ -74,7 +78,9 @@ impl KvSettings {
             value_ratio: 0.0,
             query_statistic: QueryStatistic::default(),
             center_keys: false,
-            precision: Precision::F16,
+            key_precision: Precision::F16,
+            value_precision: Precision::F16,
+            allocation: Allocation::Query,
             window: DEFAULT_WINDOW,
             sinks: DEFAULT_SINKS,
             continues: false,
@@ -101,9 +107,14 @@ impl KvSettings {
         self.value_ratio
     }
 
-    /// How rows that are not pruned are stored. Of those that are, kept channels are int8, or f32 where this is.
-    pub fn precision(&self) -> Precision {
-        self.precision
+    /// How keys that are not pruned are stored. Of those that are, kept channels are int8, or f32 where this is.
+    pub fn key_precision(&self) -> Precision {
+        self.key_precision
+    }
+
+    /// The same of values.
+    pub fn value_precision(&self) -> Precision {
+        self.value_precision
     }
 
     /// Tokens of the observation window and of the recent dense tail.
@@ -131,7 +142,8 @@ impl KvSettings {
     pub(crate) fn quantizes(&self) -> bool {
         self.key_ratio > 0.0
             || self.value_ratio > 0.0
-            || matches!(self.precision, Precision::Int8 | Precision::Int4)
+            || !self.key_precision.is_dense()
+            || !self.value_precision.is_dense()
     }
 
     /// The fewest tokens a budget can hold: sinks, the window and, where tokens are quantized, the block that

@@ -2,24 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::precision::{Allocation, Precision, PrecisionOptions};
 use crate::budget::Budget;
 use crate::eviction::EvictionPolicy;
-
-/// Storage of rows that are not pruned. Of those that are, the kept channels are int8, or f32 where this is. Sinks,
-/// window and the block that fills up behind it are f16 even where this is less.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 4 bytes a value; for exactness tests.
-    F32,
-    /// 2 bytes a value; without pruning.
-    F16,
-    /// 1 byte a value and one f16 scale a row.
-    Int8,
-    /// Half a byte a value and one f16 scale for every 32 of a row, of rows without the prompt's mean that are rotated; without
-    /// pruning.
-    Int4,
-}
 
 /// How the query energy of a channel is combined over the query heads of one KV head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -85,7 +70,11 @@ pub struct KvOptions {
     pub pruning: Option<PruningOptions>,
     /// How values are stored. Left out: f16, and int8 for the channels that pruned rows keep.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub precision: Option<Precision>,
+    pub precision: Option<PrecisionOptions>,
+    /// How keys of fewer than 8 bits share them among channels. If nothing is said, `query` up to 4 bits, `uniform` with 5
+    /// and 6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocation: Option<Allocation>,
     /// Tokens of the observation window, and of the recent tail that stays dense.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<usize>,
@@ -125,19 +114,28 @@ pub(crate) fn merge(base: &KvOptions, over: KvOptions) -> KvOptions {
         (base, over) => over.or(base),
     };
     // Who prunes a preset of whole rows asks for rows that can be pruned.
-    let prunes = pruning.as_ref().is_some_and(|pruning| {
-        [pruning.key_ratio, pruning.value_ratio].into_iter().flatten().any(|ratio| ratio > 0.0)
-    });
-    let inherited = match base.precision {
-        Some(Precision::F16 | Precision::Int4) if prunes => Some(Precision::Int8),
+    let pruned = pruning.clone().unwrap_or_default();
+    let inherited = |precision: Option<Precision>, ratio: Option<f64>| match precision {
+        Some(precision) if precision != Precision::F32 && ratio.is_some_and(|ratio| ratio > 0.0) => {
+            Some(Precision::Int8)
+        }
         precision => precision,
     };
+    let (base_precision, over_precision) =
+        (base.precision.unwrap_or_default(), over.precision.unwrap_or_default());
+    let precision = PrecisionOptions {
+        keys: over_precision.keys.or(inherited(base_precision.keys, pruned.key_ratio)),
+        values: over_precision.values.or(inherited(base_precision.values, pruned.value_ratio)),
+    };
+    // What the preset says of keys of few bits does not hold for others.
+    let few_bits = precision.keys.is_some_and(|keys| keys.few_bits().is_some());
     KvOptions {
         preset: None,
         budget: over.budget.or(base.budget),
         eviction,
         pruning,
-        precision: over.precision.or(inherited),
+        precision: Some(precision).filter(|precision| *precision != PrecisionOptions::default()),
+        allocation: over.allocation.or(base.allocation.filter(|_| few_bits)),
         window: over.window.or(base.window),
         sinks: over.sinks.or(base.sinks),
         continues: over.continues.or(base.continues),

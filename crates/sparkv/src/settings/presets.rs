@@ -116,9 +116,9 @@ mod tests {
         // Rows of four bits cannot be pruned: those of one byte are what is meant.
         let settings = fixed(r#"{"preset": "balanced", "pruning": {"key_ratio": 0.75}}"#);
         assert_eq!((settings.key_ratio(), settings.value_ratio()), (0.75, 0.0));
-        assert_eq!((settings.precision(), settings.preset()), (Precision::Int8, CUSTOM));
+        assert_eq!((settings.key_precision(), settings.preset()), (Precision::Int8, CUSTOM));
         let settings = fixed(r#"{"preset": "balanced", "pruning": {"key_ratio": 0.0}, "window": 64}"#);
-        assert_eq!((settings.precision(), settings.window()), (Precision::Int4, 64));
+        assert_eq!((settings.key_precision(), settings.window()), (Precision::Int4, 64));
         let both = r#"{"preset": "balanced", "pruning": {"key_ratio": 0.75}, "precision": "int4"}"#;
         assert_eq!(resolve(both).unwrap_err().param, "precision");
 
@@ -179,7 +179,9 @@ mod tests {
         for json in [
             r#"{"windows": 32}"#,
             r#"{"window": -1}"#,
-            r#"{"precision": "int3"}"#,
+            r#"{"precision": "int7"}"#,
+            r#"{"precision": {"key": "int4"}}"#,
+            r#"{"allocation": "even"}"#,
             r#"{"eviction": {"policy": "lru"}}"#,
             r#"{"eviction": {"policy": "snapkv", "tokens": 5}}"#,
             r#"{"pruning": {"ratio": 0.5}}"#,
@@ -203,7 +205,7 @@ mod tests {
         let presets = with("[tiny]\nprecision = \"int8\"\n[balanced]\nwindow = 64").unwrap();
         let named = |name: &str| KvOptions { preset: Some(name.to_owned()), ..KvOptions::default() };
         let Ok(KvChoice::Fixed(tiny)) = presets.resolve(&named("tiny")) else { panic!("tiny") };
-        assert_eq!((tiny.preset(), tiny.precision()), ("tiny", Precision::Int8));
+        assert_eq!((tiny.preset(), tiny.key_precision()), ("tiny", Precision::Int8));
         let Ok(KvChoice::Fixed(balanced)) = presets.resolve(&named("balanced")) else { panic!("balanced") };
         assert_eq!((balanced.window(), balanced.key_ratio()), (64, 0.0));
 

@@ -37,8 +37,9 @@ fn held_bytes_are_those_of_the_arithmetic() {
             r#"{"precision": "int8", "pruning": {"key_ratio": 0.5, "value_ratio": 0.5}}"#,
             packed_bytes(128, (0.5, 0.5)),
         ),
-        // Half a byte a value and two bytes for 32 of them, and as many bytes of means as of scalings.
-        (r#"{"preset": "balanced"}"#, 2 * (64 + 8)),
+        (r#"{"precision": "int4"}"#, 2 * (64 + 2)),
+        (r#"{"precision": {"keys": "int3", "values": "int2"}}"#, 48 + 2 + 32 + 2),
+        (r#"{"precision": "int3", "allocation": "uniform"}"#, 2 * (48 + 2)),
     ];
     for (json, packed) in cases {
         let config = config(128);
@@ -46,7 +47,13 @@ fn held_bytes_are_those_of_the_arithmetic() {
         let (layer, _) = Layer::run(config, &settings(json), &tokens, 1000);
         let dense_token = 2 * 2 * 128;
         let quantized = (1000 - 36) / 32 * 32;
-        let domain = if json.contains("preset") { 2 * 4 * 128 } else { 4 * 128 };
+        // What is known of channels: scalings; the means of keys and values; with bits that are allotted, the mean, the
+        // place, the step and the weight of each, and the mean of values.
+        let domain = match json {
+            json if json.contains("pruning") => 4 * 128,
+            json if json.contains("uniform") => 2 * 4 * 128,
+            _ => (3 * 4 + 2 + 4) * 128,
+        };
         let head_bytes =
             (1000usize - quantized).next_multiple_of(16) * dense_token + quantized * packed + domain;
         assert_eq!(layer.cache.bytes(), 2 * head_bytes as u64, "{json}");
@@ -216,15 +223,22 @@ fn rows_that_are_not_wanted_change_nothing_for_those_that_are() {
 
 fn any_settings() -> impl Strategy<Value = String> {
     let ratio = || prop::sample::select(vec![0.0, 0.01, 0.5, 0.8, 0.9]);
-    let precision = prop::sample::select(vec!["", "f32", "f16", "int8", "int4"]);
+    let side = || prop::sample::select(vec!["f16", "int8", "int6", "int5", "int4", "int3", "int2"]);
+    let each =
+        (side(), side()).prop_map(|(keys, values)| format!(r#"{{"keys": "{keys}", "values": "{values}"}}"#));
+    let precision = prop_oneof![
+        1 => Just(String::new()),
+        1 => Just(r#""f32""#.to_owned()),
+        1 => Just(r#""int8""#.to_owned()),
+        3 => (each, prop::sample::select(vec!["", r#", "allocation": "uniform""#])).prop_map(|(each, share)| each + share),
+    ];
     let policy = prop::sample::select(vec!["none", "streaming", "snapkv", "pyramidkv", "expected_attention"]);
     (ratio(), ratio(), precision, policy, 1usize..50, 0usize..40, 0usize..300).prop_map(
         |(keys, values, precision, policy, window, sinks, extra)| {
             let bound = window + sinks + 32 + extra;
-            let (keys, values) =
-                if matches!(precision, "f16" | "int4") { (0.0, 0.0) } else { (keys, values) };
+            let (keys, values) = if precision.contains("keys") { (0.0, 0.0) } else { (keys, values) };
             let precision =
-                if precision.is_empty() { String::new() } else { format!(r#""precision": "{precision}","#) };
+                if precision.is_empty() { String::new() } else { format!(r#""precision": {precision},"#) };
             let bound = if policy == "none" { String::new() } else { format!(r#", "max_tokens": {bound}"#) };
             format!(
                 r#"{{"pruning": {{"key_ratio": {keys}, "value_ratio": {values}}}, {precision}
@@ -297,6 +311,7 @@ fn what_a_prompt_is_copied_to_is_promised_beside_it() {
     for json in [
         "{}",
         r#"{"precision": "int4"}"#,
+        r#"{"precision": "int3", "allocation": "uniform"}"#,
         r#"{"preset": "aggressive"}"#,
         r#"{"eviction": {"policy": "streaming", "max_tokens": 500}}"#,
         r#"{"eviction": {"policy": "streaming", "max_tokens": 80}}"#,

@@ -6,9 +6,9 @@ mod accounting;
 #[cfg(test)]
 mod common;
 #[cfg(test)]
-mod oracle;
+mod few_bits;
 #[cfg(test)]
-mod rotated;
+mod oracle;
 #[cfg(test)]
 mod sharing;
 #[cfg(test)]

@@ -64,7 +64,7 @@ fn splice(dense: &Tensor, recovered: &Tensor, from: usize, to: usize) -> Result<
 }
 
 /// Attention of the last token: (query_heads * D). Where keys are centred, they are pruned without the mean key of the
-/// prompt.
+/// prompt behind the sinks.
 fn expected(
     config: &AttentionConfig,
     tokens: &Tokens,
@@ -84,7 +84,7 @@ fn expected(
         let window: Vec<Tensor> = (kv_head * group..(kv_head + 1) * group)
             .map(|h| head(&tokens.q, h, config)?.narrow(0, prompt - WINDOW, WINDOW))
             .collect::<Result<_>>()?;
-        let mean = (k.narrow(0, 0, prompt)?.mean_keepdim(0)? * f64::from(u8::from(centred)))?;
+        let mean = (k.narrow(0, SINKS, prompt - SINKS)?.mean_keepdim(0)? * f64::from(u8::from(centred)))?;
         let keys = recover_keys(&k.broadcast_sub(&mean)?, &Tensor::cat(&window, 0)?, ratios.0)?;
         let keys = keys.broadcast_add(&mean)?;
         let k = splice(&k, &keys, SINKS, packed_end)?;

@@ -13,7 +13,7 @@ pub(crate) type Weights = HashMap<String, Tensor>;
 
 /// An uncompressed cache in f32.
 pub(crate) fn exact() -> KvSettings {
-    let options = KvOptions { precision: Some(Precision::F32), ..KvOptions::default() };
+    let options = KvOptions { precision: Some(Precision::F32.into()), ..KvOptions::default() };
     match Presets::built_in().unwrap().resolve(&options).unwrap() {
         KvChoice::Fixed(settings) => settings,
         KvChoice::Budget(_) => unreachable!("no budget was asked for"),

@@ -7,6 +7,7 @@ use candle_core::utils::get_num_threads;
 use candle_core::{CpuStorage, Result, Storage, Tensor};
 use sparkv_kernels::{KEY_BLOCK, Partial, QueryTile, TileScratch, attend_tile};
 
+use super::domain::Domains;
 use super::head::HeadCache;
 use crate::cache::{LayerCache, LayerSpan};
 use crate::parallel;
@@ -193,10 +194,18 @@ impl<'a> Tile<'a> {
             let first = config.sliding_window.map_or(0, |window| end.saturating_sub(window));
             tile.visible.extend(std::iter::repeat_n(first..end, config.group()));
         }
-        for query in tile.queries.chunks_exact(config.head_dim) {
-            head.scale_query(query, &mut tile.scaled_queries, &mut tile.scaled_offsets);
+        if let Some(domains) = head.domains() {
+            for query in tile.queries.chunks_exact(config.head_dim) {
+                domains.scale_query(query, &mut tile.scaled_queries, &mut tile.scaled_offsets);
+            }
         }
         tile
+    }
+
+    /// The domains of quantized rows, where attention over them is to be restored before it is merged with that over dense
+    /// rows.
+    fn restored(&self) -> Option<&Domains> {
+        self.head.domains().filter(|domains| domains.restores_values())
     }
 
     /// The [`SPLIT`]s that hold what it sees. Where quantized rows are restored, theirs come first, and the dense ones
@@ -204,7 +213,7 @@ impl<'a> Tile<'a> {
     fn splits(&self) -> Range<usize> {
         let first = self.visible.iter().map(|range| range.start).min().unwrap_or(0);
         let last = self.visible.iter().map(|range| range.end).max().unwrap_or(0);
-        if !self.head.restores() {
+        if self.restored().is_none() {
             return first / SPLIT..last.div_ceil(SPLIT);
         }
         let quantized = self.head.quantized_len();
@@ -224,10 +233,10 @@ impl<'a> Tile<'a> {
         let (quantized, dense) = (self.head.quantized_runs(), self.head.dense_runs());
         let rows = |split: usize| split * SPLIT..(split + 1) * SPLIT;
         SCRATCH.with_borrow_mut(|scratch| {
-            if !self.head.restores() {
+            let Some(domains) = self.restored() else {
                 let runs = [quantized, dense].concat();
                 return merge(splits.map(|split| attend_tile(&tile, &runs, rows(split), scratch)));
-            }
+            };
             let border = self.head.quantized_len();
             let first_dense = border.div_ceil(SPLIT);
             let seen = |clip: fn(usize, usize) -> usize| -> Vec<Range<usize>> {
@@ -239,7 +248,7 @@ impl<'a> Tile<'a> {
                 if split < first_dense {
                     let tile = QueryTile { visible: &before, ..tile };
                     let mut partial = attend_tile(&tile, &quantized, rows(split), scratch);
-                    self.head.restore(&mut partial);
+                    domains.restore(&mut partial);
                     partial
                 } else {
                     let tile = QueryTile { visible: &behind, ..tile };

@@ -1,16 +1,15 @@
 //! The cache of one KV head.
 
-use sparkv_kernels::elementwise::rotate_hadamard;
-use sparkv_kernels::{BLOCK, KvRun, Partial};
+use sparkv_kernels::{BLOCK, KvRun};
 
+use super::domain::Domains;
 use super::kv_rows::KvRows;
 use super::observed::ObservedQueries;
-use super::row_store::{RowStore, SharedStore};
-use super::window::key_scaling;
+use super::row_store::SharedStore;
 use crate::eviction::Score;
 use crate::plan::growth::{Growth, Limit};
 use crate::plan::{CachePlan, QuantizePlan};
-use crate::pool::{Charge, KvPool};
+use crate::pool::KvPool;
 
 /// Stored tokens of one KV head.
 ///
@@ -24,8 +23,8 @@ pub(crate) struct HeadCache {
     dense: KvRows,
     /// Dense rows that are not taken back: with fewer, more or less would be quantized than is.
     settled: usize,
-    /// What was done to the rows in `quantized`, once there is something to know it from.
-    domains: Domains,
+    /// What is done to rows before they are quantized, once the prompt is compressed.
+    domains: Option<Domains>,
     pool: KvPool,
 }
 
@@ -43,116 +42,10 @@ pub(super) struct QueryHeads {
     pub(super) group: usize,
 }
 
-/// What is done to rows before they are quantized, where anything is.
-#[derive(Debug, Default)]
-struct Domains {
-    keys: Option<KeyDomain>,
-    values: Option<Rotated>,
-}
-
-/// The domain of quantized keys. The product with a query that the inverse was done to is the same.
-#[derive(Debug)]
-enum KeyDomain {
-    Scaled(Scaled),
-    Rotated(Rotated),
-}
-
-/// Keys that are multiplied channel by channel: (k - mean) * scaling.
-#[derive(Debug)]
-struct Scaled {
-    /// (head_dim): sqrt(n), by which keys are multiplied and queries divided.
-    scaling: Box<[f32]>,
-    /// (head_dim): see [`KeyDomain::mean`].
-    mean: Option<Box<[f32]>>,
-    charge: Charge,
-}
-
-/// Rows without their mean, rotated ([`rotate_hadamard`]).
-#[derive(Debug)]
-struct Rotated {
-    /// (head_dim)
-    mean: Box<[f32]>,
-    charge: Charge,
-}
-
-impl Domains {
-    fn bytes(&self) -> usize {
-        let keys = self.keys.as_ref().map(|domain| match domain {
-            KeyDomain::Scaled(scaled) => &scaled.charge,
-            KeyDomain::Rotated(rotated) => &rotated.charge,
-        });
-        let charges = keys.into_iter().chain(self.values.as_ref().map(|rotated| &rotated.charge));
-        charges.map(|charge| charge.bytes() as usize).sum()
-    }
-
-    /// Brings keys and values (tokens, head_dim) into their domains.
-    fn apply(&self, keys: &mut [f32], values: &mut [f32]) {
-        match &self.keys {
-            Some(KeyDomain::Scaled(scaled)) => scaled.apply(keys),
-            Some(KeyDomain::Rotated(rotated)) => rotated.apply(keys),
-            None => {}
-        }
-        if let Some(rotated) = &self.values {
-            rotated.apply(values);
-        }
-    }
-}
-
-impl KeyDomain {
-    /// (head_dim): subtracted from keys before all else. A constant on all keys does not change a softmax, so that it only
-    /// has to be known for the scores of dense keys to go with those of quantized ones.
-    fn mean(&self) -> Option<&[f32]> {
-        match self {
-            Self::Scaled(scaled) => scaled.mean.as_deref(),
-            Self::Rotated(rotated) => Some(&rotated.mean),
-        }
-    }
-}
-
-impl Scaled {
-    fn new(scaling: Box<[f32]>, mean: Option<Box<[f32]>>, pool: &KvPool) -> Self {
-        let bytes = size_of_val(&scaling[..]) + mean.as_deref().map_or(0, size_of_val);
-        Self { scaling, mean, charge: pool.charge(bytes) }
-    }
-
-    fn apply(&self, keys: &mut [f32]) {
-        if let Some(mean) = &self.mean {
-            subtract(keys, mean);
-        }
-        for key in keys.chunks_exact_mut(self.scaling.len()) {
-            key.iter_mut().zip(&self.scaling).for_each(|(key, factor)| *key *= factor);
-        }
-    }
-}
-
-impl Rotated {
-    fn new(mean: Box<[f32]>, pool: &KvPool) -> Self {
-        let charge = pool.charge(size_of_val(&mean[..]));
-        Self { mean, charge }
-    }
-
-    fn apply(&self, rows: &mut [f32]) {
-        subtract(rows, &self.mean);
-        rotate_hadamard(rows, self.mean.len());
-    }
-
-    /// Brings a sum of rows (head_dim) back, each of which was multiplied by a weight; `total`: the weights' sum.
-    fn restore(&self, sum: &mut [f32], total: f32) {
-        rotate_hadamard(sum, self.mean.len());
-        sum.iter_mut().zip(&self.mean).for_each(|(sum, mean)| *sum += total * mean);
-    }
-}
-
-fn subtract(rows: &mut [f32], mean: &[f32]) {
-    for row in rows.chunks_exact_mut(mean.len()) {
-        row.iter_mut().zip(mean).for_each(|(value, mean)| *value -= mean);
-    }
-}
-
 impl HeadCache {
     pub(crate) fn new(plan: &CachePlan, pool: &KvPool) -> Self {
         let dense = KvRows::new(plan.dense_keys, plan.dense_values, Growth::Share, Limit::NONE, pool);
-        Self { quantized: None, dense, settled: 0, domains: Domains::default(), pool: pool.clone() }
+        Self { quantized: None, dense, settled: 0, domains: None, pool: pool.clone() }
     }
 
     /// Bytes that the next token may allocate, a block that it quantizes included; what it frees is not counted.
@@ -184,7 +77,9 @@ impl HeadCache {
 
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
-        self.quantized.as_ref().map_or(0, KvRows::bytes) + self.dense.bytes() + self.domains.bytes()
+        self.quantized.as_ref().map_or(0, KvRows::bytes)
+            + self.dense.bytes()
+            + self.domains.as_ref().map_or(0, Domains::bytes)
     }
 
     /// Makes room for the prompt.
@@ -210,13 +105,22 @@ impl HeadCache {
     /// nothing is dropped before there is more to hold than a budget allows.
     pub(crate) fn quantize(&mut self, plan: &CachePlan) {
         let full = self.room(plan) == 0;
-        let Some(quantized) = self.quantized.as_mut().filter(|_| full) else { return };
+        let (Some(quantize), Some(quantized), Some(domains)) =
+            (&plan.quantize, self.quantized.as_mut().filter(|_| full), &mut self.domains)
+        else {
+            return;
+        };
+        if !domains.is_settled() {
+            let tail: Vec<usize> = (plan.sinks.min(self.dense.len())..self.dense.len()).collect();
+            domains.settle(quantize, &self.dense, &tail);
+            quantized.set_key_layout(domains.key_layout(quantize.keys));
+        }
         let len = BLOCK * plan.shape.attention.head_dim;
         let (mut keys, mut values) = (Vec::with_capacity(len), Vec::with_capacity(len));
         self.dense.keys.take_block(plan.sinks, &mut keys);
         self.dense.values.take_block(plan.sinks, &mut values);
-        self.domains.apply(&mut keys, &mut values);
-        quantized.push_block(&keys, &values);
+        domains.apply(&mut keys, &mut values);
+        quantized.push_block(&keys, domains.key_weights(), &values);
         // The token that this makes room for would have to come again.
         self.settled = self.dense.len() + 1;
     }
@@ -260,20 +164,15 @@ impl HeadCache {
             (sinks, stays) = survivors.split_at(survivors.len().min(plan.sinks));
             let (blocks, tail) = stays.split_at(quantize.quantized(stays.len(), plan.window));
             self.copy(&prompt, sinks);
-            let (group, head_dim) = (plan.shape.attention.group(), plan.shape.attention.head_dim);
-            self.domains.keys = observed.window.as_ref().filter(|_| quantize.scales_keys()).map(|window| {
-                let scaling = key_scaling(window.query_energy(kv_head, group, plan.statistic));
-                let mean = quantize.center_keys.then(|| mean_row(&prompt.keys, head_dim));
-                KeyDomain::Scaled(Scaled::new(scaling, mean, &self.pool))
-            });
-            if quantize.rotates {
-                let rotated = |rows| Rotated::new(mean_row(rows, head_dim), &self.pool);
-                self.domains = Domains {
-                    keys: Some(KeyDomain::Rotated(rotated(&prompt.keys))),
-                    values: Some(rotated(&prompt.values)),
-                };
+            let energy = observed.window.as_ref().filter(|_| quantize.observes_queries());
+            let group = plan.shape.attention.group();
+            let energy = energy.map(|window| window.query_energy(kv_head, group, plan.statistic));
+            let mut domains = Domains::new(quantize, energy, &self.pool);
+            if !blocks.is_empty() {
+                domains.settle(quantize, &prompt, stays);
             }
-            self.quantize_tokens(quantize, &prompt, blocks);
+            self.quantized = Some(self.quantize_tokens(quantize, &domains, &prompt, blocks));
+            self.domains = Some(domains);
             stays = tail;
         } else {
             self.dense.reserve(survivors.len());
@@ -291,9 +190,16 @@ impl HeadCache {
     }
 
     /// Quantizes the tokens `indices` of `prompt`: whole blocks.
-    fn quantize_tokens(&mut self, quantize: &QuantizePlan, prompt: &KvRows, indices: &[usize]) {
+    fn quantize_tokens(
+        &self,
+        quantize: &QuantizePlan,
+        domains: &Domains,
+        prompt: &KvRows,
+        indices: &[usize],
+    ) -> KvRows {
         let limit = Limit { rows: quantize.limit, pinned: 0 };
-        let mut quantized = KvRows::new(quantize.keys, quantize.values, Growth::Block, limit, &self.pool);
+        let key_layout = domains.key_layout(quantize.keys);
+        let mut quantized = KvRows::new(key_layout, quantize.values, Growth::Block, limit, &self.pool);
         quantized.reserve(indices.len());
         let (mut key_rows, mut value_rows) = (prompt.keys.reader(), prompt.values.reader());
         let (mut keys, mut values) = (Vec::new(), Vec::new());
@@ -304,10 +210,10 @@ impl HeadCache {
                 keys.extend_from_slice(key_rows.row(index));
                 values.extend_from_slice(value_rows.row(index));
             }
-            self.domains.apply(&mut keys, &mut values);
-            quantized.push_block(&keys, &values);
+            domains.apply(&mut keys, &mut values);
+            quantized.push_block(&keys, domains.key_weights(), &values);
         }
-        self.quantized = Some(quantized);
+        quantized
     }
 
     /// Rows that [`HeadCache::truncate`] can take back: those that came after the prompt and after the last block was
@@ -328,7 +234,8 @@ impl HeadCache {
 
     /// The tokens in quantized blocks, as contiguous runs.
     pub(crate) fn quantized_runs(&self) -> Vec<KvRun<'_>> {
-        self.quantized.iter().flat_map(|quantized| quantized.runs(self.domains.keys.is_some())).collect()
+        let scaled = self.domains.as_ref().is_some_and(Domains::scales_queries);
+        self.quantized.iter().flat_map(|quantized| quantized.runs(scaled)).collect()
     }
 
     /// The dense tokens, likewise.
@@ -336,47 +243,10 @@ impl HeadCache {
         self.dense.runs(false).collect()
     }
 
-    /// Whether values in quantized blocks are in a domain of their own, so that attention over them is to be restored
-    /// ([`HeadCache::restore`]) before it is merged with that over dense rows.
-    pub(crate) fn restores(&self) -> bool {
-        self.domains.values.is_some()
+    /// What was done to rows in quantized blocks, where there are any.
+    pub(super) fn domains(&self) -> Option<&Domains> {
+        self.domains.as_ref()
     }
-
-    /// Brings attention over quantized blocks back into the values' own domain.
-    pub(crate) fn restore(&self, partial: &mut Partial) {
-        if let Some(rotated) = &self.domains.values {
-            partial.map_sums(|sum, total| rotated.restore(sum, total));
-        }
-    }
-
-    /// Appends to `scaled` the `query` (head_dim) as quantized keys want it, and to `offsets` what their scores
-    /// lack of those of dense keys, where they are in a domain of their own.
-    pub(crate) fn scale_query(&self, query: &[f32], scaled: &mut Vec<f32>, offsets: &mut Vec<f32>) {
-        let Some(domain) = &self.domains.keys else { return };
-        match domain {
-            KeyDomain::Scaled(Scaled { scaling, .. }) => {
-                scaled.extend(query.iter().zip(scaling).map(|(q, factor)| q / factor));
-            }
-            KeyDomain::Rotated(_) => {
-                let start = scaled.len();
-                scaled.extend(query);
-                rotate_hadamard(&mut scaled[start..], query.len());
-            }
-        }
-        if let Some(mean) = domain.mean() {
-            offsets.push(query.iter().zip(mean).map(|(q, mean)| q * mean).sum());
-        }
-    }
-}
-
-/// The mean (head_dim) of `rows`.
-fn mean_row(rows: &RowStore, head_dim: usize) -> Box<[f32]> {
-    let mut sums = vec![0f64; head_dim];
-    let mut reader = rows.reader();
-    for index in 0..rows.len() {
-        sums.iter_mut().zip(reader.row(index)).for_each(|(sum, value)| *sum += f64::from(*value));
-    }
-    sums.into_iter().map(|sum| (sum / rows.len() as f64) as f32).collect()
 }
 
 #[cfg(test)]
@@ -433,16 +303,10 @@ mod tests {
     /// The tokens of `head` as attention sees them, keys back in their own domain.
     fn recovered_keys(head: &HeadCache) -> Vec<Vec<f32>> {
         let head_dim = head.dense.keys.reader().row(0).len();
-        let ones = vec![1.0; head_dim];
         let mut keys = Vec::new();
         for run in head.quantized.iter().flat_map(|quantized| quantized.keys.runs()) {
-            let scaling = match &head.domains.keys {
-                Some(KeyDomain::Scaled(scaled)) => &scaled.scaling,
-                _ => &ones[..],
-            };
-            for row in run.decode().chunks_exact(head_dim) {
-                keys.push(row.iter().zip(scaling).map(|(k, factor)| k / factor).collect());
-            }
+            let domains = head.domains.as_ref().unwrap();
+            keys.extend(run.decode().chunks_exact(head_dim).map(|row| domains.restored_key(row)));
         }
         let mut dense = head.dense.keys.reader();
         keys.extend((0..head.dense.len()).map(|index| dense.row(index).to_vec()));

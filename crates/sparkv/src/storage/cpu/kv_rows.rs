@@ -48,10 +48,15 @@ impl KvRows {
         self.values.push(value);
     }
 
-    /// Stores a block of tokens' keys and values (BLOCK, head_dim each).
-    pub(crate) fn push_block(&mut self, keys: &[f32], values: &[f32]) {
-        self.keys.push_block(keys);
-        self.values.push_block(values);
+    /// Stores a block of tokens' keys and values (BLOCK, head_dim each). `key_weights`: see [`RowStore::push_block`].
+    pub(crate) fn push_block(&mut self, keys: &[f32], key_weights: &[f32], values: &[f32]) {
+        self.keys.push_block(keys, key_weights);
+        self.values.push_block(values, &[]);
+    }
+
+    /// Stores keys in another layout of as many bytes, while there are none.
+    pub(crate) fn set_key_layout(&mut self, layout: Layout) {
+        self.keys.set_layout(layout);
     }
 
     /// Tokens at the end that can be taken back.

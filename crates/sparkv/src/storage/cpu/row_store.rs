@@ -139,12 +139,20 @@ impl RowStore {
         }
     }
 
-    /// Stores [`BLOCK`] more rows (BLOCK, head_dim). Only blocks are pushed to a store that gets any.
-    pub(crate) fn push_block(&mut self, rows: &[f32]) {
+    /// Takes another layout, of as many bytes, while there are no rows.
+    pub(super) fn set_layout(&mut self, layout: Layout) {
+        if self.len == 0 && layout.unit_bytes() == self.layout.unit_bytes() {
+            self.layout = layout;
+        }
+    }
+
+    /// Stores [`BLOCK`] more rows (BLOCK, head_dim). Only blocks are pushed to a store that gets any. `weights`
+    /// (head_dim): what the squared errors of channels cost, where it is not all the same.
+    pub(crate) fn push_block(&mut self, rows: &[f32], weights: &[f32]) {
         if let Some((layout, bytes, index)) = self.next_rows(BLOCK) {
             if layout.is_quantized() {
                 let start = index / BLOCK * layout.unit_bytes();
-                quantize(&layout, rows, &mut bytes[start..start + layout.unit_bytes()]);
+                quantize(&layout, rows, weights, &mut bytes[start..start + layout.unit_bytes()]);
             } else {
                 for (offset, row) in rows.chunks_exact(layout.head_dim()).enumerate() {
                     dense::write_row(&layout, row, bytes, index + offset);
