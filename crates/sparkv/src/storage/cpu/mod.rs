@@ -9,6 +9,8 @@ mod allocation;
 pub(crate) mod attend;
 mod chunk;
 mod domain;
+#[cfg(test)]
+mod golden;
 mod head;
 mod kv_rows;
 mod layer;
