@@ -2,7 +2,7 @@
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sparkv::{KvChoice, KvSettings, KvUsage, SettingsError};
 use sparkv_engine::{ChatMessage, Prompt, RequestError, TextModel};
 use sparkv_models::{Decoder, LanguageModel, ModelError};
@@ -61,7 +61,7 @@ pub enum EvalError {
 }
 
 /// When the question is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// In the prompt that is compressed.

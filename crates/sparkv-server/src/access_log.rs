@@ -41,6 +41,8 @@ struct Facts {
     completion_tokens: Option<usize>,
     finish_reason: Option<&'static str>,
     kv_preset: Option<String>,
+    kv_keys: Option<String>,
+    kv_values: Option<String>,
     kv_bytes: Option<u64>,
     queue_seconds: Option<f64>,
     first_token_seconds: Option<f64>,
@@ -74,6 +76,8 @@ impl Entry {
         facts.completion_tokens = Some(facts.completion_tokens.unwrap_or(0) + usage.completion_tokens);
         facts.kv_bytes = Some(facts.kv_bytes.unwrap_or(0) + usage.kv_cache.bytes);
         facts.kv_preset = Some(usage.kv_cache.preset.clone());
+        facts.kv_keys = Some(usage.kv_cache.keys.clone());
+        facts.kv_values = Some(usage.kv_cache.values.clone());
         facts.finish_reason = Some(reason);
     }
 
@@ -151,6 +155,8 @@ impl Drop for Line {
                     completion_tokens = facts.completion_tokens,
                     finish_reason = facts.finish_reason,
                     kv_preset = facts.kv_preset,
+                    kv_keys = facts.kv_keys,
+                    kv_values = facts.kv_values,
                     kv_bytes = facts.kv_bytes,
                     error,
                     cancelled,

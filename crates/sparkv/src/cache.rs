@@ -18,6 +18,10 @@ use crate::storage::cpu::CpuLayer;
 pub struct KvUsage {
     /// Name of the preset, or `custom`.
     pub preset: String,
+    /// How keys are stored that have left the window, such as `int4 query`.
+    pub keys: String,
+    /// The same of values.
+    pub values: String,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Tokens stored per KV head, of prompt and completion; the mean over layers, which may keep different
@@ -66,6 +70,8 @@ pub enum TruncateError {
 #[derive(Debug)]
 pub struct SequenceCache {
     preset: String,
+    /// How keys and values are stored.
+    rows: [String; 2],
     plan: Arc<CachePlan>,
     layers: Vec<LayerCache>,
 }
@@ -137,7 +143,7 @@ impl SequenceCache {
         let plan = Arc::new(plan);
         let layer = |index| LayerCache::new(Arc::clone(&plan), index, pool);
         let layers = (0..plan.shape.layers).map(layer).collect();
-        Self { preset: settings.preset().to_owned(), plan, layers }
+        Self { preset: settings.preset().to_owned(), rows: settings.rows(), plan, layers }
     }
 
     /// Begins with the first tokens of another sequence: as many whole groups as it shares, at most `most`, and
@@ -245,8 +251,11 @@ impl SequenceCache {
     /// Bytes held and tokens kept.
     pub fn usage(&self) -> KvUsage {
         let (tokens, bytes) = (self.len(), self.bytes());
+        let [keys, values] = self.rows.clone();
         KvUsage {
             preset: self.preset.clone(),
+            keys,
+            values,
             prompt_tokens: self.plan.prompt_tokens,
             kept_tokens: self.kept_tokens(),
             bytes,

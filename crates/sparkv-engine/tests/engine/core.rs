@@ -69,8 +69,17 @@ fn every_token_tells_what_the_cache_holds_and_where_time_went() {
     for (nth, stream) in [first, second].into_iter().enumerate() {
         let tokens = collect(stream).unwrap();
         for (i, token) in tokens.iter().enumerate() {
-            let KvUsage { preset, prompt_tokens, kept_tokens, bytes, dense_bytes, bytes_per_token } =
-                &token.kv;
+            let KvUsage {
+                preset,
+                keys,
+                values,
+                prompt_tokens,
+                kept_tokens,
+                bytes,
+                dense_bytes,
+                bytes_per_token,
+            } = &token.kv;
+            assert_eq!((keys.as_str(), values.as_str()), ("f16", "f16"));
             // The token just drawn has not been through the model.
             assert_eq!((*prompt_tokens, *kept_tokens), (17, 17 + i));
             // 32 bytes a token, in groups of 16.

@@ -7,21 +7,16 @@
 mod report;
 mod texts;
 
-use rand::SeedableRng;
-use rand::seq::IndexedRandom;
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use sparkv::splitmix::mix;
 use sparkv::{KvSettings, SequenceCache};
 use sparkv_models::{Decoder, LanguageModel, SpanStep};
 
+use crate::bootstrap::{bootstrap, mean, quantile, standard_error};
 use crate::retrieval::{EvalError, SettingsUnderTest, most_likely};
 
 pub use report::{plot, table};
 pub use texts::BUILT_IN;
-
-/// Draws of a bootstrap.
-const DRAWS: usize = 2000;
 
 /// How texts are cut, and what is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +66,7 @@ pub struct Divergence {
     pub text_hash: u64,
     /// Name of the settings.
     pub kv: String,
-    /// What kind of settings they are: `dense`, `quantized`, `pruned` or `evicted`.
+    /// What kind of settings they are: `dense`, `quantized`, `bits by queries`, `pruned` or `evicted`.
     pub family: String,
     /// Tokens that were compressed.
     pub prefix: usize,
@@ -185,6 +180,8 @@ fn family(settings: &KvSettings) -> &'static str {
         "pruned"
     } else if settings.key_precision().is_dense() && settings.value_precision().is_dense() {
         "dense"
+    } else if settings.allots_bits() {
+        "bits by queries"
     } else {
         "quantized"
     }
@@ -251,23 +248,6 @@ impl Comparison {
             loss_difference: mean(&loss),
         }
     }
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
-}
-
-fn standard_error(values: &[f64]) -> f64 {
-    let (mean, count) = (mean(values), values.len() as f64);
-    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
-    (variance / count.max(1.0)).sqrt()
-}
-
-fn quantile(values: &[f64], share: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let index = (share * sorted.len() as f64).ceil() as usize;
-    sorted.get(index.saturating_sub(1).min(sorted.len().saturating_sub(1))).copied().unwrap_or(0.0)
 }
 
 /// What settings did to all texts together.
@@ -340,17 +320,6 @@ pub fn summarize(divergences: &[Divergence]) -> Vec<Summary> {
     summaries.collect()
 }
 
-/// Where the mean of values lies in 95 of 100 draws of as many of them.
-fn bootstrap(values: &[f64]) -> [f64; 2] {
-    let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let draw = |rng: &mut ChaCha8Rng| {
-        let drawn: Vec<f64> = (0..values.len()).filter_map(|_| values.choose(rng).copied()).collect();
-        mean(&drawn)
-    };
-    let means: Vec<f64> = (0..DRAWS).map(|_| draw(&mut rng)).collect();
-    [quantile(&means, 0.025), quantile(&means, 0.975)]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -407,12 +376,5 @@ mod tests {
         assert_eq!(beaten, [("a", 8, vec!["b".to_owned()]), ("b", 8, vec![]), ("c", 8, vec![])]);
         assert!((summaries[0].kl - 4.5).abs() < 1e-9 && summaries[0].kv_share == 0.5);
         assert!(summaries[0].kl_interval[0] < 4.5 && summaries[0].kl_interval[1] > 4.5);
-    }
-
-    #[test]
-    fn quantiles_are_values() {
-        let values: Vec<f64> = (1..=1000).rev().map(f64::from).collect();
-        assert_eq!([0.5, 0.999, 1.0].map(|share| quantile(&values, share)), [500.0, 999.0, 1000.0]);
-        assert_eq!(quantile(&[], 0.5), 0.0);
     }
 }

@@ -106,7 +106,7 @@ fn label(name: &str) -> String {
     let mut names: Vec<String> = names.into_iter().flatten().collect();
     names.dedup();
     words.push(names.join("/"));
-    words.extend(options.allocation.map(|allocation| format!("{allocation:?}").to_lowercase()));
+    words.extend(options.allocation.map(|allocation| allocation.to_string()));
     words.retain(|word| !word.is_empty());
     if let Some(pruning) = options.pruning {
         let [keys, values] =

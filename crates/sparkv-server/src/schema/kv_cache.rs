@@ -169,6 +169,13 @@ described!(
 described!(
     KvUsage = [
         ("preset", ObjectBuilder::new().schema_type(Type::String).description(Some("Name of the preset, or `custom`."))),
+        (
+            "keys",
+            ObjectBuilder::new()
+                .schema_type(Type::String)
+                .description(Some("How keys are stored that have left the window, such as `int4 query`.")),
+        ),
+        ("values", ObjectBuilder::new().schema_type(Type::String).description(Some("The same of values."))),
         ("prompt_tokens", counted("Tokens of the prompt.", None)),
         (
             "kept_tokens",
@@ -312,6 +319,8 @@ mod tests {
         check_fields::<PruningOptions>(&options["pruning"]);
         let usage = sparkv::KvUsage {
             preset: "exact".to_owned(),
+            keys: "f16".to_owned(),
+            values: "f16".to_owned(),
             prompt_tokens: 1,
             kept_tokens: 1,
             bytes: 1,

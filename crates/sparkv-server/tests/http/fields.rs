@@ -171,7 +171,17 @@ async fn kv_cache_of_the_request_else_of_the_server() {
     let answer = completion(&routes, spelled_out).await;
     assert_eq!(preset(&answer), "custom");
     let usage = answer.pointer("/usage/kv_cache").unwrap().as_object().unwrap();
-    let fields = ["preset", "prompt_tokens", "kept_tokens", "bytes", "dense_bytes", "bytes_per_token"];
+    assert_eq!((&usage["keys"], &usage["values"]), (&json!("int8, 75 % pruned"), &json!("int8")));
+    let fields = [
+        "preset",
+        "keys",
+        "values",
+        "prompt_tokens",
+        "kept_tokens",
+        "bytes",
+        "dense_bytes",
+        "bytes_per_token",
+    ];
     assert!(fields.iter().all(|field| usage.contains_key(*field)), "{usage:?}");
 }
 

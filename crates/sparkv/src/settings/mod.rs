@@ -117,6 +117,26 @@ impl KvSettings {
         self.value_precision
     }
 
+    /// Whether keys' bits are allotted to channels by what queries ask of them.
+    pub fn allots_bits(&self) -> bool {
+        let few = self.key_precision.few_bits().is_some() && self.key_ratio == 0.0;
+        few && self.allocation == Allocation::Query
+    }
+
+    /// How keys and values are stored, in words: `int8`, `int4 query`, `int8, 75 % pruned`.
+    pub fn rows(&self) -> [String; 2] {
+        let keys = match self.key_precision.few_bits() {
+            Some(_) => format!("{} {}", self.key_precision, self.allocation),
+            None => self.key_precision.to_string(),
+        };
+        [(keys, self.key_ratio), (self.value_precision.to_string(), self.value_ratio)].map(
+            |(whole, ratio)| {
+                let kept = if whole == "f32" { whole.as_str() } else { "int8" };
+                if ratio > 0.0 { format!("{kept}, {:.0} % pruned", 100.0 * ratio) } else { whole }
+            },
+        )
+    }
+
     /// Tokens of the observation window and of the recent dense tail.
     pub fn window(&self) -> usize {
         self.window

@@ -75,6 +75,15 @@ pub enum Allocation {
     Uniform,
 }
 
+impl fmt::Display for Allocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Query => "query",
+            Self::Uniform => "uniform",
+        })
+    }
+}
+
 impl Allocation {
     /// What is best for keys of a precision: up to 4 bits, what queries ask for; with 5 and 6, more of them than any channel
     /// gets would be wanted where it matters (`docs/quality.md` has the figures).

@@ -19,34 +19,35 @@ const SAMPLES: usize = 200;
 
 /// Which tasks, and how many.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Evaluation by the demo model's tasks")]
+#[command(next_help_heading = "Evaluation by answers, of the demo model's tasks or of --metric recall")]
 pub(super) struct DemoOptions {
-    /// Tasks to draw from, all of them if left out: magic_number, key_value, story, people, ...
+    /// Tasks to draw from, all of them if left out: of the demo model magic_number, key_value, story, people, ...; of recall
+    /// codes, tool_calls, and RULER's niah_single_1, niah_multikey_2, niah_multikey_3, vt, cwe and fwe
     #[arg(long, value_name = "TASK", value_delimiter = ',')]
-    tasks: Vec<String>,
-    /// Tokens of the prompts; 256, 512, 1024 and 2048 if left out
+    pub(super) tasks: Vec<String>,
+    /// Tokens of the prompts; 256, 512, 1024 and 2048 if left out, with recall 1024
     #[arg(long, value_name = "N", value_delimiter = ',')]
-    lengths: Vec<usize>,
-    /// Facts in each prompt; 8 if left out
+    pub(super) lengths: Vec<usize>,
+    /// Facts in each prompt of the demo model's tasks; 8 if left out
     #[arg(long, value_name = "N")]
     facts: Option<usize>,
-    /// Prompts for each length, the same ones for all settings; 200 if left out
+    /// Prompts for each length, the same ones for all settings; 200 if left out, with recall 20 contexts of each task
     #[arg(long, value_name = "N")]
-    samples: Option<usize>,
+    pub(super) samples: Option<usize>,
     /// Draws other prompts
     #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    /// The question is in the prompt that is compressed (the default)
+    pub(super) seed: Option<u64>,
+    /// The question is in the prompt that is compressed (the default of the demo model's tasks)
     #[arg(long, conflicts_with = "query_agnostic")]
-    query_aware: bool,
-    /// The context is compressed first; the question follows
+    pub(super) query_aware: bool,
+    /// The context is compressed first; the question follows (the default of recall)
     #[arg(long)]
     query_agnostic: bool,
 }
 
 impl DemoOptions {
-    /// The first flag that was given.
-    pub(super) fn given(&self) -> Option<&'static str> {
+    /// The flags that were given.
+    pub(super) fn given(&self) -> Vec<&'static str> {
         let flags = [
             (!self.tasks.is_empty(), "--tasks"),
             (!self.lengths.is_empty(), "--lengths"),
@@ -56,7 +57,7 @@ impl DemoOptions {
             (self.query_aware, "--query-aware"),
             (self.query_agnostic, "--query-agnostic"),
         ];
-        flags.into_iter().find_map(|(given, flag)| given.then_some(flag))
+        flags.into_iter().filter_map(|(given, flag)| given.then_some(flag)).collect()
     }
 }
 

@@ -1,8 +1,8 @@
 //! How far settings move predictions.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
@@ -12,7 +12,7 @@ use sparkv_eval::kl::{
     BUILT_IN, Cut, Divergence, Subject, TokenText, check, divergence, plot, summarize, table,
 };
 
-use super::{Evaluation, progress_bar, write_json};
+use super::{Evaluation, progress_bar, read_json, write_json};
 
 /// Tokens of a prefix, if nothing is said.
 const PREFIX: usize = 1792;
@@ -42,8 +42,8 @@ pub(super) struct KlOptions {
 }
 
 impl KlOptions {
-    /// The first flag that was given.
-    pub(super) fn given(&self) -> Option<&'static str> {
+    /// The flags that were given.
+    pub(super) fn given(&self) -> Vec<&'static str> {
         let flags = [
             (!self.text.is_empty(), "--text"),
             (self.prefix.is_some(), "--prefix"),
@@ -51,7 +51,7 @@ impl KlOptions {
             (self.generated, "--generated"),
             (self.plot.is_some(), "--plot"),
         ];
-        flags.into_iter().find_map(|(given, flag)| given.then_some(flag))
+        flags.into_iter().filter_map(|(given, flag)| given.then_some(flag)).collect()
     }
 
     fn cut(&self) -> Cut {
@@ -85,7 +85,7 @@ pub(super) fn eval(options: &KlOptions, evaluation: &Evaluation<'_>) -> anyhow::
     for text in &texts {
         check(subject, text, cut, compared)?;
     }
-    let mut known = json.map(|path| read(path)).transpose()?.unwrap_or_default();
+    let mut known: Vec<Divergence> = json.map(|path| read_json(path)).transpose()?.unwrap_or_default();
     let is_this = |d: &Divergence| {
         (d.prefix, d.tail, d.generated) == (cut.prefix, cut.tail, cut.generated)
             && d.model == name
@@ -120,14 +120,4 @@ pub(super) fn eval(options: &KlOptions, evaluation: &Evaluation<'_>) -> anyhow::
         fs::write(path, svg).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(write!(std::io::stdout(), "{}", table(&summaries))?)
-}
-
-/// What was measured before; nothing if there is no such file.
-fn read(path: &Path) -> anyhow::Result<Vec<Divergence>> {
-    match fs::read_to_string(path) {
-        Ok(text) => serde_json::from_str(&text)
-            .with_context(|| format!("{} holds something else than such measurements", path.display())),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-    }
 }

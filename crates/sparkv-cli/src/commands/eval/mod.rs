@@ -2,13 +2,17 @@
 
 mod demo;
 mod kl;
+mod recall;
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sparkv::KvOptions;
 use sparkv::settings::EXACT;
 use sparkv_engine::TextModel;
@@ -27,19 +31,22 @@ use crate::threads::OnlyThread;
 #[command(next_help_heading = "Evaluation")]
 pub(crate) struct EvalOptions {
     /// demo counts right answers to the demo model's own tasks; kl tells, for any model, how far predictions move (with
-    /// weights in f32, unless --weights says otherwise)
+    /// weights in f32, unless --weights says otherwise); recall, whether it finds what stands in a long context
     #[arg(long, value_name = "METRIC", default_value = "demo")]
     metric: Metric,
     /// Settings to compare, each a preset's name or a JSON object; all presets if left out
     #[arg(long = "kv", value_name = "PRESET|JSON", value_parser = parse_kv)]
     kv: Vec<KvOptions>,
-    /// Also write the measurements to a file, after each of them; with kl, those that it holds already are not made again
+    /// Also write the measurements to a file, after each of them; with kl and recall, those that it holds already are not
+    /// made again
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     #[command(flatten)]
     demo: demo::DemoOptions,
     #[command(flatten)]
     kl: kl::KlOptions,
+    #[command(flatten)]
+    recall: recall::RecallOptions,
 }
 
 /// How settings are measured.
@@ -47,6 +54,7 @@ pub(crate) struct EvalOptions {
 enum Metric {
     Demo,
     Kl,
+    Recall,
 }
 
 impl EvalOptions {
@@ -66,14 +74,32 @@ impl EvalOptions {
 
     /// What is given belongs to the metric.
     fn check(&self) -> anyhow::Result<()> {
-        let (other, foreign) = match self.metric {
-            Metric::Demo => ("kl", self.kl.given()),
-            Metric::Kl => ("demo", self.demo.given()),
-        };
-        match foreign {
-            Some(flag) => anyhow::bail!("{flag} is an option of --metric {other}"),
-            None => Ok(()),
+        let flags = [
+            (Metric::Demo, self.demo.given()),
+            (Metric::Kl, self.kl.given()),
+            (Metric::Recall, self.recall.given()),
+        ];
+        for (metric, given) in flags {
+            if let Some(flag) = given.into_iter().find(|flag| !self.metric.takes(flag, metric)) {
+                anyhow::bail!("{flag} is an option of --metric {}", metric.name());
+            }
         }
+        Ok(())
+    }
+}
+
+impl Metric {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Demo => "demo",
+            Self::Kl => "kl",
+            Self::Recall => "recall",
+        }
+    }
+
+    /// Whether it has an option of the name of one of `owner`: some are of two.
+    fn takes(self, flag: &str, owner: Self) -> bool {
+        self == owner || (self == Self::Recall && owner == Self::Demo && recall::SHARED.contains(&flag))
     }
 }
 
@@ -106,6 +132,7 @@ pub(crate) fn eval(options: &EvalOptions, settings: &Settings, alone: OnlyThread
     match options.metric {
         Metric::Demo => demo::eval(&options.demo, &evaluation),
         Metric::Kl => kl::eval(&options.kl, &evaluation),
+        Metric::Recall => recall::eval(&options.recall, &options.demo, &evaluation),
     }
 }
 
@@ -120,4 +147,14 @@ fn progress_bar(steps: usize) -> anyhow::Result<ProgressBar> {
 fn write_json(path: &Path, measurements: &[impl Serialize]) -> anyhow::Result<()> {
     std::fs::write(path, serde_json::to_string_pretty(measurements)?)
         .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// What was measured before; nothing if there is no such file.
+fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Vec<T>> {
+    match fs::read_to_string(path) {
+        Ok(text) => serde_json::from_str(&text)
+            .with_context(|| format!("{} holds something else than such measurements", path.display())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
 }
