@@ -183,13 +183,15 @@ fn ask_for_code((thing, code): &Fact) -> Question {
 fn ask_for_call((thing, code): &Fact) -> Question {
     Question {
         text: format!(
-            "You can call a tool, with JSON like {{\"name\": \"unlock\", \"arguments\": {{\"thing\": \"old box\", \
-             \"code\": \"0000\"}}}}. Call it to unlock the {thing} with its code from the text above."
+            "There is a tool `unlock`, which takes a thing and its code from the text above. Call it for the {thing}, in \
+             JSON."
         ),
-        answer_prefix: "{\"name\": \"unlock\", \"arguments\": {\"thing\":".to_owned(),
-        golds: vec![format!("\"{thing}\", \"code\": \"{code}\"}}}}")],
+        answer_prefix: format!(
+            "{{\"name\": \"unlock\", \"arguments\": {{\"thing\": \"{thing}\", \"code\": \""
+        ),
+        golds: vec![format!("{code}\"}}}}")],
         scoring: Scoring::Share,
-        max_tokens: 32,
+        max_tokens: 12,
     }
 }
 
@@ -376,7 +378,7 @@ mod tests {
         let item = Task::ToolCalls.item(1, 0, 400, &count);
         assert_eq!(item.questions.len(), QUESTIONS);
         let question = &item.questions[0];
-        let call = format!("{} {}", question.answer_prefix, question.golds[0]);
+        let call = format!("{}{}", question.answer_prefix, question.golds[0]);
         let call: serde_json::Value = serde_json::from_str(&call).unwrap();
         let thing = call["arguments"]["thing"].as_str().unwrap();
         let code = call["arguments"]["code"].as_str().unwrap();

@@ -18,6 +18,7 @@ pub(crate) struct Queries {
 /// The same in whole numbers: a query is its scale times its codes, to a 254th of its largest channel.
 #[derive(Debug, Default)]
 pub(crate) struct QueryCodes {
+    pub(crate) head_dim: usize,
     /// (panels, head_dim / 4): four codes each.
     quads: Vec<[i32; PANEL]>,
     /// (panels)
@@ -37,8 +38,9 @@ pub(crate) struct PanelCodes<'a> {
 
 impl QueryCodes {
     /// Panels there are.
-    pub(crate) fn panels(&self, head_dim: usize) -> impl Iterator<Item = PanelCodes<'_>> {
-        let panels = self.quads.chunks_exact(head_dim / QUAD).zip(self.sums.chunks_exact(head_dim / SET));
+    pub(crate) fn panels(&self) -> impl Iterator<Item = PanelCodes<'_>> {
+        let (quads, sums) = (self.head_dim / QUAD, self.head_dim / SET);
+        let panels = self.quads.chunks_exact(quads).zip(self.sums.chunks_exact(sums));
         panels.zip(&self.scales).map(|((quads, sums), scales)| PanelCodes { quads, sums, scales })
     }
 }
@@ -93,6 +95,7 @@ impl<S> Task<S> for SetQueries<'_> {
         let (quads, sums) = (head_dim / QUAD, head_dim / SET);
         let panels = if self.with_codes { panels } else { 0 };
         let codes = &mut self.to.codes;
+        codes.head_dim = head_dim;
         let all_quads = fill(&mut codes.quads, panels * quads, [0; PANEL]);
         let all_sums = fill(&mut codes.sums, panels * sums, [0; PANEL]);
         let scales = fill(&mut codes.scales, panels, [0.0; PANEL]);

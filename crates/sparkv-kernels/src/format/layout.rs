@@ -1,8 +1,9 @@
 //! How keys and values of one KV head are laid out in memory.
 
 use super::packing::Packing;
+use super::sections::block_bytes;
 use super::widths::{SET, Widths};
-use super::{BLOCK, F16_BYTES, GROUP, MAX_HEAD_DIM, Side, planes};
+use super::{BLOCK, F16_BYTES, GROUP, MAX_HEAD_DIM, Side};
 
 /// A layout that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -103,7 +104,7 @@ impl Layout {
             Format::F32 => GROUP * 4 * self.head_dim,
             Format::F16 => GROUP * F16_BYTES * self.head_dim,
             Format::Int8 => BLOCK * (self.head_dim + F16_BYTES),
-            Format::Planes(widths) => planes::bytes(self.side, self.head_dim, &widths),
+            Format::Planes(widths) => block_bytes(self.side, &widths),
             Format::Packed(packing) => packing.sections(self.head_dim).end,
         }
     }

@@ -15,6 +15,7 @@ pub(crate) mod packing;
 pub(crate) mod planes;
 pub(crate) mod quantized;
 mod rows;
+pub(crate) mod sections;
 pub(crate) mod selection;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -11,106 +11,16 @@
 //! of 8, where a row ends), the quads of a block's tokens one after the other.
 
 use super::float16::{read_f16, store_f16};
-use super::lanes::{CHANNELS, QUAD, Unit};
+use super::lanes::{QUAD, Unit};
 use super::layout::Layout;
-use super::widths::{Plane, Section, Widths};
-use super::{BLOCK, F16_BYTES, GROUP, MAX_HEAD_DIM, Side};
-
-/// Tokens of a block in fours.
-const TOKEN_QUADS: usize = BLOCK / QUAD;
+use super::sections::{Stored, sections};
+use super::widths::Widths;
+use super::{BLOCK, F16_BYTES, MAX_HEAD_DIM, Side};
 
 /// Codes of a block (BLOCK, head_dim).
 type Codes = [[u8; MAX_HEAD_DIM]; BLOCK];
 
-/// Bytes of a block.
-pub(super) fn bytes(side: Side, head_dim: usize, widths: &Widths) -> usize {
-    sections(side, widths, head_dim).map(|section| section.bytes()).sum::<usize>() + BLOCK * F16_BYTES
-}
-
-/// Where the codes of a section lie.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Stored {
-    pub(crate) section: Section,
-    side: Side,
-    /// The first byte of its planes.
-    pub(crate) start: usize,
-}
-
-/// The sections of a block.
-pub(crate) fn sections(side: Side, widths: &Widths, head_dim: usize) -> impl Iterator<Item = Stored> + use<> {
-    let mut start = 0;
-    // A row of values has but one section, of all channels.
-    let widths = *widths;
-    debug_assert!(widths.stored() <= head_dim, "channels of a row");
-    widths.sections().map(move |section| {
-        let stored = Stored { section, side, start };
-        start += stored.bytes();
-        stored
-    })
-}
-
 impl Stored {
-    /// Units of codes.
-    pub(crate) fn units(&self) -> usize {
-        match self.side {
-            Side::Keys => self.section.quads() * (BLOCK / GROUP),
-            Side::Values => self.section.channels.div_ceil(CHANNELS) * TOKEN_QUADS,
-        }
-    }
-
-    /// Codes of a unit.
-    fn unit_len(&self, unit: usize) -> usize {
-        match self.side {
-            Side::Keys => size_of::<Unit>(),
-            Side::Values => {
-                let first = unit / TOKEN_QUADS * CHANNELS;
-                CHANNELS.min(self.section.channels - first) * QUAD
-            }
-        }
-    }
-
-    /// Bytes of a plane.
-    pub(crate) fn plane_bytes(&self, plane: Plane) -> usize {
-        let together = usize::from(8 / plane.bits);
-        match self.side {
-            Side::Keys => self.units().div_ceil(together) * size_of::<Unit>(),
-            Side::Values => self.section.channels * BLOCK / together,
-        }
-    }
-
-    /// Bytes of all planes.
-    pub(crate) fn bytes(&self) -> usize {
-        self.section.planes().iter().map(|plane| self.plane_bytes(*plane)).sum()
-    }
-
-    /// (token, channel) of an element of a unit.
-    fn place(&self, unit: usize, element: usize) -> (usize, usize) {
-        let (lane, term) = (element / QUAD, element % QUAD);
-        match self.side {
-            Side::Keys => {
-                let (quad, group) = (unit / (BLOCK / GROUP), unit % (BLOCK / GROUP));
-                (group * GROUP + lane, self.section.first + quad * QUAD + term)
-            }
-            Side::Values => (unit % TOKEN_QUADS * QUAD + term, unit / TOKEN_QUADS * CHANNELS + lane),
-        }
-    }
-
-    /// Where the units of a plane that begins at `start` lie: for `unit`, the stored bytes and the lowest of its bits there.
-    fn in_plane(&self, plane: Plane, start: usize, unit: usize) -> (std::ops::Range<usize>, u8) {
-        let together = usize::from(8 / plane.bits);
-        // Before the last units of a row of values, which may be shorter, all are whole.
-        let first = start + unit / together * size_of::<Unit>();
-        let first = match self.side {
-            Side::Keys => first,
-            Side::Values => {
-                start
-                    + unit / TOKEN_QUADS * (CHANNELS * BLOCK / together)
-                    + unit % TOKEN_QUADS / together * self.unit_len(unit)
-            }
-        };
-        (first..first + self.unit_len(unit), plane.bits * (unit % together) as u8)
-    }
-
     fn encode(&self, codes: &Codes, bytes: &mut [u8]) {
         let mut start = self.start;
         for &plane in self.section.planes() {
@@ -188,7 +98,7 @@ pub(crate) fn encode(layout: &Layout, widths: &Widths, rows: &[f32], weights: &[
         store_f16(quantizer.quantize(row, codes), scale);
     }
     planes.fill(0);
-    sections(layout.side(), widths, layout.head_dim()).for_each(|section| section.encode(&codes, planes));
+    sections(layout.side(), widths).for_each(|section| section.encode(&codes, planes));
 }
 
 /// Calls `put` with (token, channel, value) of every element of a block; of channels without bits, too.
@@ -199,7 +109,7 @@ pub(super) fn for_each(
     mut put: impl FnMut(usize, usize, f32),
 ) {
     let (planes, scales) = bytes.split_at(bytes.len() - BLOCK * F16_BYTES);
-    for section in sections(layout.side(), widths, layout.head_dim()) {
+    for section in sections(layout.side(), widths) {
         section.for_each(planes, |token, channel, odd| {
             put(token, channel, odd as f32 * read_f16(scales, token))
         });

@@ -26,6 +26,12 @@ pub(super) struct Codes<'a> {
     pub(super) units: &'a [Unit],
     /// (BLOCK) f16.
     pub(super) scales: &'a [u8],
+    pub(super) elements: Elements,
+}
+
+impl Codes<'_> {
+    /// None at all.
+    pub(super) const NONE: Self = Self { units: &[], scales: &[], elements: Elements::Signed };
 }
 
 /// Scores of a block of keys for all queries.
@@ -33,16 +39,14 @@ pub(super) struct Codes<'a> {
 pub(super) fn score<S: Integers>(
     simd: S,
     keys: Codes<'_>,
-    elements: Elements,
     queries: &QueryCodes,
-    head_dim: usize,
     prefetch: &mut Prefetch,
     at: ScoresAt<'_>,
 ) {
-    let quads = keys.units.len() / GROUPS;
+    let (quads, elements) = (keys.units.len() / GROUPS, keys.elements);
     let (first, second) = keys.units.split_at(quads);
     prefetch.spread(BLOCK, if S::SUMS_OF_ONE_GROUP { GROUPS * quads } else { quads });
-    for (panel, scores) in queries.panels(head_dim).zip(at.scores.chunks_exact_mut(PANEL)) {
+    for (panel, scores) in queries.panels().zip(at.scores.chunks_exact_mut(PANEL)) {
         let rows = &panel.quads[..quads];
         let products = if S::SUMS_OF_ONE_GROUP {
             let [first] = products::<S, 1>(simd, [first], elements, rows, prefetch);
@@ -136,30 +140,27 @@ impl<S: Integers> Products<'_, S> {
 pub(super) fn weigh<S: Integers>(
     simd: S,
     blocks: &[Codes<'_>],
-    elements: Elements,
     prefetch: &mut Prefetch,
     at: WeightsAt<'_>,
     sums: &mut [[f32; LANES]],
 ) {
-    let vectors = blocks.first().map_or(0, |block| block.units.len() / TOKEN_QUADS);
-    let odd = match elements {
-        Elements::Signed => None,
-        Elements::Odd(widths) => widths.sections().next().map(|section| section.largest()),
-    };
+    let Some(first) = blocks.first() else { return };
+    let (vectors, elements) = (first.units.len() / TOKEN_QUADS, first.elements);
     let together = if S::MANY_REGISTERS { 2 } else { 1 };
     prefetch.spread(blocks.len() * BLOCK, blocks.len() * TOKEN_QUADS * vectors.div_ceil(together));
     for (weights, sums) in at.weights.chunks_exact(PANEL).zip(sums.chunks_exact_mut(PANEL * vectors)) {
         let at = WeightsAt { weights, group: at.group };
         let weights = Weights::new(simd, blocks.iter().map(|block| block.scales), limit::<S>(elements), at);
-        let mut vector = 0;
-        while vector < vectors {
-            let sums = PanelSums { sums: &mut *sums, vectors };
-            let step = together.min(vectors - vector);
-            match step {
-                2 => add::<S, 2>(simd, blocks, odd, prefetch, &weights, sums, vector),
-                _ => add::<S, 1>(simd, blocks, odd, prefetch, &weights, sums, vector),
+        let mut first = 0;
+        while first < vectors {
+            let sums = PanelSums { sums: &mut *sums, vectors, first };
+            if together == 2 && first + 2 <= vectors {
+                add::<S, 2>(simd, blocks, elements, prefetch, &weights, sums);
+                first += 2;
+            } else {
+                add::<S, 1>(simd, blocks, elements, prefetch, &weights, sums);
+                first += 1;
             }
-            vector += step;
         }
         prefetch.pause();
     }
@@ -173,21 +174,24 @@ pub(super) fn limit<S: Integers>(elements: Elements) -> f32 {
     }
 }
 
-/// Adds the values of `N` times 16 channels from vector `first` on.
+/// Adds the values of `N` times 16 channels.
 #[inline(always)]
 fn add<S: Integers, const N: usize>(
     simd: S,
     blocks: &[Codes<'_>],
-    odd: Option<i32>,
+    elements: Elements,
     prefetch: &mut Prefetch,
     weights: &Weights,
     sums: PanelSums<'_>,
-    first: usize,
 ) {
     let mut asking = *prefetch;
     let mut acc = [[simd.splat_i32(0); PANEL]; N];
+    let odd = match elements {
+        Elements::Signed => None,
+        Elements::Odd(widths) => widths.sections().next().map(|section| section.largest()),
+    };
     for (block, quads) in blocks.iter().zip(&weights.quads) {
-        let units = &block.units.as_chunks::<TOKEN_QUADS>().0[first..first + N];
+        let units = &block.units.as_chunks::<TOKEN_QUADS>().0[sums.first..sums.first + N];
         for (quad, row) in quads.iter().enumerate() {
             asking.ask(simd);
             for (acc, units) in acc.iter_mut().zip(units) {
@@ -201,5 +205,5 @@ fn add<S: Integers, const N: usize>(
         }
     }
     *prefetch = asking;
-    weights.add_to(simd, &acc, odd, sums, first);
+    weights.add_to(simd, &acc, odd, sums);
 }

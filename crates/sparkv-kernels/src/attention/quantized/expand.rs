@@ -8,7 +8,7 @@ use super::packed::{PackedCodes, Place, flip};
 use super::{GROUPS, ReadQuantized, TOKEN_QUADS};
 use crate::format::lanes::{QUAD, Shape, Unit};
 use crate::format::packing::{KeptFormat, Packing};
-use crate::format::planes::sections;
+use crate::format::sections::sections;
 use crate::format::{BLOCK, F16_BYTES, Format, GROUP, Layout, Side, Widths, block};
 use crate::simd::{LANES, Simd};
 
@@ -104,7 +104,7 @@ impl<S: ReadQuantized> Expansion<'_, S> {
     fn planes(&mut self, widths: &Widths, bytes: &[u8]) {
         let (planes, scales) = bytes.split_at(bytes.len() - BLOCK * F16_BYTES);
         let scales = per_token(self.simd, scales);
-        for stored in sections(self.shape.side, widths, self.shape.head_dim) {
+        for stored in sections(self.shape.side, widths) {
             for unit in 0..stored.units() {
                 let mut codes = stored.read_unit(planes, unit);
                 for code in &mut codes {

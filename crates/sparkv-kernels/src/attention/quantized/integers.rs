@@ -2,6 +2,7 @@
 
 use super::codes::{self, Codes, Elements};
 use super::expand::packed_codes;
+use super::planes::KeyPlanes;
 use super::{ReadQuantized, Reading, planes};
 use crate::attention::queries::QueryCodes;
 use crate::attention::{KEY_BLOCK, ScoresAt, WeightsAt};
@@ -21,13 +22,13 @@ pub(super) fn score<S: ReadQuantized + Integers>(
     at: ScoresAt<'_>,
 ) -> bool {
     if let Format::Planes(widths) = layout.format() {
-        planes::score(simd, layout, &widths, block, queries, reading, at);
+        planes::score(simd, &KeyPlanes { widths, block }, queries, reading, at);
         return true;
     }
     let Some(keys) = codes_of(simd, layout, block, reading.expanded.codes.as_mut_slice()) else {
         return false;
     };
-    codes::score(simd, keys, Elements::Signed, queries, layout.head_dim(), reading.prefetch, at);
+    codes::score(simd, keys, queries, reading.prefetch, at);
     true
 }
 
@@ -50,13 +51,13 @@ pub(super) fn weigh<S: ReadQuantized + Integers>(
     }
     let units = BLOCK * layout.head_dim() / size_of::<Unit>();
     let room = reading.expanded.codes.as_mut_slice().chunks_exact_mut(units);
-    let mut blocks = [Codes { units: &[], scales: &[] }; KEY_BLOCK / BLOCK];
+    let mut blocks = [Codes::NONE; KEY_BLOCK / BLOCK];
     for ((slot, block), room) in blocks.iter_mut().zip(values.units()).zip(room) {
         let Some(codes) = codes_of(simd, layout, block, room) else { return false };
         *slot = codes;
     }
     let blocks = &blocks[..values.units().len()];
-    codes::weigh(simd, blocks, Elements::Signed, reading.prefetch, at, sums);
+    codes::weigh(simd, blocks, reading.prefetch, at, sums);
     true
 }
 
@@ -73,13 +74,14 @@ fn codes_of<'a, S: ReadQuantized>(
     match layout.format() {
         Format::Int8 => {
             let (codes, scales) = block.split_at(BLOCK * head_dim);
-            Some(Codes { units: codes.as_chunks().0, scales })
+            Some(Codes { units: codes.as_chunks().0, scales, elements: Elements::Signed })
         }
         Format::Packed(packing) if packing.values == KeptFormat::Int8 && head_dim.is_multiple_of(LANES) => {
             let room = &mut room[..BLOCK * head_dim / size_of::<Unit>()];
             let sections = packing.sections(head_dim);
             packed_codes(simd, layout, &packing, block, room);
-            Some(Codes { units: room, scales: &block[sections.scalars..sections.steps] })
+            let scales = &block[sections.scalars..sections.steps];
+            Some(Codes { units: room, scales, elements: Elements::Signed })
         }
         _ => None,
     }

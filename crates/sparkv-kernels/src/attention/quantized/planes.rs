@@ -9,9 +9,9 @@ use super::{GROUPS, Reading, TOKEN_QUADS};
 use crate::attention::prefetch::Prefetch;
 use crate::attention::queries::{PanelCodes, QueryCodes};
 use crate::attention::{KEY_BLOCK, PANEL, ScoresAt, WeightsAt};
-use crate::format::lanes::Unit;
-use crate::format::planes::{Stored, sections};
-use crate::format::{BLOCK, F16_BYTES, Layout, Rows, Side, Widths};
+use crate::format::lanes::{QUAD, Unit};
+use crate::format::sections::{Stored, sections};
+use crate::format::{BLOCK, F16_BYTES, Rows, Side, Widths};
 use crate::simd::LANES;
 use crate::simd::integers::Integers;
 
@@ -91,12 +91,11 @@ fn spread<S: Integers>(
     simd: S,
     stored: &Stored,
     block: &[u8],
-    units: usize,
     to: &mut [Unit],
     place: impl Fn(usize) -> usize,
 ) {
     let planes = Planes::new(stored, block);
-    for unit in 0..units {
+    for unit in 0..stored.units() {
         let codes = match stored.section.bits {
             6 => planes.codes::<S, 6>(simd, unit / 4, unit % 4),
             5 => planes.codes::<S, 5>(simd, unit / 8, unit % 8),
@@ -115,37 +114,40 @@ fn scales(block: &[u8]) -> &[u8] {
     &block[block.len() - BLOCK * F16_BYTES..]
 }
 
+/// A block of keys.
+pub(super) struct KeyPlanes<'a> {
+    pub(super) widths: Widths,
+    pub(super) block: &'a [u8],
+}
+
 /// Scores a block of keys for all queries.
 #[inline(always)] // into functions that are compiled for the instructions
 pub(super) fn score<S: Integers>(
     simd: S,
-    layout: &Layout,
-    widths: &Widths,
-    block: &[u8],
+    keys: &KeyPlanes<'_>,
     queries: &QueryCodes,
     reading: Reading<'_>,
     at: ScoresAt<'_>,
 ) {
-    let head_dim = layout.head_dim();
-    let elements = Elements::Odd(*widths);
-    let mut panels = queries.panels(head_dim);
+    let KeyPlanes { widths, block } = *keys;
+    let elements = Elements::Odd(widths);
+    let mut panels = queries.panels();
     if let (Some(panel), None) = (panels.next(), panels.next())
-        && whole_steps(widths)
+        && whole_steps(&widths)
     {
-        let products = multiply_all(simd, widths, block, head_dim, &panel, reading.prefetch);
+        let products = multiply_all(simd, keys, &panel, reading.prefetch);
         let products = Products { products, elements, scales: scales(block) };
         products.store(simd, panel.sums, panel.scales, at);
         return;
     }
-    let quads = widths.stored() / 4;
+    let quads = widths.stored() / QUAD;
     let units = &mut reading.expanded.codes.as_mut_slice()[..GROUPS * quads];
-    for stored in sections(Side::Keys, widths, head_dim) {
-        let first = stored.section.first / 4;
+    for stored in sections(Side::Keys, &widths) {
+        let first = stored.section.first / QUAD;
         let place = |unit: usize| unit % GROUPS * quads + first + unit / GROUPS;
-        spread(simd, &stored, block, GROUPS * stored.section.quads(), units, place);
+        spread(simd, &stored, block, units, place);
     }
-    let keys = Codes { units, scales: scales(block) };
-    codes::score(simd, keys, elements, queries, head_dim, reading.prefetch, at);
+    codes::score(simd, Codes { units, scales: scales(block), elements }, queries, reading.prefetch, at);
 }
 
 /// Whether the last units of planes are whole.
@@ -157,46 +159,41 @@ fn whole_steps(widths: &Widths) -> bool {
 #[inline(always)]
 fn multiply_all<S: Integers>(
     simd: S,
-    widths: &Widths,
-    block: &[u8],
-    head_dim: usize,
+    keys: &KeyPlanes<'_>,
     panel: &PanelCodes<'_>,
     prefetch: &mut Prefetch,
 ) -> [[S::I; PANEL]; GROUPS] {
     let mut acc = [[simd.splat_i32(0); PANEL]; GROUPS];
-    let quads = widths.stored() / 4;
+    let quads = keys.widths.stored() / QUAD;
     if S::SUMS_OF_ONE_GROUP {
         prefetch.spread(BLOCK, GROUPS * quads);
         let [first, second] = &mut acc;
         let groups = [std::slice::from_mut(first), std::slice::from_mut(second)];
         for (group, acc) in groups.into_iter().enumerate() {
             if let Some(acc) = acc.first_chunk_mut::<1>() {
-                multiply_sections::<S, 1>(simd, widths, block, head_dim, panel, group, prefetch, acc);
+                multiply_sections::<S, 1>(simd, keys, panel, group, prefetch, acc);
             }
         }
     } else {
         prefetch.spread(BLOCK, quads);
-        multiply_sections::<S, GROUPS>(simd, widths, block, head_dim, panel, 0, prefetch, &mut acc);
+        multiply_sections::<S, GROUPS>(simd, keys, panel, 0, prefetch, &mut acc);
     }
     acc
 }
 
 /// Adds products with `N` groups from `group` on.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "kernels are not called from afar")]
 fn multiply_sections<S: Integers, const N: usize>(
     simd: S,
-    widths: &Widths,
-    block: &[u8],
-    head_dim: usize,
+    keys: &KeyPlanes<'_>,
     panel: &PanelCodes<'_>,
     group: usize,
     prefetch: &mut Prefetch,
     acc: &mut [[S::I; PANEL]; N],
 ) {
-    for stored in sections(Side::Keys, widths, head_dim) {
-        let planes = Planes::new(&stored, block);
-        let first = stored.section.first / 4;
+    for stored in sections(Side::Keys, &keys.widths) {
+        let planes = Planes::new(&stored, keys.block);
+        let first = stored.section.first / QUAD;
         let rows = &panel.quads[first..first + stored.section.quads()];
         match stored.section.bits {
             6 => multiply::<S, N, 6, 2>(simd, planes, rows, group, prefetch, acc),
@@ -243,22 +240,20 @@ pub(super) fn weigh<S: Integers>(
     at: WeightsAt<'_>,
     sums: &mut [[f32; LANES]],
 ) {
-    let head_dim = values.layout().head_dim();
-    let Some(stored) = sections(Side::Values, widths, head_dim).next() else { return };
-    let (vectors, elements) = (head_dim / LANES, Elements::Odd(*widths));
-    let units = vectors * TOKEN_QUADS;
+    let Some(stored) = sections(Side::Values, widths).next() else { return };
+    let (vectors, elements) = (stored.section.channels / LANES, Elements::Odd(*widths));
     let blocks = values.units().len();
     if at.weights.len() > PANEL {
-        let mut spread_blocks = [Codes { units: &[], scales: &[] }; KEY_BLOCK / BLOCK];
-        let room = reading.expanded.codes.as_mut_slice().chunks_exact_mut(units);
+        let mut spread_blocks = [Codes::NONE; KEY_BLOCK / BLOCK];
+        let room = reading.expanded.codes.as_mut_slice().chunks_exact_mut(vectors * TOKEN_QUADS);
         for ((to, block), room) in spread_blocks.iter_mut().zip(values.units()).zip(room) {
-            spread(simd, &stored, block, units, room, |unit| unit);
-            *to = Codes { units: room, scales: scales(block) };
+            spread(simd, &stored, block, room, |unit| unit);
+            *to = Codes { units: room, scales: scales(block), elements };
         }
-        return codes::weigh(simd, &spread_blocks[..blocks], elements, reading.prefetch, at, sums);
+        return codes::weigh(simd, &spread_blocks[..blocks], reading.prefetch, at, sums);
     }
     let weights = Weights::new(simd, values.units().map(scales), codes::limit::<S>(elements), at);
-    let sums = PanelSums { sums, vectors };
+    let sums = PanelSums { sums, vectors, first: 0 };
     match stored.section.bits {
         6 => add::<S, 6>(simd, &stored, values, reading.prefetch, &weights, sums),
         5 => add::<S, 5>(simd, &stored, values, reading.prefetch, &weights, sums),
@@ -278,24 +273,24 @@ fn add<S: Integers, const BITS: u8>(
     weights: &Weights,
     sums: PanelSums<'_>,
 ) {
-    let PanelSums { sums, vectors } = sums;
+    let PanelSums { sums, vectors, .. } = sums;
     let together = if S::MANY_REGISTERS { 2 } else { 1 };
     let blocks = values.units().len();
     prefetch.spread(blocks * BLOCK, blocks * TOKEN_QUADS * vectors.div_ceil(together));
-    let mut vector = 0;
-    while vector < vectors {
-        let sums = PanelSums { sums: &mut *sums, vectors };
-        if together == 2 && vector + 2 <= vectors {
-            add_vectors::<S, BITS, 2>(simd, stored, values, prefetch, weights, sums, vector);
-            vector += 2;
+    let mut first = 0;
+    while first < vectors {
+        let sums = PanelSums { sums: &mut *sums, vectors, first };
+        if together == 2 && first + 2 <= vectors {
+            add_vectors::<S, BITS, 2>(simd, stored, values, prefetch, weights, sums);
+            first += 2;
         } else {
-            add_vectors::<S, BITS, 1>(simd, stored, values, prefetch, weights, sums, vector);
-            vector += 1;
+            add_vectors::<S, BITS, 1>(simd, stored, values, prefetch, weights, sums);
+            first += 1;
         }
     }
 }
 
-/// Adds `N` times 16 channels from vector `first` on.
+/// Adds `N` times 16 channels.
 #[inline(always)]
 fn add_vectors<S: Integers, const BITS: u8, const N: usize>(
     simd: S,
@@ -304,7 +299,6 @@ fn add_vectors<S: Integers, const BITS: u8, const N: usize>(
     prefetch: &mut Prefetch,
     weights: &Weights,
     sums: PanelSums<'_>,
-    first: usize,
 ) {
     let mut asking = *prefetch;
     let mut acc = [[simd.splat_i32(0); PANEL]; N];
@@ -315,12 +309,12 @@ fn add_vectors<S: Integers, const BITS: u8, const N: usize>(
             for unit in 0..units_of_step(BITS) {
                 asking.ask(simd);
                 for (offset, acc) in acc.iter_mut().enumerate() {
-                    let codes = planes.codes::<S, BITS>(simd, (first + offset) * steps + step, unit);
+                    let codes = planes.codes::<S, BITS>(simd, (sums.first + offset) * steps + step, unit);
                     simd.dot_codes(acc, codes, &quads[step * units_of_step(BITS) + unit]);
                 }
             }
         }
     }
     *prefetch = asking;
-    weights.add_to(simd, &acc, Some(stored.section.largest()), sums, first);
+    weights.add_to(simd, &acc, Some(stored.section.largest()), sums);
 }

@@ -17,7 +17,7 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// Adds `products` with the weights, of `N` times 16 channels from vector `first` on, to `sums`. Of odd numbers up to
+    /// Adds `products` with the weights, of `N` times 16 channels, to `sums`. Of odd numbers up to
     /// `odd`, those with their codes.
     #[inline(always)]
     pub(super) fn add_to<S: Integers, const N: usize>(
@@ -26,9 +26,8 @@ impl Weights {
         products: &[[S::I; PANEL]; N],
         odd: Option<i32>,
         sums: PanelSums<'_>,
-        first: usize,
     ) {
-        let PanelSums { sums, vectors } = sums;
+        let PanelSums { sums, vectors, first } = sums;
         for slot in 0..PANEL {
             let scale = simd.splat(self.scales[slot]);
             // Weights that are not numbers have any sum; what comes out is not a number anyway.
@@ -92,6 +91,8 @@ pub(super) struct PanelSums<'a> {
     /// (PANEL, vectors)
     pub(super) sums: &'a mut [[f32; LANES]],
     pub(super) vectors: usize,
+    /// The first vector that is added to.
+    pub(super) first: usize,
 }
 
 /// Writes a panel's scores for `N` groups of keys: `totals` times the scales of the queries.

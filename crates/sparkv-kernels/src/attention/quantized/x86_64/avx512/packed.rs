@@ -34,7 +34,7 @@ pub(super) fn score(
     let sections = packing.sections(head_dim);
     let scales = block[sections.scalars..sections.steps].as_chunks::<{ F16_BYTES * LANES }>().0;
     let scales = [simd.load_f16(&scales[0]), simd.load_f16(&scales[1])];
-    for (panel, scores) in queries.panels(head_dim).zip(at.scores.chunks_exact_mut(PANEL)) {
+    for (panel, scores) in queries.panels().zip(at.scores.chunks_exact_mut(PANEL)) {
         let sums = keys.multiply(simd, panel.quads, panel.sums, prefetch);
         let mut totals = [[simd.splat(0.0); GROUPS]; PANEL];
         for (totals, sums) in totals.iter_mut().zip(sums) {
@@ -132,8 +132,8 @@ pub(super) fn weigh(
                 let block = Values { block, shape, sections: &sections, vector };
                 block.multiply(simd, weights, &mut acc, read, prefetch);
             }
-            let sums = PanelSums { sums: &mut *sums, vectors };
-            weights.add_to(simd, &[acc], None, sums, vector);
+            let sums = PanelSums { sums: &mut *sums, vectors, first: vector };
+            weights.add_to(simd, &[acc], None, sums);
         }
         // Once is enough.
         prefetch.pause();
