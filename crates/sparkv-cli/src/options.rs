@@ -96,6 +96,9 @@ section! {
         /// (Sets RAYON_NUM_THREADS and CANDLE_NUM_THREADS, whatever they were)
         #[arg(long, env = "SPARKV_THREADS", value_name = "N")]
         threads: Optional<NonZeroUsize>,
+        /// Table that budgets choose from, of sparkv eval --calibrate; one for the model, or one for all, if left out
+        #[arg(long, env = "SPARKV_CALIBRATION", value_name = "FILE")]
+        calibration: Optional<PathBuf>,
         /// Never use the network
         #[arg(long, env = "SPARKV_OFFLINE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
         offline: Required<bool>,

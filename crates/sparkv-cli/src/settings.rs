@@ -71,7 +71,18 @@ impl Settings {
     /// A preset, KV setting, model, temperature, API key or origin that cannot be; the message names it.
     pub(crate) fn new(layers: &Layers) -> anyhow::Result<Self> {
         let Document { model, kv, mut server, run, presets } = layers.merged().try_into()?;
-        let presets = Presets::built_in()?.with(presets)?;
+        let mut presets = Presets::built_in()?.with(presets)?;
+        if let Some(path) = &model.calibration {
+            let table = std::fs::read_to_string(path).map_err(anyhow::Error::from);
+            let read = table.and_then(|table| Ok(presets.with_calibration(&table)?));
+            presets = read.with_context(|| {
+                format!(
+                    "model.calibration (from {}): {}",
+                    layers.origin("model", "calibration"),
+                    path.display()
+                )
+            })?;
+        }
         let kv_name = kv_name(&kv)?;
         let kv = presets
             .resolve(&kv)

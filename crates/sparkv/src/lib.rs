@@ -44,7 +44,7 @@ pub mod splitmix;
 mod storage;
 
 pub use attention::attend;
-pub use budget::Budget;
+pub use budget::{Budget, Calibrations, MeasuredStep, calibration_table};
 pub use cache::{KvUsage, LayerCache, LayerSpan, SequenceCache, SharedPrefix, TruncateError};
 pub use eviction::{Eviction, EvictionPolicy, Keep};
 pub use pool::KvPool;

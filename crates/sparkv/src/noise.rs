@@ -82,7 +82,7 @@ mod tests {
         let options: KvOptions = serde_json::from_str(json).unwrap();
         match Presets::built_in().unwrap().resolve(&options).unwrap() {
             KvChoice::Fixed(settings) => settings,
-            KvChoice::Budget(budget) => panic!("{budget} is a budget"),
+            KvChoice::Budget(budget, _) => panic!("{budget} is a budget"),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Tokens, limits, usage, draining.
 use std::time::Duration;
 
-use sparkv::{Budget, KvChoice, KvSettings, KvUsage, Presets};
+use sparkv::{Budget, Calibrations, KvChoice, KvSettings, KvUsage, Presets};
 use sparkv_engine::{
     FinishReason, GenerateError, Load, PromptLength, RequestError, SamplingParams,
     core::{TokenEngine, TokenRequest},
@@ -146,7 +146,11 @@ fn bad_requests_are_refused_by_name() {
 fn a_budget_picks_settings_or_is_refused() {
     let (engine, _) = start(&FakeConfig::default(), 4);
     let spend = |budget| {
-        engine.submit(TokenRequest { kv: KvChoice::Budget(budget), ignore_eos: true, ..request(1, 150, 50) })
+        engine.submit(TokenRequest {
+            kv: KvChoice::Budget(budget, Calibrations::built_in().unwrap()),
+            ignore_eos: true,
+            ..request(1, 150, 50)
+        })
     };
     let preset = |budget| collect(spend(budget).unwrap()).unwrap()[0].kv.preset.clone();
     assert_eq!(preset(Budget::Bytes(1 << 30)), preset(Budget::Share(1.0)));

@@ -16,7 +16,7 @@ use crate::bootstrap::{bootstrap, mean, quantile, standard_error};
 use crate::retrieval::{EvalError, SettingsUnderTest, most_likely};
 
 pub use report::{plot, table};
-pub use texts::BUILT_IN;
+pub use texts::TextSet;
 
 /// How texts are cut, and what is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@
 
 mod files;
 mod report;
-mod tasks;
+pub(crate) mod tasks;
 mod words;
 
 use serde::{Deserialize, Serialize};

@@ -152,13 +152,41 @@ fn filler(rng: &mut ChaCha8Rng) -> String {
 /// A thing, and its code.
 type Fact = (String, String);
 
+/// A context of at most `tokens` tokens with many codes, and behind it all of them again, in another order, as sentences or as
+/// calls of a tool: who remembers them can tell what comes next.
+pub(crate) fn recalled(seed: u64, tokens: usize, calls: bool, count: &dyn Fn(&str) -> usize) -> String {
+    const FACTS: usize = 32;
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let (context, mut facts) = hidden_codes(&mut rng, FACTS, tokens, count);
+    facts.shuffle(&mut rng);
+    let line = |(thing, code): &Fact| match calls {
+        true => format!(
+            "{{\"name\": \"unlock\", \"arguments\": {{\"thing\": \"{thing}\", \"code\": \"{code}\"}}}}"
+        ),
+        false => format!("The code of the {thing} is {code}."),
+    };
+    let lines: Vec<String> = facts.iter().map(line).collect();
+    format!("{context}\n\n{}\n", lines.join("\n"))
+}
+
 fn codes(
     rng: &mut ChaCha8Rng,
     tokens: usize,
     count: &dyn Fn(&str) -> usize,
     ask: fn(&Fact) -> Question,
 ) -> (String, Vec<Question>) {
-    let things = distinct(rng, QUESTIONS, |rng| thing(rng, " "));
+    let (context, facts) = hidden_codes(rng, QUESTIONS, tokens, count);
+    (context, facts.iter().map(ask).collect())
+}
+
+/// `facts` of them among sentences that are about nothing.
+fn hidden_codes(
+    rng: &mut ChaCha8Rng,
+    facts: usize,
+    tokens: usize,
+    count: &dyn Fn(&str) -> usize,
+) -> (String, Vec<Fact>) {
+    let things = distinct(rng, facts, |rng| thing(rng, " "));
     let facts: Vec<Fact> =
         things.into_iter().map(|thing| (thing, rng.random_range(1000..10_000u32).to_string())).collect();
     let needles: Vec<String> =
@@ -167,7 +195,7 @@ fn codes(
     let noise = |line: usize| lines.get(line).cloned().unwrap_or_default();
     let seed = rng.random();
     let context = fit(tokens, count, |lines| hide(seed, &needles, lines, noise));
-    (context, facts.iter().map(ask).collect())
+    (context, facts)
 }
 
 fn ask_for_code((thing, code): &Fact) -> Question {

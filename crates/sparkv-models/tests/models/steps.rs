@@ -10,7 +10,7 @@ const VOCAB: usize = 160;
 fn settings(json: &str) -> KvSettings {
     match Presets::built_in().unwrap().resolve(&serde_json::from_str(json).unwrap()).unwrap() {
         KvChoice::Fixed(settings) => settings,
-        KvChoice::Budget(budget) => panic!("{budget} is a budget"),
+        KvChoice::Budget(budget, _) => panic!("{budget} is a budget"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Budgets: what a cache may cost (here), and which settings spend it best (`search`, by the table in `calibration`).
+//! Budgets: what a cache may cost (here), and which settings spend it best (`search`, by the tables in `calibration`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,6 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 mod calibration;
 mod search;
+
+pub use calibration::{Calibrations, MeasuredStep, calibration_table};
 
 /// What the cache may cost.
 #[derive(Debug, Clone, Copy, PartialEq)]

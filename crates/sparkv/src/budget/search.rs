@@ -44,6 +44,7 @@ fn evicting(step: &KvSettings, policy: EvictionPolicy, keep: Keep) -> KvSettings
 /// A request whose settings are sought: what is allowed, and for how many tokens.
 struct Search<'a> {
     budget: Budget,
+    table: &'a Calibration,
     shape: &'a KvShape,
     prompt_tokens: usize,
     new_tokens: usize,
@@ -52,7 +53,7 @@ struct Search<'a> {
 impl Search<'_> {
     /// The most faithful settings within the budget.
     fn settings(&self) -> Result<KvSettings, SettingsError> {
-        let table = Calibration::built_in()?;
+        let table = self.table;
         let expected = self.new_tokens.min(self.prompt_tokens.max(EXPECTED_TOKENS));
         for step in table.steps() {
             if self.fits(step, self.new_tokens)? {
@@ -146,9 +147,10 @@ impl KvChoice {
     ) -> Result<KvSettings, SettingsError> {
         match self {
             KvChoice::Fixed(settings) => Ok(settings.clone()),
-            KvChoice::Budget(Budget::Share(1.0)) => Ok(Calibration::built_in()?.exact.clone()),
-            KvChoice::Budget(budget) => {
-                Search { budget: *budget, shape, prompt_tokens, new_tokens }.settings()
+            KvChoice::Budget(Budget::Share(1.0), tables) => Ok(tables.of(shape)?.exact.clone()),
+            KvChoice::Budget(budget, tables) => {
+                let table = tables.of(shape)?;
+                Search { budget: *budget, table, shape, prompt_tokens, new_tokens }.settings()
             }
         }
     }
@@ -159,8 +161,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::budget::Calibrations;
     use crate::settings::Precision;
     use crate::shape::AttentionConfig;
+
+    fn budgeted(budget: Budget) -> KvChoice {
+        KvChoice::Budget(budget, Calibrations::built_in().unwrap())
+    }
 
     fn shape() -> KvShape {
         let attention =
@@ -170,17 +177,22 @@ mod tests {
 
     #[test]
     fn the_most_faithful_settings_within_the_budget_are_chosen() {
-        let choose = |share| KvChoice::Budget(Budget::Share(share)).settings(&shape(), 8000, 200).unwrap();
+        let choose = |share| budgeted(Budget::Share(share)).settings(&shape(), 8000, 200).unwrap();
         let form = |share| {
             let settings = choose(share);
-            (settings.key_precision(), settings.key_ratio(), settings.eviction().is_none())
+            (settings.rows().join("/"), settings.eviction().is_none())
         };
-        assert_eq!(form(1.0), (Precision::F16, 0.0, true));
-        assert_eq!(form(0.6), (Precision::Int8, 0.0, true));
-        assert_eq!(form(0.42), (Precision::Int8, 0.5, true));
-        assert_eq!(form(0.3), (Precision::Int4, 0.0, true));
-        assert_eq!(form(0.27), (Precision::Int4, 0.0, false));
-        assert_eq!(form(0.1), (Precision::Int4, 0.0, false));
+        for (share, rows, all) in [
+            (1.0, "f16/f16", true),
+            (0.6, "int8/int8", true),
+            (0.42, "int6 uniform/int6", true),
+            (0.32, "int5 uniform/int4", true),
+            (0.25, "int4 query/int3", true),
+            (0.2, "int3 query/int2", true),
+            (0.1, "int3 query/int2", false),
+        ] {
+            assert_eq!(form(share), (rows.to_owned(), all), "{share}");
+        }
         let eviction = choose(0.1).eviction().unwrap();
         assert_eq!(eviction.policy.name(), "snapkv");
         assert!(matches!(eviction.keep, Keep::Tokens(1000..8000)), "{eviction:?}");
@@ -189,7 +201,7 @@ mod tests {
     /// Room for a long completion that may never come costs the prompt nothing.
     #[test]
     fn completions_that_may_get_long_are_bounded_by_streaming() {
-        let budget = KvChoice::Budget(Budget::Bytes(shape().dense_bytes(4000)));
+        let budget = budgeted(Budget::Bytes(shape().dense_bytes(4000)));
         let settings = budget.settings(&shape(), 500, 100_000).unwrap();
         assert_eq!((settings.key_precision(), settings.key_ratio()), (Precision::F16, 0.0));
         let eviction = settings.eviction().unwrap();
@@ -201,7 +213,7 @@ mod tests {
     fn short_conversations_fit_any_share() {
         for share in [0.01, 0.1, 0.25, 0.5, 0.99] {
             for new_tokens in [1, 20, 4000] {
-                let choice = KvChoice::Budget(Budget::Share(share));
+                let choice = budgeted(Budget::Share(share));
                 let settings = choice.settings(&shape(), 20, new_tokens).unwrap();
                 // The whole conversation of 120 tokens is held, as it is or packed.
                 let kept = settings.eviction().map_or(usize::MAX, |eviction| eviction.keep.tokens(20, 0));
@@ -212,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_budget_that_holds_nothing_is_refused() {
-        let error = KvChoice::Budget(Budget::Bytes(1000)).settings(&shape(), 8000, 200).unwrap_err();
+        let error = budgeted(Budget::Bytes(1000)).settings(&shape(), 8000, 200).unwrap_err();
         assert_eq!(error.param, "budget");
         assert!(error.message.contains("8000 tokens"), "{error}");
     }
@@ -221,7 +233,7 @@ mod tests {
     fn budgets_on_sliding_windows_do_not_evict() {
         let mut shape = shape();
         shape.attention.sliding_window = Some(100);
-        let choose = |share| KvChoice::Budget(Budget::Share(share)).settings(&shape, 8000, 200);
+        let choose = |share| budgeted(Budget::Share(share)).settings(&shape, 8000, 200);
         assert_eq!(choose(0.3).unwrap().eviction(), None);
         assert_eq!(choose(0.1).unwrap_err().param, "budget");
     }
@@ -236,9 +248,10 @@ mod tests {
             prompt in 1usize..3000, new in 0usize..3000,
         ) {
             let budget = if by_share { Budget::Share(share) } else { Budget::Bytes(bytes) };
-            let Ok(settings) = KvChoice::Budget(budget).settings(&shape(), prompt, new) else {
+            let Ok(settings) = budgeted(budget).settings(&shape(), prompt, new) else {
                 // Refused only where the least that could be held is too much.
-                let cheapest = Calibration::built_in().unwrap().cheapest();
+                let tables = Calibrations::built_in().unwrap();
+                let cheapest = tables.of(&shape()).unwrap().cheapest();
                 let least = evicting(cheapest, EvictionPolicy::STREAMING, Keep::Tokens(68));
                 let held = (0..=new.min(64)).map(|n| least.cache_bytes(&shape(), prompt, n).unwrap());
                 prop_assert!(held.max() > Some(budget.limit(&shape(), prompt + new)), "{budget} {prompt} {new}");

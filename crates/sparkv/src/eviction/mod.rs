@@ -79,6 +79,8 @@ impl EvictionPolicy {
 
     /// Sinks and the most recent tokens stay.
     pub(crate) const STREAMING: Self = Self(Some(&streaming::Streaming));
+    /// Keeps what the prompt's last queries attend to.
+    pub(crate) const SNAPKV: Self = Self(Some(&snapkv::SnapKv));
 
     /// The names that there are, `none` first.
     pub fn names() -> &'static [&'static str] {

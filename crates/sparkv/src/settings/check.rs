@@ -3,15 +3,20 @@
 use super::options::{EvictionOptions, KvOptions};
 use super::precision::{Allocation, Precision};
 use super::{DEFAULT_SINKS, DEFAULT_WINDOW, KvChoice, KvSettings, MAX_WINDOW, SettingsError};
+use crate::budget::Calibrations;
 use crate::eviction::{Eviction, EvictionPolicy, Keep};
 
-/// The one place where settings are validated.
-pub(crate) fn check(preset: String, options: &KvOptions) -> Result<KvChoice, SettingsError> {
+/// The one place where settings are validated. A budget will choose from `calibrations`.
+pub(crate) fn check(
+    preset: String,
+    options: &KvOptions,
+    calibrations: &Calibrations,
+) -> Result<KvChoice, SettingsError> {
     if let Some(budget) = options.budget {
         if *options != (KvOptions { budget: Some(budget), ..KvOptions::default() }) {
             return Err(SettingsError::new("budget", "a budget picks all other settings; set it alone"));
         }
-        return Ok(KvChoice::Budget(budget));
+        return Ok(KvChoice::Budget(budget, calibrations.clone()));
     }
     let pruning = options.pruning.clone().unwrap_or_default();
     let precision = options.precision.unwrap_or_default();

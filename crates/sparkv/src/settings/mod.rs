@@ -11,7 +11,7 @@ mod presets;
 
 use sparkv_kernels::BLOCK;
 
-use crate::budget::Budget;
+use crate::budget::{Budget, Calibrations};
 use crate::eviction::Eviction;
 
 pub use crate::eviction::{EvictionPolicy, Keep};
@@ -178,8 +178,8 @@ impl KvSettings {
 pub enum KvChoice {
     /// Settings spelled out or named.
     Fixed(KvSettings),
-    /// The best settings within these bytes.
-    Budget(Budget),
+    /// The best settings within these bytes that one of the tables has.
+    Budget(Budget, Calibrations),
 }
 
 impl Default for KvChoice {

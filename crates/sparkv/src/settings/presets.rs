@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::check::check;
 use super::options::{KvOptions, merge};
 use super::{CUSTOM, EXACT, KvChoice, SettingsError};
+use crate::budget::Calibrations;
 
 /// Presets built into the library, in TOML; each is explained in place.
 const BUILT_IN_PRESETS: &str =
@@ -14,17 +15,19 @@ const BUILT_IN_PRESETS: &str =
 #[derive(Debug, Clone, PartialEq)]
 pub struct Presets {
     options: BTreeMap<String, KvOptions>,
+    /// What budgets choose from.
+    calibrations: Calibrations,
 }
 
 impl Presets {
-    /// The presets exact, quality, balanced and aggressive (`configs/presets.toml`).
+    /// The presets exact, quality, balanced, compact and aggressive (`configs/presets.toml`).
     ///
     /// # Errors
     /// Never, unless the built-in file is broken, which a test excludes.
     pub fn built_in() -> Result<Self, SettingsError> {
         let options: BTreeMap<String, KvOptions> =
             toml::from_str(BUILT_IN_PRESETS).map_err(|e| SettingsError::new("presets", e.to_string()))?;
-        Self { options: BTreeMap::new() }.with(options)
+        Self { options: BTreeMap::new(), calibrations: Calibrations::built_in()? }.with(options)
     }
 
     /// Adds `presets`, which replace those of the same name.
@@ -40,10 +43,19 @@ impl Presets {
             if options.preset.is_some() {
                 return Err(SettingsError::new(&param, "a preset cannot start from another preset"));
             }
-            check(name.clone(), &options)
+            check(name.clone(), &options, &self.calibrations)
                 .map_err(|e| SettingsError::new(&format!("{param}.{}", e.param), e.message))?;
             self.options.insert(name, options);
         }
+        Ok(self)
+    }
+
+    /// Lets budgets choose from a table, in TOML, which `sparkv eval --calibrate` writes.
+    ///
+    /// # Errors
+    /// If it is no such table.
+    pub fn with_calibration(mut self, toml: &str) -> Result<Self, SettingsError> {
+        self.calibrations = self.calibrations.with(toml)?;
         Ok(self)
     }
 
@@ -65,13 +77,13 @@ impl Presets {
         })?;
         let spelled_out = KvOptions { preset: None, ..options.clone() };
         if spelled_out == KvOptions::default() {
-            return check(name.to_owned(), base);
+            return check(name.to_owned(), base, &self.calibrations);
         }
         if options.preset.is_none() || options.budget.is_some() {
             // Starting from `exact`, which is what remains where nothing is set; a budget stands alone.
-            return check(CUSTOM.to_owned(), options);
+            return check(CUSTOM.to_owned(), options, &self.calibrations);
         }
-        check(CUSTOM.to_owned(), &merge(base, spelled_out))
+        check(CUSTOM.to_owned(), &merge(base, spelled_out), &self.calibrations)
     }
 }
 
@@ -105,20 +117,23 @@ mod tests {
     }
 
     #[test]
-    fn there_are_four_presets() {
+    fn there_are_five_presets() {
         let presets = Presets::built_in().unwrap();
         let names: Vec<&str> = presets.iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["aggressive", "balanced", "exact", "quality"]);
+        assert_eq!(names, ["aggressive", "balanced", "compact", "exact", "quality"]);
     }
 
     #[test]
     fn single_fields_override_those_of_the_preset() {
-        // Rows of four bits cannot be pruned: those of one byte are what is meant.
+        // Rows of few bits cannot be pruned: those of one byte are what is meant. Others stay as they are.
         let settings = fixed(r#"{"preset": "balanced", "pruning": {"key_ratio": 0.75}}"#);
         assert_eq!((settings.key_ratio(), settings.value_ratio()), (0.75, 0.0));
         assert_eq!((settings.key_precision(), settings.preset()), (Precision::Int8, CUSTOM));
+        assert_eq!(settings.value_precision(), Precision::Int4);
+        let settings = fixed(r#"{"preset": "balanced", "precision": {"values": "int8"}}"#);
+        assert_eq!(settings.rows(), ["int5 uniform", "int8"]);
         let settings = fixed(r#"{"preset": "balanced", "pruning": {"key_ratio": 0.0}, "window": 64}"#);
-        assert_eq!((settings.key_precision(), settings.window()), (Precision::Int4, 64));
+        assert_eq!((settings.key_precision(), settings.window()), (Precision::Int5, 64));
         let both = r#"{"preset": "balanced", "pruning": {"key_ratio": 0.75}, "precision": "int4"}"#;
         assert_eq!(resolve(both).unwrap_err().param, "precision");
 

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
+use sparkv::{KvOptions, MeasuredStep, calibration_table};
 use sparkv_engine::{Prompt, TextModel};
 use sparkv_eval::SettingsUnderTest;
 use sparkv_eval::kl::{
-    BUILT_IN, Cut, Divergence, Subject, TokenText, check, divergence, plot, summarize, table,
+    Cut, Divergence, Subject, Summary, TextSet, TokenText, check, divergence, plot, summarize, table,
 };
+use sparkv_models::{LanguageModel, LoadedModel};
 
 use super::{Evaluation, progress_bar, read_json, write_json};
 
@@ -24,9 +26,13 @@ const TAIL: usize = 256;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Evaluation by KL divergence")]
 pub(super) struct KlOptions {
-    /// Text to measure on; may be given again. Eight texts of our own if left out
+    /// Text to measure on, in place of texts of our own; may be given again
     #[arg(long, value_name = "FILE")]
     text: Vec<PathBuf>,
+    /// Texts of our own: prose, code, recall (what a context mentions is told again), tools (the same as calls), four of each;
+    /// prose and code if left out
+    #[arg(long, value_name = "SET", value_delimiter = ',', conflicts_with = "text")]
+    sets: Vec<String>,
     /// Tokens of each text that are compressed; 1792 if left out
     #[arg(long, value_name = "N")]
     prefix: Option<usize>,
@@ -36,6 +42,10 @@ pub(super) struct KlOptions {
     /// Quantize what follows the prefix, too, as while generating
     #[arg(long)]
     generated: bool,
+    /// Write the table that budgets choose from, for --calibration: what is best for the bytes among the settings that are
+    /// compared (those that a table may hold, if no --kv is given)
+    #[arg(long, value_name = "FILE.toml")]
+    calibrate: Option<PathBuf>,
     /// Draw KL against bytes
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
@@ -46,12 +56,19 @@ impl KlOptions {
     pub(super) fn given(&self) -> Vec<&'static str> {
         let flags = [
             (!self.text.is_empty(), "--text"),
+            (!self.sets.is_empty(), "--sets"),
             (self.prefix.is_some(), "--prefix"),
             (self.tail.is_some(), "--tail"),
             (self.generated, "--generated"),
+            (self.calibrate.is_some(), "--calibrate"),
             (self.plot.is_some(), "--plot"),
         ];
         flags.into_iter().filter_map(|(given, flag)| given.then_some(flag)).collect()
+    }
+
+    /// Whether a table is to be written.
+    pub(super) fn calibrates(&self) -> bool {
+        self.calibrate.is_some()
     }
 
     fn cut(&self) -> Cut {
@@ -59,12 +76,27 @@ impl KlOptions {
         Cut { prefix, tail, generated: self.generated }
     }
 
+    fn sets(&self) -> anyhow::Result<Vec<TextSet>> {
+        if self.sets.is_empty() {
+            return Ok(vec![TextSet::Prose, TextSet::Code]);
+        }
+        let named = |name: &String| {
+            let known = TextSet::ALL.map(TextSet::name).join(", ");
+            let set = TextSet::ALL.into_iter().find(|set| set.name() == name);
+            set.with_context(|| format!("no set `{name}`; there are {known}"))
+        };
+        self.sets.iter().map(named).collect()
+    }
+
     fn texts(&self, model: &TextModel) -> anyhow::Result<Vec<TokenText>> {
         let encode = |name: &str, text: String| -> anyhow::Result<TokenText> {
             Ok(TokenText { name: name.to_owned(), tokens: model.encode(Prompt::Text(text))? })
         };
         if self.text.is_empty() {
-            return BUILT_IN.iter().map(|(name, text)| encode(name, (*text).to_owned())).collect();
+            let count =
+                |text: &str| model.tokenizer().encode_fast(text, false).map_or(0, |encoding| encoding.len());
+            let texts = self.sets()?.into_iter().flat_map(|set| set.texts(self.cut().prefix, &count));
+            return texts.map(|(name, text)| encode(&name, text)).collect();
         }
         let read = |path: &PathBuf| {
             let name = path.display().to_string();
@@ -115,9 +147,24 @@ pub(super) fn eval(options: &KlOptions, evaluation: &Evaluation<'_>) -> anyhow::
     // In the order asked for, whatever was known before.
     known.sort_by_key(|d| compared.iter().position(|settings| settings.name == d.kv));
     let summaries = summarize(&known);
+    if let Some(path) = &options.calibrate {
+        let table = calibration(model, &summaries)?;
+        fs::write(path, table).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     if let Some(path) = &options.plot {
         let svg = plot(&summaries).map_err(anyhow::Error::msg)?;
         fs::write(path, svg).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(write!(std::io::stdout(), "{}", table(&summaries))?)
+}
+
+/// The table of what was measured. Presets and what evicts are no steps of one.
+fn calibration(model: &LoadedModel, summaries: &[Summary]) -> anyhow::Result<String> {
+    let step = |summary: &Summary| {
+        let kv: KvOptions = serde_json::from_str(&summary.kv).ok()?;
+        let is_step = kv.preset.is_none() && kv.eviction.is_none() && kv.budget.is_none();
+        is_step.then_some(MeasuredStep { kv, kl: summary.kl, bytes: summary.kv_share })
+    };
+    let steps: Vec<MeasuredStep> = summaries.iter().filter_map(step).collect();
+    Ok(calibration_table(&model.name, &model.decoder.info().kv_shape, &steps)?)
 }

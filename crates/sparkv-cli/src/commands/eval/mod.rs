@@ -61,6 +61,9 @@ impl EvalOptions {
     /// The settings to compare. Presets are ordered by name, but for the one that compresses nothing.
     fn settings(&self, settings: &Settings) -> anyhow::Result<Vec<SettingsUnderTest>> {
         let mut asked: Vec<KvOptions> = self.kv.clone();
+        if asked.is_empty() && self.kl.calibrates() {
+            asked = candidates();
+        }
         if asked.is_empty() {
             let preset = |(name, _): (&str, &KvOptions)| KvOptions {
                 preset: Some(name.to_owned()),
@@ -134,6 +137,35 @@ pub(crate) fn eval(options: &EvalOptions, settings: &Settings, alone: OnlyThread
         Metric::Kl => kl::eval(&options.kl, &evaluation),
         Metric::Recall => recall::eval(&options.recall, &options.demo, &evaluation),
     }
+}
+
+/// Settings that a table for budgets may hold: keys and values of all pairs of precisions that are not far apart, of which keys
+/// need the more bits, and keys by queries and not.
+fn candidates() -> Vec<KvOptions> {
+    use sparkv::settings::{Allocation, Precision, PrecisionOptions};
+    let precisions = [
+        Precision::Int8,
+        Precision::Int6,
+        Precision::Int5,
+        Precision::Int4,
+        Precision::Int3,
+        Precision::Int2,
+    ];
+    let mut all = Vec::new();
+    for (place, keys) in precisions.into_iter().enumerate() {
+        for values in precisions.into_iter().skip(place).take(4) {
+            let precision = Some(PrecisionOptions { keys: Some(keys), values: Some(values) });
+            let options = KvOptions { precision, ..KvOptions::default() };
+            if keys < Precision::Int5 {
+                all.push(options);
+                continue;
+            }
+            for allocation in [Allocation::Query, Allocation::Uniform] {
+                all.push(KvOptions { allocation: Some(allocation), ..options.clone() });
+            }
+        }
+    }
+    all
 }
 
 /// A bar for so many measurements, with the time that is left.

@@ -16,7 +16,7 @@ pub(crate) fn exact() -> KvSettings {
     let options = KvOptions { precision: Some(Precision::F32.into()), ..KvOptions::default() };
     match Presets::built_in().unwrap().resolve(&options).unwrap() {
         KvChoice::Fixed(settings) => settings,
-        KvChoice::Budget(_) => unreachable!("no budget was asked for"),
+        KvChoice::Budget(..) => unreachable!("no budget was asked for"),
     }
 }
 
