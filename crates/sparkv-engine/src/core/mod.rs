@@ -116,6 +116,8 @@ pub struct TokenRequest {
     pub grammar: Option<Arc<dyn Grammar>>,
     /// What the KV cache may cost.
     pub kv: KvChoice,
+    /// The first tokens of the prompt that are a system prompt and definitions of tools.
+    pub system_tokens: usize,
     /// How long it may take, from now on.
     pub timeout: Option<Duration>,
 }
@@ -133,6 +135,7 @@ impl TokenRequest {
             stop_tokens: Vec::new(),
             grammar: None,
             kv: KvChoice::default(),
+            system_tokens: 0,
             timeout: None,
         }
     }
@@ -203,6 +206,7 @@ impl TokenEngine {
         sampler.read_prompt(&prompt);
         let wanted = self.tokens_to_generate(PromptLength::Exactly(prompt.len()), max_tokens)?;
         let kv = request.kv.settings(&self.info.kv_shape, prompt.len(), wanted)?;
+        let kv = kv.with_system_tokens(request.system_tokens);
         let exactly = max_tokens.is_some() && !fit_memory;
         let max_tokens = self.tokens_within_memory(&kv, prompt.len(), wanted, exactly)?;
         let deadline = request.timeout.and_then(|timeout| Instant::now().checked_add(timeout));

@@ -87,9 +87,14 @@ impl TextEngine {
         // An answer is a text of its own; a completion goes on where its prompt ends, leading space and all.
         let continues = !matches!(&prompt, Prompt::Chat(chat) if chat.next == Turn::Answer);
         let spells_special = matches!(&prompt, Prompt::Tokens(_));
+        let opening = match &prompt {
+            Prompt::Chat(chat) if request.kv.keeps_system() => self.text.opening(chat),
+            _ => Vec::new(),
+        };
         let prompt = self.text.write(prompt)?;
         self.tokens.tokens_to_generate(self.text.length(&prompt), max_tokens.filter(|max| *max == 0))?;
         let prompt = self.text.encode_written(prompt)?;
+        let system_tokens = prompt.iter().zip(&opening).take_while(|(a, b)| a == b).count();
         let max_tokens = if fit_context {
             let fitting = self.tokens.tokens_to_generate(PromptLength::Exactly(prompt.len()), None)?;
             max_tokens.map(|max| max.min(fitting))
@@ -108,6 +113,7 @@ impl TextEngine {
             stop_tokens: request.stop_tokens,
             grammar,
             kv: request.kv,
+            system_tokens,
             timeout: request.timeout,
         };
         let form = TextForm { continues, spells_special, stop };

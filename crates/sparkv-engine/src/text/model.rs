@@ -11,7 +11,7 @@ use super::{
     vocabulary::Vocabulary,
 };
 use crate::{
-    chat::Chat,
+    chat::{Chat, ChatMessage, Turn},
     core::Grammar,
     request::{OutputFormat, Prompt, PromptLength, RequestError},
 };
@@ -133,6 +133,22 @@ impl TextModel {
         template.render(&self.tools.describe(chat)).map_err(RequestError::Template)
     }
 
+    /// The tokens of a conversation's system prompt and definitions of tools, and of what follows in another conversation that
+    /// begins with them: what the conversation has in common with these. None where there are no such things, or the template
+    /// does not take them alone.
+    pub(super) fn opening(&self, chat: &Chat) -> Vec<u32> {
+        let is_system = |message: &&ChatMessage| matches!(message.role.as_str(), "system" | "developer");
+        let mut messages: Vec<ChatMessage> = chat.messages.iter().take_while(is_system).cloned().collect();
+        if messages.is_empty() && chat.tools.is_empty() {
+            return Vec::new();
+        }
+        // Nobody begins like this.
+        messages.push(ChatMessage::new("user", "\u{1}"));
+        let (tools, template_args) = (chat.tools.clone(), chat.template_args.clone());
+        let opening = Chat { messages, tools, next: Turn::Answer, template_args };
+        self.encode(Prompt::Chat(opening)).unwrap_or_default()
+    }
+
     /// How the model writes calls of tools.
     pub fn tool_format(&self) -> &ToolFormat {
         &self.tools
@@ -195,5 +211,38 @@ impl TextModel {
     /// The text of tokens, special ones left out.
     pub(super) fn decode(&self, ids: &[u32]) -> tokenizers::Result<String> {
         self.tokenizer.decode(ids, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sparkv_models::fake;
+
+    use super::*;
+
+    const TEMPLATE: &str =
+        "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}";
+
+    /// What a conversation has in common with its opening: its system prompts, and no word of what follows.
+    #[test]
+    fn an_opening_is_the_system_prompt() {
+        let model = TextModel::new(fake::tokenizer().unwrap(), Some(TEMPLATE), None, None).unwrap();
+        let chat = |messages: &[(&str, &str)]| -> Chat {
+            let messages = messages.iter().map(|&(role, content)| ChatMessage::new(role, content));
+            messages.collect::<Vec<_>>().into()
+        };
+        let common = |chat: &Chat| {
+            let opening = model.opening(chat);
+            let all = model.encode(Prompt::Chat(chat.clone())).unwrap();
+            let count = all.iter().zip(&opening).take_while(|(a, b)| a == b).count();
+            model.detokenize(&all[..count]).unwrap()
+        };
+        let long = chat(&[("system", "Be brief."), ("developer", "Very."), ("user", "Hi"), ("system", "!")]);
+        assert_eq!(common(&long), "<system>Be brief.<developer>Very.<user>");
+        assert_eq!(common(&chat(&[("user", "Hi")])), "");
+        // A template that does not take it.
+        let picky = "{% if messages[-1].content|length < 2 %}{{ raise_exception('short') }}{% endif %}x";
+        let model = TextModel::new(fake::tokenizer().unwrap(), Some(picky), None, None).unwrap();
+        assert!(model.opening(&long).is_empty());
     }
 }

@@ -87,7 +87,14 @@ described!(
                  so it holds up to 31 fewer.",
             ),
         )
-        .property("keep_ratio", share("Tokens kept as a share of the prompt, in (0, 1].")),
+        .property("keep_ratio", share("Tokens kept as a share of the prompt, in (0, 1]."))
+        .property(
+            "keep_system",
+            flag(
+                "Whether the system prompt and the definitions of tools, with which a conversation begins, always stay, as far as \
+                 the bound has room for them beside the window; true, if nothing is said.",
+            ),
+        ),
     refers to [EvictionPolicy]
 );
 
@@ -301,6 +308,7 @@ mod tests {
             policy: sparkv::EvictionPolicy::named("snapkv"),
             max_tokens: Some(100),
             keep_ratio: Some(0.5),
+            keep_system: Some(true),
         };
         let options = sparkv::KvOptions {
             preset: Some("exact".to_owned()),

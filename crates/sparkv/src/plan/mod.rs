@@ -103,6 +103,8 @@ pub(crate) struct CachePlan {
     /// `None` where tokens stay dense.
     pub(crate) quantize: Option<QuantizePlan>,
     pub(crate) sinks: usize,
+    /// The first tokens of the prompt that stay, sinks among them, as far as there is room.
+    pub(crate) protected: usize,
     pub(crate) window: usize,
     pub(crate) survivors: Survivors,
     pub(crate) statistic: QueryStatistic,
@@ -145,6 +147,7 @@ impl CachePlan {
             },
             // A sliding window moves past the first tokens: they are like any other.
             sinks: if slides { 0 } else { settings.sinks },
+            protected: settings.system_tokens,
             window: settings.window,
             survivors,
             statistic: settings.query_statistic,
@@ -189,7 +192,23 @@ impl CachePlan {
         if count == tokens {
             return (0..tokens).collect();
         }
-        Choice { tokens, count, sinks: self.sinks, window: self.window }.survivors(scores)
+        Choice { tokens, count, sinks: self.first_kept(count), window: self.window }.survivors(scores)
+    }
+
+    /// The first tokens that stay, of `count` that do: all that are protected, but for what the window and a block take.
+    fn first_kept(&self, count: usize) -> usize {
+        self.protected.min(count.saturating_sub(self.window + BLOCK)).max(self.sinks)
+    }
+
+    /// Rows of quantized blocks that are never overwritten: those of protected tokens, whole blocks.
+    pub(crate) fn pinned_rows(&self) -> usize {
+        match (&self.survivors, &self.quantize) {
+            (Survivors::Recent(count), Some(quantize)) => {
+                let protected = self.first_kept(*count).saturating_sub(self.sinks).div_ceil(BLOCK) * BLOCK;
+                protected.min(quantize.limit.saturating_sub(BLOCK))
+            }
+            _ => 0,
+        }
     }
 
     /// Whether tokens of the prompt may be gone once it is compressed.
@@ -230,7 +249,7 @@ impl CachePlan {
         match (self.quantize, &self.survivors) {
             (Some(_), _) => (Growth::Group, Limit::NONE),
             (None, Survivors::Recent(rows)) => {
-                (Growth::Share, Limit { rows: *rows, pinned: self.sinks.min(rows - 1) })
+                (Growth::Share, Limit { rows: *rows, pinned: self.first_kept(*rows).min(rows - 1) })
             }
             (None, _) => (Growth::Share, Limit::NONE),
         }

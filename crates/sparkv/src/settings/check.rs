@@ -33,6 +33,8 @@ pub(crate) fn check(
         window: options.window.unwrap_or(DEFAULT_WINDOW),
         sinks: options.sinks.unwrap_or(DEFAULT_SINKS),
         continues: options.continues.unwrap_or(false),
+        keep_system: options.eviction.as_ref().and_then(|eviction| eviction.keep_system).unwrap_or(true),
+        system_tokens: 0,
     };
     for (precision, ratio) in [(precision.keys, settings.key_ratio), (precision.values, settings.value_ratio)]
     {

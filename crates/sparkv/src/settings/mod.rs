@@ -66,6 +66,9 @@ pub struct KvSettings {
     pub(crate) window: usize,
     pub(crate) sinks: usize,
     pub(crate) continues: bool,
+    pub(crate) keep_system: bool,
+    /// The first tokens of the prompt that a policy does not drop.
+    pub(crate) system_tokens: usize,
 }
 
 impl KvSettings {
@@ -84,6 +87,8 @@ impl KvSettings {
             window: DEFAULT_WINDOW,
             sinks: DEFAULT_SINKS,
             continues: false,
+            keep_system: true,
+            system_tokens: 0,
         }
     }
 
@@ -153,6 +158,14 @@ impl KvSettings {
         self.continues && (self.quantizes() || self.eviction.is_some())
     }
 
+    /// The same for a prompt whose first `tokens` are a system prompt and definitions of tools, which stay if the settings say
+    /// so. What a cache may hold does not change.
+    #[must_use]
+    pub fn with_system_tokens(self, tokens: usize) -> Self {
+        let keeps = self.keep_system && self.eviction.is_some();
+        Self { system_tokens: if keeps { tokens } else { 0 }, ..self }
+    }
+
     /// Whether the mean key is subtracted from keys before they are pruned.
     pub fn center_keys(&self) -> bool {
         self.center_keys
@@ -180,6 +193,16 @@ pub enum KvChoice {
     Fixed(KvSettings),
     /// The best settings within these bytes that one of the tables has.
     Budget(Budget, Calibrations),
+}
+
+impl KvChoice {
+    /// Whether it matters where a conversation's system prompt ends: tokens may be dropped, and that is to stay.
+    pub fn keeps_system(&self) -> bool {
+        match self {
+            KvChoice::Fixed(settings) => settings.keep_system && settings.eviction.is_some(),
+            KvChoice::Budget(..) => true,
+        }
+    }
 }
 
 impl Default for KvChoice {

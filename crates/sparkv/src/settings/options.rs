@@ -32,6 +32,10 @@ pub struct EvictionOptions {
     /// Tokens kept as a share of the prompt, in (0, 1].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_ratio: Option<f64>,
+    /// Whether the system prompt and the definitions of tools, with which a conversation begins, always stay, as far as the
+    /// bound has room for them beside the window; true, if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_system: Option<bool>,
 }
 
 /// Wire form of `kv_cache.pruning`: the share of channels pruned from every token's row, in [0, 1).
@@ -100,6 +104,7 @@ pub(crate) fn merge(base: &KvOptions, over: KvOptions) -> KvOptions {
                 policy: over.policy.or(base.policy),
                 max_tokens: over.max_tokens.or(inherited.max_tokens),
                 keep_ratio: over.keep_ratio.or(inherited.keep_ratio),
+                keep_system: over.keep_system.or(base.keep_system),
             })
         }
         (base, over) => over.or(base),

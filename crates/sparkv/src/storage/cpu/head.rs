@@ -171,7 +171,8 @@ impl HeadCache {
             if !blocks.is_empty() {
                 domains.settle(quantize, &prompt, stays);
             }
-            self.quantized = Some(self.quantize_tokens(quantize, &domains, &prompt, blocks));
+            let limit = Limit { rows: quantize.limit, pinned: plan.pinned_rows() };
+            self.quantized = Some(self.quantize_tokens(quantize, limit, &domains, &prompt, blocks));
             self.domains = Some(domains);
             stays = tail;
         } else {
@@ -193,11 +194,11 @@ impl HeadCache {
     fn quantize_tokens(
         &self,
         quantize: &QuantizePlan,
+        limit: Limit,
         domains: &Domains,
         prompt: &KvRows,
         indices: &[usize],
     ) -> KvRows {
-        let limit = Limit { rows: quantize.limit, pinned: 0 };
         let key_layout = domains.key_layout(quantize.keys);
         let mut quantized = KvRows::new(key_layout, quantize.values, Growth::Block, limit, &self.pool);
         quantized.reserve(indices.len());
@@ -390,6 +391,45 @@ mod tests {
             assert_eq!(stored, (0..4).chain(recent).collect::<Vec<_>>());
             assert_eq!(stored.len(), 80);
         }
+    }
+
+    /// By what is left, after the prompt and at every length of an answer.
+    #[test]
+    fn a_system_prompt_stays() {
+        for json in [
+            r#"{"eviction": {"policy": "streaming", "max_tokens": 100}, "window": 16}"#,
+            r#"{"eviction": {"policy": "streaming", "max_tokens": 150}, "window": 16, "precision": "int8"}"#,
+            r#"{"eviction": {"policy": "snapkv", "max_tokens": 100}, "window": 16}"#,
+            r#"{"eviction": {"policy": "snapkv", "max_tokens": 150}, "window": 16, "precision": "int8"}"#,
+        ] {
+            let settings = settings(json).with_system_tokens(40);
+            let plan = CachePlan::new(shape(1, 1, 8), &settings, 200).unwrap();
+            let mut head = filled(&plan, 200);
+            compress(&mut head, &plan, 0, &ObservedQueries::new(&plan, 0, &KvPool::default()));
+            for token in 200..600 {
+                let stored: Vec<usize> =
+                    recovered_keys(&head).into_iter().map(|key| key[0].round() as usize).collect();
+                let first = stored.iter().filter(|token| **token < 40).count();
+                assert_eq!(first, 40, "{json} at {token}: {stored:?}");
+                if json.contains("streaming") {
+                    assert!(stored.len() <= 150, "{json}: {}", stored.len());
+                }
+                head.append(&[token as f32; 8], &[token as f32; 8]);
+                head.quantize(&plan);
+            }
+            // Not if that is not wanted.
+            let dropping = json.replace("\"max_tokens\"", "\"keep_system\": false, \"max_tokens\"");
+            let settings = super::tests::settings(&dropping).with_system_tokens(40);
+            let plan = CachePlan::new(shape(1, 1, 8), &settings, 200).unwrap();
+            assert_eq!(plan.protected, 0);
+        }
+        // As much as there is room for.
+        let few = r#"{"eviction": {"policy": "snapkv", "max_tokens": 100}, "window": 16}"#;
+        let settings = settings(few).with_system_tokens(1000);
+        let plan = CachePlan::new(shape(1, 1, 8), &settings, 2000).unwrap();
+        let survivors = plan.survivors_of(0, 2000, Some(&vec![0.0; 2000]));
+        let kept: Vec<usize> = (0..84).chain(1984..2000).collect();
+        assert_eq!(survivors, kept);
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl std::fmt::Debug for RowStore {
 }
 
 impl RowStore {
-    /// An empty store. Where blocks are pushed, the limit is a multiple of [`BLOCK`], and nothing is pinned.
+    /// An empty store. Where blocks are pushed, the limit and what is pinned are multiples of [`BLOCK`].
     pub(super) fn new(layout: Layout, unit: usize, growth: Growth, limit: Limit, pool: KvPool) -> Self {
         let (shared, chunks) = (Vec::new(), Vec::new());
         let oldest = limit.pinned;
