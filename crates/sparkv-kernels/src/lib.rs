@@ -4,7 +4,7 @@
 //! done with rows:
 //!
 //! - [`format`](mod@format): bytes, and the reference that defines them. [`Layout`] says how rows are stored: [`dense`], one by one,
-//!   in f32 or f16; or in blocks of [`BLOCK`] ([`block`]): quantized, in int8 or int4, or **packed**, with only the most
+//!   in f32 or f16; or in blocks of [`BLOCK`] ([`block`]): quantized, in int8 or fewer bits ([`Widths`]), or **packed**, with only the most
 //!   salient channels kept and the others recovered as a sign times one magnitude ([`Packing`]). All rows of a layout
 //!   take the same number of bytes, so offsets are computed and never stored, and elements lie in the order in which
 //!   kernels want them.
@@ -21,12 +21,10 @@
 //! `format/layout.rs` and `format/block.rs`: then every operation knows it, by the reference. What makes it fast is said
 //! in `quantize/` and `attention/quantized/`, for the instruction sets where it pays.
 //!
-//! On processors with AVX-512 and its byte instructions, and on 64-bit Arm with integer dot products, rows in int8, int4
-//! and packed are multiplied as integers. Elsewhere they are first read back into f32, block by block, so that packing
-//! **saves memory there, but no time**: with AVX2 (one thread, 4 queries, 128 channels, 32k tokens), a stored token takes
-//! 61 ns in dense f16, 46 ns in int8 and 52 ns in int4, but 94 ns packed; that is, packed rows run at 0.64 times the
-//! speed of dense f16, or 0.47 times where all rows fit the processor's cache. The kernels for Arm are tested in an
-//! emulator; nothing was measured there.
+//! Where there are products of bytes (AVX-512 and its byte instructions, AVX2, the integer dot products of 64-bit Arm), rows in
+//! int8 and below are multiplied as integers, and so are packed ones. Elsewhere they are first read back into f32, block by
+//! block. With AVX2, packed rows are spread out first, which takes longer than all else: pruning saves memory there, but no
+//! time. `docs/cache-layout.md` has the figures. The kernels for Arm are tested in an emulator; nothing was measured there.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
