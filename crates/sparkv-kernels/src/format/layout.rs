@@ -50,6 +50,8 @@ pub struct Layout {
     side: Side,
     head_dim: usize,
     format: Format,
+    /// Kept, since it is asked for with every block.
+    unit_bytes: usize,
 }
 
 impl Layout {
@@ -69,7 +71,8 @@ impl Layout {
         {
             return Err(LayoutError::Widths { head_dim, widths });
         }
-        Ok(Self { side, head_dim, format })
+        let unit_bytes = unit_bytes(side, head_dim, &format);
+        Ok(Self { side, head_dim, format, unit_bytes })
     }
 
     /// Keys or values.
@@ -100,18 +103,22 @@ impl Layout {
 
     /// Bytes of [`Layout::unit_rows`] rows; a multiple of 4.
     pub fn unit_bytes(&self) -> usize {
-        match self.format {
-            Format::F32 => GROUP * 4 * self.head_dim,
-            Format::F16 => GROUP * F16_BYTES * self.head_dim,
-            Format::Int8 => BLOCK * (self.head_dim + F16_BYTES),
-            Format::Planes(widths) => block_bytes(self.side, &widths),
-            Format::Packed(packing) => packing.sections(self.head_dim).end,
-        }
+        self.unit_bytes
     }
 
     /// Bytes that hold `rows` rows: whole units.
     pub fn bytes(&self, rows: usize) -> usize {
         rows.div_ceil(self.unit_rows()) * self.unit_bytes()
+    }
+}
+
+fn unit_bytes(side: Side, head_dim: usize, format: &Format) -> usize {
+    match format {
+        Format::F32 => GROUP * 4 * head_dim,
+        Format::F16 => GROUP * F16_BYTES * head_dim,
+        Format::Int8 => BLOCK * (head_dim + F16_BYTES),
+        Format::Planes(widths) => block_bytes(side, widths),
+        Format::Packed(packing) => packing.sections(head_dim).end,
     }
 }
 

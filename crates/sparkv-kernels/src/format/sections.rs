@@ -22,6 +22,7 @@ pub(crate) struct Stored {
 }
 
 /// The sections of a block.
+#[inline(always)]
 pub(crate) fn sections(side: Side, widths: &Widths) -> impl Iterator<Item = Stored> + use<> {
     let mut start = 0;
     widths.sections().map(move |section| {
@@ -33,6 +34,7 @@ pub(crate) fn sections(side: Side, widths: &Widths) -> impl Iterator<Item = Stor
 
 impl Stored {
     /// Units of codes.
+    #[inline(always)]
     pub(crate) fn units(&self) -> usize {
         match self.side {
             Side::Keys => self.section.quads() * (BLOCK / GROUP),
@@ -41,6 +43,7 @@ impl Stored {
     }
 
     /// Codes of a unit.
+    #[inline(always)]
     pub(super) fn unit_len(&self, unit: usize) -> usize {
         match self.side {
             Side::Keys => size_of::<Unit>(),
@@ -52,6 +55,7 @@ impl Stored {
     }
 
     /// Bytes of a plane.
+    #[inline(always)]
     pub(crate) fn plane_bytes(&self, plane: Plane) -> usize {
         let together = usize::from(8 / plane.bits);
         match self.side {
@@ -61,6 +65,7 @@ impl Stored {
     }
 
     /// Bytes of all planes.
+    #[inline(always)]
     pub(crate) fn bytes(&self) -> usize {
         self.section.planes().iter().map(|plane| self.plane_bytes(*plane)).sum()
     }

@@ -56,6 +56,7 @@ impl Widths {
     }
 
     /// Channels of the same bits, in order; none is empty.
+    #[inline(always)]
     pub(crate) fn sections(&self) -> impl Iterator<Item = Section> + use<> {
         let mut first = 0;
         BITS.into_iter().zip(self.channels).filter_map(move |(bits, channels)| {
@@ -74,6 +75,7 @@ impl Widths {
 
 impl Section {
     /// The planes of a code, the lowest bits first.
+    #[inline(always)]
     pub(crate) fn planes(&self) -> &'static [Plane] {
         const FOUR: Plane = Plane { bits: 4, lowest: 0 };
         const TWO: Plane = Plane { bits: 2, lowest: 0 };
