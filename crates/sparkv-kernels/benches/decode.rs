@@ -111,7 +111,7 @@ fn cases(head_dim: usize, tokens: usize, only: &str) -> Result<Vec<Case>, Layout
     let store = |side, format| Store::new(side, head_dim, format, tokens);
     formats
         .into_iter()
-        .filter(|(name, _)| name.contains(only))
+        .filter(|(name, _)| only.is_empty() || *name == only)
         .map(|(name, [keys, values])| {
             Ok(Case {
                 name,

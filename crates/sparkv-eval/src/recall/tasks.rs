@@ -208,15 +208,11 @@ fn ask_for_code((thing, code): &Fact) -> Question {
     }
 }
 
+/// The key says what the value is, which the smallest models need.
 fn ask_for_call((thing, code): &Fact) -> Question {
     Question {
-        text: format!(
-            "There is a tool `unlock`, which takes a thing and its code from the text above. Call it for the {thing}, in \
-             JSON."
-        ),
-        answer_prefix: format!(
-            "{{\"name\": \"unlock\", \"arguments\": {{\"thing\": \"{thing}\", \"code\": \""
-        ),
+        text: format!("What is the code of the {thing}? Call the tool enter_code with it, in JSON."),
+        answer_prefix: format!("{{\"name\": \"enter_code\", \"arguments\": {{\"code of the {thing}\": \""),
         golds: vec![format!("{code}\"}}}}")],
         scoring: Scoring::Share,
         max_tokens: 12,
@@ -408,10 +404,10 @@ mod tests {
         let question = &item.questions[0];
         let call = format!("{}{}", question.answer_prefix, question.golds[0]);
         let call: serde_json::Value = serde_json::from_str(&call).unwrap();
-        let thing = call["arguments"]["thing"].as_str().unwrap();
-        let code = call["arguments"]["code"].as_str().unwrap();
-        assert!(item.context.contains(&format!("The code of the {thing} is {code}.")));
-        assert!(question.text.contains(thing));
+        let (key, code) = call["arguments"].as_object().unwrap().iter().next().unwrap();
+        let fact = format!("The {key} is {}.", code.as_str().unwrap());
+        assert!(item.context.contains(&fact), "{fact}");
+        assert!(question.text.contains(key));
     }
 
     #[test]
