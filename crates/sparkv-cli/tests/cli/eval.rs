@@ -83,3 +83,83 @@ fn kl_tells_how_far_predictions_move_and_goes_on_where_it_was() {
     let message = fail(&mut command("100000", &[]));
     assert!(message.contains("100040 tokens, more than the model's context"), "{message}");
 }
+
+/// A table is written for the model, and a budget chooses from it.
+#[test]
+fn a_table_that_was_measured_is_what_budgets_choose_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let (text, table) = (folder.path().join("a.txt"), folder.path().join("table.toml"));
+    std::fs::write(&text, "The secret code for river is 4821. It rained all night. ".repeat(30)).unwrap();
+    let mut command = sparkv();
+    command.args(["eval", "--offline", "--metric", "kl", "--prefix", "250", "--tail", "40", "--text"]);
+    command.arg(&text).arg("--calibrate").arg(&table);
+    command.args([
+        "--kv",
+        r#"{"precision": "int2"}"#,
+        "--kv",
+        r#"{"precision": "int8"}"#,
+        "--kv",
+        "aggressive",
+    ]);
+    succeed(&mut command);
+    let written = std::fs::read_to_string(&table).unwrap();
+    // Behind f16, these two; what evicts is no step.
+    assert_eq!(written.matches("[[steps]]").count(), 3, "{written}");
+    let keys = |table: Option<&std::path::Path>| {
+        let mut command = sparkv();
+        command.args(["run", "--offline", "--json", "--max-tokens", "2", "--kv", r#"{"budget": "45%"}"#]);
+        table.into_iter().for_each(|table| drop(command.arg("--calibration").arg(table)));
+        command.arg("The secret code for river is 4821. It rained all night. ".repeat(60));
+        let answer: Value = serde_json::from_str(&succeed(&mut command)).unwrap();
+        answer["usage"]["kv_cache"]["keys"].as_str().unwrap().to_owned()
+    };
+    assert_eq!((keys(None).as_str(), keys(Some(&table)).as_str()), ("int6 uniform", "int2 query"));
+    std::fs::write(&table, "eviction = \"snapkv\"\nsteps = []").unwrap();
+    let message = fail(sparkv().args(["config", "show", "--calibration"]).arg(&table));
+    assert!(message.contains("model.calibration") && message.contains("first step"), "{message}");
+}
+
+#[test]
+fn what_a_context_says_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (items, json) = (folder.path().join("river.jsonl"), folder.path().join("out.json"));
+    let context = format!(
+        "The secret code for river is 4821. {}",
+        "It rained all night, but the morning was clear. ".repeat(20)
+    );
+    let line = |question: &str, answer: &str| {
+        serde_json::json!({ "context": context, "question": question, "answer": answer }).to_string()
+    };
+    let lines = [
+        line("What is the secret code for river?", "4821"),
+        line("What is the secret code for river?", "no"),
+    ];
+    std::fs::write(&items, lines.join("\n")).unwrap();
+    for mode in [&[][..], &["--query-aware"]] {
+        let mut command = sparkv();
+        command
+            .args(["eval", "--offline", "--metric", "recall", "--kv", "exact", "--kv", "compact"])
+            .args(mode);
+        let table = succeed(command.arg("--items").arg(&items).arg("--json").arg(&json));
+        assert!(table.contains("| river | exact | ") && table.contains(" | 50.0 % ("), "{table}");
+        assert!(table.contains("| river | compact | "), "{table}");
+        let answers: Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+        assert_eq!(answers.as_array().unwrap().len(), 4);
+        std::fs::remove_file(&json).unwrap();
+    }
+    let drawn =
+        ["--tasks", "codes,vt", "--lengths", "200", "--samples", "1", "--kv", "exact", "--kv", "compact"];
+    let table = succeed(sparkv().args(["eval", "--offline", "--metric", "recall"]).args(drawn));
+    assert!(table.contains("| codes | compact |") && table.contains("| mean of tasks | exact |"), "{table}");
+
+    for (arguments, expected) in [
+        (&["--metric", "recall", "--tasks", "magic"][..], "no task `magic`; there are codes"),
+        (&["--metric", "recall", "--facts", "3"], "--facts is an option of --metric demo"),
+        (&["--metric", "demo", "--items", "x.jsonl"], "--items is an option of --metric recall"),
+        (&["--metric", "kl", "--samples", "3"], "--samples is an option of --metric demo"),
+        (&["--metric", "kl", "--sets", "poems"], "no set `poems`; there are prose"),
+    ] {
+        let message = fail(sparkv().args(["eval", "--offline"]).args(arguments));
+        assert!(message.contains(expected), "{arguments:?}: {message}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::eviction::EvictionPolicy;
 use crate::settings::{CUSTOM, KvChoice, KvOptions, KvSettings, SettingsError, check};
@@ -67,7 +67,7 @@ pub(super) struct Calibration {
 }
 
 /// What tells a model from others, as far as a cache knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TableShape {
     layers: usize,
@@ -89,30 +89,30 @@ impl From<&KvShape> for TableShape {
 }
 
 /// The file.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
-    /// Says what was measured; for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    model: Option<String>,
+    /// What was measured; for people.
+    #[serde(default, rename = "model")]
+    _model: Option<String>,
     eviction: EvictionPolicy,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     shape: Option<TableShape>,
     steps: Vec<Step>,
 }
 
 /// A way to store tokens, and what was measured of it.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Step {
     /// A `kv_cache` object without preset, budget and eviction.
     kv: KvOptions,
     /// KL against the full cache, nats a token; for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    kl: Option<f64>,
+    #[serde(default, rename = "kl")]
+    _kl: Option<f64>,
     /// Bytes as a share of dense f16's; for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    bytes: Option<f64>,
+    #[serde(default, rename = "bytes")]
+    _bytes: Option<f64>,
 }
 
 /// A measured way to store every token of a prompt.
@@ -125,6 +125,9 @@ pub struct MeasuredStep {
     /// Bytes as a share of dense f16's.
     pub bytes: f64,
 }
+
+/// The least share of dense f16's bytes that a step saves against the one before it.
+const LEAST_SAVING: f64 = 0.01;
 
 /// The table of a `model` of `shape`, in TOML: of `measured` what nothing else that was measured beats at no more bytes, behind
 /// the exact cache.
@@ -148,27 +151,25 @@ pub fn calibration_table(
         })
         .collect();
     front.sort_by(|a, b| b.bytes.total_cmp(&a.bytes));
-    front.dedup_by_key(|step| step.bytes.to_bits());
-    let rounded = |value: f64, digits: i32| {
-        let unit = 10f64.powi(digits);
-        (value * unit).round() / unit
-    };
-    let step = |step: &MeasuredStep| Step {
-        kv: step.kv.clone(),
-        kl: Some(rounded(step.kl, 5)),
-        bytes: Some(rounded(step.bytes, 3)),
-    };
-    let exact = KvOptions { precision: Some(crate::settings::Precision::F16.into()), ..KvOptions::default() };
-    let table = Table {
-        model: Some(model.to_owned()),
-        shape: Some(shape.into()),
-        eviction: EvictionPolicy::SNAPKV,
-        steps: std::iter::once(Step { kv: exact, kl: None, bytes: None })
-            .chain(front.into_iter().map(step))
-            .collect(),
-    };
+    // A step that saves next to nothing is none.
+    let mut last = 1.0;
+    front.retain(|step| {
+        let saves = last - step.bytes >= LEAST_SAVING;
+        last = if saves { step.bytes } else { last };
+        saves
+    });
     let error = |message: String| SettingsError::new("calibration", message);
-    let toml = toml::to_string(&table).map_err(|e| error(e.to_string()))?;
+    let TableShape { layers, query_heads, kv_heads, head_dim } = shape.into();
+    let mut toml = format!(
+        "model = {}\neviction = \"{}\"\n\n[shape]\nlayers = {layers}\nquery_heads = {query_heads}\nkv_heads = {kv_heads}\n\
+         head_dim = {head_dim}\n\n[[steps]]\nkv = {{ precision = \"f16\" }}\n",
+        toml::Value::from(model),
+        EvictionPolicy::SNAPKV.name(),
+    );
+    for MeasuredStep { kv, kl, bytes } in front {
+        let kv = toml::Value::try_from(kv).map_err(|e| error(e.to_string()))?;
+        toml += &format!("\n[[steps]]\nkv = {kv}\nkl = {kl:.5}\nbytes = {bytes:.3}\n");
+    }
     Calibration::parse(&toml)?;
     Ok(toml)
 }
@@ -264,6 +265,8 @@ mod tests {
             // As many bytes as the first, and worse; more bytes than the second, and worse.
             step(Precision::Int4, Precision::Int5, 0.007, 0.294),
             step(Precision::Int8, Precision::Int8, 0.001, 0.54),
+            // Hardly less, and far worse.
+            step(Precision::Int4, Precision::Int3, 0.02, 0.293),
             step(Precision::F16, Precision::F16, 0.0, 1.0),
         ];
         let toml = calibration_table("some model", &shape(64), &measured).unwrap();
@@ -272,7 +275,7 @@ mod tests {
         let rows = |keys: &str, values: &str| [keys.to_owned(), values.to_owned()];
         assert_eq!(kept, [rows("f16", "f16"), rows("int8", "int8"), rows("int4 query", "int4")], "{toml}");
         assert_eq!(table.shape, Some((&shape(64)).into()));
-        assert!(toml.contains("kl = 0.006"), "{toml}");
+        assert!(toml.contains("kv = { precision = \"int4\" }\nkl = 0.00600\nbytes = 0.294"), "{toml}");
     }
 
     #[test]
