@@ -58,7 +58,7 @@ described!(
         .property(
             "allocation",
             other::<Allocation>(
-                "How keys of fewer than 8 bits share them among channels. If nothing is said, query up to 4 bits, uniform with 5 and 6.",
+                "How keys of fewer than 8 bits share them among channels. If nothing is said, query up to 5 bits, uniform with 6.",
             ),
         )
         .property(

@@ -186,7 +186,7 @@ mod tests {
             (1.0, "f16/f16", true),
             (0.6, "int8/int8", true),
             (0.42, "int6 uniform/int6", true),
-            (0.32, "int5 uniform/int4", true),
+            (0.32, "int5 query/int4", true),
             (0.25, "int4 query/int3", true),
             (0.2, "int3 query/int2", true),
             (0.1, "int3 query/int2", false),

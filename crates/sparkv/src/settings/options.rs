@@ -75,8 +75,7 @@ pub struct KvOptions {
     /// How values are stored. Left out: f16, and int8 for the channels that pruned rows keep.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision: Option<PrecisionOptions>,
-    /// How keys of fewer than 8 bits share them among channels. If nothing is said, `query` up to 4 bits, `uniform` with 5
-    /// and 6.
+    /// How keys of fewer than 8 bits share them among channels. If nothing is said, `query` up to 5 bits, `uniform` with 6.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocation: Option<Allocation>,
     /// Tokens of the observation window, and of the recent tail that stays dense.

@@ -85,11 +85,11 @@ impl fmt::Display for Allocation {
 }
 
 impl Allocation {
-    /// What is best for keys of a precision: up to 4 bits, what queries ask for; with 5 and 6, more of them than any channel
-    /// gets would be wanted where it matters (`docs/quality.md` has the figures).
+    /// What is best for keys of a precision: up to 5 bits, what queries ask for; with 6, more than any channel gets would be
+    /// wanted where it matters (`docs/quality.md` has the figures).
     pub(super) fn of(keys: Option<Precision>) -> Self {
         match keys {
-            Some(Precision::Int5 | Precision::Int6) => Self::Uniform,
+            Some(Precision::Int6) => Self::Uniform,
             _ => Self::Query,
         }
     }

@@ -30,7 +30,7 @@ pub(super) struct KlOptions {
     #[arg(long, value_name = "FILE")]
     text: Vec<PathBuf>,
     /// Texts of our own: prose, code, recall (what a context mentions is told again), tools (the same as calls), four of each;
-    /// prose and code if left out
+    /// prose and code if left out, all of them with --calibrate
     #[arg(long, value_name = "SET", value_delimiter = ',', conflicts_with = "text")]
     sets: Vec<String>,
     /// Tokens of each text that are compressed; 1792 if left out
@@ -77,6 +77,9 @@ impl KlOptions {
     }
 
     fn sets(&self) -> anyhow::Result<Vec<TextSet>> {
+        if self.sets.is_empty() && self.calibrates() {
+            return Ok(TextSet::ALL.to_vec());
+        }
         if self.sets.is_empty() {
             return Ok(vec![TextSet::Prose, TextSet::Code]);
         }
