@@ -108,7 +108,9 @@ fn a_table_that_was_measured_is_what_budgets_choose_from() {
     let keys = |table: Option<&std::path::Path>| {
         let mut command = sparkv();
         command.args(["run", "--offline", "--json", "--max-tokens", "2", "--kv", r#"{"budget": "45%"}"#]);
-        table.into_iter().for_each(|table| drop(command.arg("--calibration").arg(table)));
+        if let Some(table) = table {
+            command.arg("--calibration").arg(table);
+        }
         command.arg("The secret code for river is 4821. It rained all night. ".repeat(60));
         let answer: Value = serde_json::from_str(&succeed(&mut command)).unwrap();
         answer["usage"]["kv_cache"]["keys"].as_str().unwrap().to_owned()

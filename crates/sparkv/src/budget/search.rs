@@ -189,7 +189,7 @@ mod tests {
             (0.32, "int5 query/int4", true),
             (0.25, "int4 query/int3", true),
             (0.2, "int3 query/int2", true),
-            (0.1, "int3 query/int2", false),
+            (0.1, "int2 query/int2", false),
         ] {
             assert_eq!(form(share), (rows.to_owned(), all), "{share}");
         }
