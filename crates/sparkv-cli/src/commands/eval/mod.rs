@@ -140,7 +140,7 @@ pub(crate) fn eval(options: &EvalOptions, settings: &Settings, alone: OnlyThread
 }
 
 /// Settings that a table for budgets may hold: keys and values of all pairs of precisions that are not far apart, of which keys
-/// need the more bits, and keys by queries and not.
+/// need the more bits; keys of few bits by queries and not.
 fn candidates() -> Vec<KvOptions> {
     use sparkv::settings::{Allocation, Precision, PrecisionOptions};
     let precisions = [
@@ -156,12 +156,9 @@ fn candidates() -> Vec<KvOptions> {
         for values in precisions.into_iter().skip(place).take(4) {
             let precision = Some(PrecisionOptions { keys: Some(keys), values: Some(values) });
             let options = KvOptions { precision, ..KvOptions::default() };
-            if keys < Precision::Int5 {
-                all.push(options);
-                continue;
-            }
-            for allocation in [Allocation::Query, Allocation::Uniform] {
-                all.push(KvOptions { allocation: Some(allocation), ..options.clone() });
+            all.push(options.clone());
+            if keys > Precision::Int6 {
+                all.push(KvOptions { allocation: Some(Allocation::Uniform), ..options });
             }
         }
     }
