@@ -131,7 +131,7 @@ mod tests {
         assert_eq!((settings.key_precision(), settings.preset()), (Precision::Int8, CUSTOM));
         assert_eq!(settings.value_precision(), Precision::Int4);
         let settings = fixed(r#"{"preset": "balanced", "precision": {"values": "int8"}}"#);
-        assert_eq!(settings.rows(), ["int5 query", "int8"]);
+        assert_eq!(settings.rows(), ["int5 uniform", "int8"]);
         let settings = fixed(r#"{"preset": "balanced", "pruning": {"key_ratio": 0.0}, "window": 64}"#);
         assert_eq!((settings.key_precision(), settings.window()), (Precision::Int5, 64));
         let both = r#"{"preset": "balanced", "pruning": {"key_ratio": 0.75}, "precision": "int4"}"#;
