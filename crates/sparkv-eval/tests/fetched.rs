@@ -1,29 +1,14 @@
 //! What docs/quality.md says of a real model, which scripts/models/fetch brings, in short: one text, a shorter prefix.
 
-use std::path::{Path, PathBuf};
-
 use sparkv::{KvOptions, Presets};
 use sparkv_engine::{Prompt, TextModel};
 use sparkv_eval::SettingsUnderTest;
 use sparkv_eval::kl::{Cut, Divergence, Subject, TextSet, TokenText, divergence};
 use sparkv_models::{LoadOptions, ModelSource, WeightFormat, load};
 
-/// The model's file; its absence is an error on CI only, and there only if it could be fetched.
-fn model() -> Option<PathBuf> {
-    let file = "models/fetched/SmolLM2-135M-Instruct.Q4_1.gguf";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(file);
-    if path.exists() {
-        return Some(path);
-    }
-    let is = |name: &str, value: &str| std::env::var_os(name).is_some_and(|found| found == value);
-    assert!(!is("CI", "true") || is("SPARKV_UNFETCHED", "true"), "{file} is missing: scripts/models/fetch");
-    // Not by a macro, whose output a test that passes hides.
-    let _ = std::io::Write::write_fmt(
-        &mut std::io::stderr(),
-        format_args!("skipped: {file} is missing; scripts/models/fetch brings it\n"),
-    );
-    None
-}
+#[path = "../../../tests/support/fetched_model.rs"]
+mod fetched_model;
+use fetched_model::model;
 
 #[test]
 fn few_bits_by_queries_beat_packed_rows_of_more_bytes() {

@@ -147,6 +147,21 @@ fn what_a_context_says_is_asked_for() {
         assert!(table.contains("| river | compact | "), "{table}");
         let answers: Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
         assert_eq!(answers.as_array().unwrap().len(), 4);
+        // What was answered is not asked again; what is another question now, is.
+        let mut changed = answers.clone();
+        changed.as_array_mut().unwrap().iter_mut().for_each(|answer| answer["score"] = 1.0.into());
+        std::fs::write(&json, changed.to_string()).unwrap();
+        let again = |items: &std::path::Path| {
+            let mut command = sparkv();
+            command.args(["eval", "--offline", "--metric", "recall", "--kv", "exact", "--kv", "compact"]);
+            succeed(command.args(mode).arg("--items").arg(items).arg("--json").arg(&json))
+        };
+        let table = again(&items);
+        assert!(table.contains(" | 100.0 % ("), "{table}");
+        let other = folder.path().join("river.other.jsonl");
+        std::fs::write(&other, lines.join("\n").replace("rained", "snowed")).unwrap();
+        let table = again(&other);
+        assert!(!table.contains(" | 100.0 % ("), "{table}");
         std::fs::remove_file(&json).unwrap();
     }
     let drawn =

@@ -1,11 +1,13 @@
 //! A real model, which scripts/models/fetch brings, against what transformers computes from the same file
 //! (scripts/models/golden.py).
-use std::path::{Path, PathBuf};
-
 use serde::Deserialize;
 use sparkv::Presets;
 use sparkv_engine::{ChatMessage, EngineConfig, Event, GenerateRequest, Prompt, TextEngine, TextModel};
 use sparkv_models::{LoadOptions, ModelSource, WeightFormat, load};
+
+#[path = "../../../../tests/support/fetched_model.rs"]
+mod fetched_model;
+use fetched_model::model;
 
 #[derive(Deserialize)]
 struct Golden {
@@ -21,23 +23,6 @@ struct Chat {
     question: String,
     prompt_ids: Vec<u32>,
     answer_ids: Vec<u32>,
-}
-
-/// The model's file; its absence is an error on CI only, and there only if it could be fetched.
-fn model() -> Option<PathBuf> {
-    let file = "models/fetched/SmolLM2-135M-Instruct.Q4_1.gguf";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(file);
-    if path.exists() {
-        return Some(path);
-    }
-    let is = |name: &str, value: &str| std::env::var_os(name).is_some_and(|found| found == value);
-    assert!(!is("CI", "true") || is("SPARKV_UNFETCHED", "true"), "{file} is missing: scripts/models/fetch");
-    // Not by a macro, whose output a test that passes hides.
-    let _ = std::io::Write::write_fmt(
-        &mut std::io::stderr(),
-        format_args!("skipped: {file} is missing; scripts/models/fetch brings it\n"),
-    );
-    None
 }
 
 #[test]

@@ -12,6 +12,7 @@ pub(crate) mod tasks;
 mod words;
 
 use serde::{Deserialize, Serialize};
+use sparkv::splitmix::mix;
 use sparkv::{KvSettings, SequenceCache, SharedPrefix};
 use sparkv_engine::{ChatMessage, Prompt, TextModel};
 use sparkv_models::{Decoder, LanguageModel};
@@ -31,6 +32,19 @@ pub struct Item {
     pub context: String,
     /// Asked independently of one another.
     pub questions: Vec<Question>,
+}
+
+impl Item {
+    /// Tells it from others of that name.
+    pub fn hash(&self) -> u64 {
+        let of = |question: &'_ Question| -> Vec<String> {
+            let Question { text, answer_prefix, golds, .. } = question.clone();
+            [vec![text, answer_prefix], golds].concat()
+        };
+        let texts = std::iter::once(self.context.clone()).chain(self.questions.iter().flat_map(of));
+        let bytes = texts.flat_map(String::into_bytes);
+        bytes.fold(0, |hash, byte| mix(hash ^ u64::from(byte)))
+    }
 }
 
 /// A question about a context.
@@ -72,6 +86,10 @@ impl Question {
 /// An answered question.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
+    /// What was asked: the model, and how its weights are held.
+    pub model: String,
+    /// See [`Item::hash`].
+    pub item_hash: u64,
     /// Name of the task.
     pub task: String,
     /// Which item of the task, and which of its questions.
@@ -97,6 +115,8 @@ pub struct Answer {
 /// A model, and how it is asked.
 #[derive(Debug, Clone, Copy)]
 pub struct Recall<'a> {
+    /// What the model is called, and how its weights are held.
+    pub name: &'a str,
     /// The model under test.
     pub decoder: &'a Decoder,
     /// Its tokenizer and chat template.
@@ -154,6 +174,8 @@ impl Recall<'_> {
             let texts = self.answers(encoded, &mut ready)?;
             for ((settings, usage), text) in settings.iter().zip(usages).zip(texts) {
                 answers.push(Answer {
+                    model: self.name.to_owned(),
+                    item_hash: item.hash(),
                     task: item.task.clone(),
                     item: index,
                     question: encoded.index,

@@ -140,6 +140,8 @@ mod tests {
 
     fn answer(kv: &str, item: usize, question: usize, score: f64) -> Answer {
         Answer {
+            model: String::new(),
+            item_hash: 0,
             task: "codes".to_owned(),
             item,
             question,

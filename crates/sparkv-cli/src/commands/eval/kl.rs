@@ -111,8 +111,8 @@ impl KlOptions {
 }
 
 pub(super) fn eval(options: &KlOptions, evaluation: &Evaluation<'_>) -> anyhow::Result<()> {
-    let Evaluation { model, weights, text, compared, json } = *evaluation;
-    let name = format!("{}, {weights}", model.name);
+    let Evaluation { model, text, compared, json, .. } = *evaluation;
+    let name = evaluation.name();
     let subject = Subject { name: &name, decoder: &model.decoder };
     let cut = options.cut();
     let texts = options.texts(text)?;

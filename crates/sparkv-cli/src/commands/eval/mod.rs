@@ -115,6 +115,13 @@ struct Evaluation<'a> {
     json: Option<&'a PathBuf>,
 }
 
+impl Evaluation<'_> {
+    /// What is measured, as measurements say it.
+    fn name(&self) -> String {
+        format!("{}, {}", self.model.name, self.weights)
+    }
+}
+
 /// Measures, with a progress bar; prints a table.
 ///
 /// # Errors

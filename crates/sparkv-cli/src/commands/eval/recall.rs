@@ -77,22 +77,28 @@ pub(super) fn eval(
     evaluation: &Evaluation<'_>,
 ) -> anyhow::Result<()> {
     let Evaluation { model, text, compared, json, .. } = *evaluation;
+    let name = evaluation.name();
     let count = |text_: &str| text.tokenizer().encode_fast(text_, false).map_or(0, |encoding| encoding.len());
     let items = recall.items(options, &count)?;
     let mode = if options.query_aware { Mode::QueryAware } else { Mode::QueryAgnostic };
-    let asked = Recall { decoder: &model.decoder, text, mode };
+    let asked = Recall { name: &name, decoder: &model.decoder, text, mode };
     for item in &items {
         asked.check(item, compared).with_context(|| item.task.clone())?;
     }
     let mut known: Vec<Answer> = json.map(|path| read_json(path)).transpose()?.unwrap_or_default();
-    known.retain(|answer| answer.mode == mode && compared.iter().any(|settings| settings.name == answer.kv));
+    let hashes: Vec<u64> = items.iter().map(Item::hash).collect();
+    known.retain(|answer| {
+        (answer.mode, &answer.model) == (mode, &name)
+            && hashes.contains(&answer.item_hash)
+            && compared.iter().any(|settings| settings.name == answer.kv)
+    });
     let bar = progress_bar(items.len())?;
     let mut index = 0;
     for (place, item) in items.iter().enumerate() {
         index = if place > 0 && items[place - 1].task == item.task { index + 1 } else { 0 };
         bar.set_message(item.task.clone());
         let is_known = |settings: &&SettingsUnderTest| {
-            known.iter().any(|a| a.kv == settings.name && a.task == item.task && a.item == index)
+            known.iter().any(|a| a.kv == settings.name && a.task == item.task && a.item_hash == hashes[place])
         };
         let missing: Vec<SettingsUnderTest> =
             compared.iter().filter(|settings| !is_known(settings)).cloned().collect();
@@ -103,7 +109,6 @@ pub(super) fn eval(
         bar.inc(1);
     }
     bar.finish_and_clear();
-    known.retain(|answer| items.iter().any(|item| item.task == answer.task));
     known.sort_by_key(|answer| compared.iter().position(|settings| settings.name == answer.kv));
     Ok(write!(std::io::stdout(), "{}", table(&scores(&known)))?)
 }
