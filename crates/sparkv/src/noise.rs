@@ -69,21 +69,14 @@ fn noise(values: &mut [f32], row: usize, seed: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{KvChoice, KvOptions, KvSettings, Presets};
+    use crate::settings::KvSettings;
+    use crate::settings::testing::settings;
     use crate::shape::{AttentionConfig, KvShape};
 
     fn shape() -> KvShape {
         let attention =
             AttentionConfig { query_heads: 4, kv_heads: 2, head_dim: 64, scale: 0.125, sliding_window: None };
         KvShape { layers: 3, attention }
-    }
-
-    fn settings(json: &str) -> KvSettings {
-        let options: KvOptions = serde_json::from_str(json).unwrap();
-        match Presets::built_in().unwrap().resolve(&options).unwrap() {
-            KvChoice::Fixed(settings) => settings,
-            KvChoice::Budget(budget, _) => panic!("{budget} is a budget"),
-        }
     }
 
     #[test]

@@ -34,9 +34,7 @@ pub(crate) enum KeyDomain {
 }
 
 /// The most bits that a channel is allotted.
-pub(crate) const fn most_bits() -> u8 {
-    6
-}
+pub(crate) const MOST_BITS: u8 = 6;
 
 /// Pairs of bits that sets of channels are allotted, where `bits` are the average.
 pub(crate) fn bit_pairs(bits: u8, head_dim: usize) -> usize {

@@ -210,3 +210,17 @@ impl Default for KvChoice {
         KvChoice::Fixed(KvSettings::exact())
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::{KvChoice, KvSettings, Presets};
+
+    /// The settings that the JSON of a `kv_cache` object asks for.
+    pub(crate) fn settings(json: &str) -> KvSettings {
+        let options = serde_json::from_str(json).unwrap();
+        match Presets::built_in().unwrap().resolve(&options).unwrap() {
+            KvChoice::Fixed(settings) => settings,
+            KvChoice::Budget(budget, _) => panic!("{budget} is a budget"),
+        }
+    }
+}

@@ -43,11 +43,9 @@ impl<'a> Planes<'a> {
         planes
     }
 
-    /// The codes of unit `unit` of those that begin with step `step`, which is the part of the planes in which units begin
-    /// with stored ones. `BITS` of a code.
+    /// The codes of a unit, of `BITS` bits.
     #[inline(always)]
-    fn codes<S: Integers, const BITS: u8>(&self, simd: S, step: usize, unit: usize) -> S::B {
-        let unit = step * units_of_step(BITS) + unit;
+    fn codes<S: Integers, const BITS: u8>(&self, simd: S, unit: usize) -> S::B {
         match BITS {
             6 => simd.or(self.fours(simd, unit), self.twos(simd, unit, 4)),
             5 => simd.or(self.fours(simd, unit), self.ones(simd, unit, 4)),
@@ -97,11 +95,11 @@ fn spread<S: Integers>(
     let planes = Planes::new(stored, block);
     for unit in 0..stored.units() {
         let codes = match stored.section.bits {
-            6 => planes.codes::<S, 6>(simd, unit / 4, unit % 4),
-            5 => planes.codes::<S, 5>(simd, unit / 8, unit % 8),
-            4 => planes.codes::<S, 4>(simd, unit / 2, unit % 2),
-            3 => planes.codes::<S, 3>(simd, unit / 8, unit % 8),
-            _ => planes.codes::<S, 2>(simd, unit / 4, unit % 4),
+            6 => planes.codes::<S, 6>(simd, unit),
+            5 => planes.codes::<S, 5>(simd, unit),
+            4 => planes.codes::<S, 4>(simd, unit),
+            3 => planes.codes::<S, 3>(simd, unit),
+            _ => planes.codes::<S, 2>(simd, unit),
         };
         if let Some(to) = to.get_mut(place(unit)) {
             simd.store_bytes(codes, to);
@@ -221,7 +219,8 @@ fn multiply<S: Integers, const N: usize, const BITS: u8, const QUADS: usize>(
         for (quad, row) in rows.iter().enumerate() {
             asking.ask(simd);
             for (offset, sums) in sums.iter_mut().enumerate() {
-                let codes = planes.codes::<S, BITS>(simd, step, GROUPS * quad + group + offset);
+                let unit = step * GROUPS * QUADS + GROUPS * quad + group + offset;
+                let codes = planes.codes::<S, BITS>(simd, unit);
                 simd.dot_codes(sums, codes, row);
             }
         }
@@ -309,8 +308,9 @@ fn add_vectors<S: Integers, const BITS: u8, const N: usize>(
             for unit in 0..units_of_step(BITS) {
                 asking.ask(simd);
                 for (offset, acc) in acc.iter_mut().enumerate() {
-                    let codes = planes.codes::<S, BITS>(simd, (sums.first + offset) * steps + step, unit);
-                    simd.dot_codes(acc, codes, &quads[step * units_of_step(BITS) + unit]);
+                    let quad = step * units_of_step(BITS) + unit;
+                    let codes = planes.codes::<S, BITS>(simd, (sums.first + offset) * TOKEN_QUADS + quad);
+                    simd.dot_codes(acc, codes, &quads[quad]);
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use sparkv_kernels::SET;
 
-use crate::plan::{bit_pairs, most_bits};
+use crate::plan::{MOST_BITS, bit_pairs};
 
 /// The mean square error of a channel of unit variance that is rounded to so many bits (see
 /// [`sparkv_kernels::half_step`]).
@@ -41,7 +41,7 @@ pub(super) fn allot(costs: &[f64], bits: u8) -> Vec<BitsOfSet> {
         // (saved for each two bits, how many bits then, which set)
         let mut best: Option<(f64, u8, usize)> = None;
         for (index, (set, total)) in sets.iter().zip(&totals).enumerate() {
-            for wider in (set.bits + 2..=most_bits()).step_by(2) {
+            for wider in (set.bits + 2..=MOST_BITS).step_by(2) {
                 let pairs = usize::from(wider - set.bits) / 2;
                 let saved = total * (error(set.bits) - error(wider)) / pairs as f64;
                 if pairs <= left && best.is_none_or(|(most, ..)| saved > most) {

@@ -6,7 +6,7 @@ use super::head::HeadCache;
 use super::observed::ObservedQueries;
 use crate::plan::CachePlan;
 use crate::pool::KvPool;
-use crate::settings::{KvChoice, Presets};
+use crate::settings::testing::settings;
 use crate::shape::{AttentionConfig, KvShape};
 
 const GOLDEN: &[u8] = include_bytes!("../../../tests/golden/rows.safetensors");
@@ -56,8 +56,7 @@ fn rows_are_those_of_numpy() {
         ("int3", r#"{"precision": "int3", "allocation": "query"}"#),
         ("spark-75", r#"{"pruning": {"key_ratio": 0.75, "value_ratio": 0.75, "center_keys": true}}"#),
     ] {
-        let choice = Presets::built_in().unwrap().resolve(&serde_json::from_str(json).unwrap()).unwrap();
-        let KvChoice::Fixed(settings) = choice else { panic!("{json} is a budget") };
+        let settings = settings(json);
         let plan = CachePlan::new(KvShape { layers: 1, attention }, &settings, keys.len()).unwrap();
         let mut observed = ObservedQueries::new(&plan, keys.len() - window, &KvPool::default());
         let by_position = queries.transpose(0, 1).unwrap().flatten_all().unwrap();

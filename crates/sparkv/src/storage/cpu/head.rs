@@ -257,16 +257,8 @@ mod tests {
     use candle_core::{Device, Tensor, safetensors};
 
     use super::*;
-    use crate::settings::{KvChoice, KvSettings, Presets};
+    use crate::settings::testing::settings;
     use crate::shape::{AttentionConfig, KvShape};
-
-    fn settings(json: &str) -> KvSettings {
-        let options = serde_json::from_str(json).unwrap();
-        match Presets::built_in().unwrap().resolve(&options).unwrap() {
-            KvChoice::Fixed(settings) => settings,
-            KvChoice::Budget(budget, _) => panic!("{budget} is a budget"),
-        }
-    }
 
     /// What becomes of a prompt of the first layer.
     fn compress(head: &mut HeadCache, plan: &CachePlan, kv_head: usize, observed: &ObservedQueries) {
@@ -402,8 +394,8 @@ mod tests {
             r#"{"eviction": {"policy": "snapkv", "max_tokens": 100}, "window": 16}"#,
             r#"{"eviction": {"policy": "snapkv", "max_tokens": 150}, "window": 16, "precision": "int8"}"#,
         ] {
-            let settings = settings(json).with_system_tokens(40);
-            let plan = CachePlan::new(shape(1, 1, 8), &settings, 200).unwrap();
+            let kept = settings(json).with_system_tokens(40);
+            let plan = CachePlan::new(shape(1, 1, 8), &kept, 200).unwrap();
             let mut head = filled(&plan, 200);
             compress(&mut head, &plan, 0, &ObservedQueries::new(&plan, 0, &KvPool::default()));
             for token in 200..600 {
@@ -419,8 +411,8 @@ mod tests {
             }
             // Not if that is not wanted.
             let dropping = json.replace("\"max_tokens\"", "\"keep_system\": false, \"max_tokens\"");
-            let settings = super::tests::settings(&dropping).with_system_tokens(40);
-            let plan = CachePlan::new(shape(1, 1, 8), &settings, 200).unwrap();
+            let dropped = settings(&dropping).with_system_tokens(40);
+            let plan = CachePlan::new(shape(1, 1, 8), &dropped, 200).unwrap();
             assert_eq!(plan.protected, 0);
         }
         // As much as there is room for.

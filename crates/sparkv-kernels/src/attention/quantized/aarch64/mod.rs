@@ -8,8 +8,8 @@ use crate::attention::queries::QueryCodes;
 use crate::attention::{ScoresAt, WeightsAt};
 use crate::format::lanes::{QUAD, Unit};
 use crate::format::{Layout, Rows};
-use crate::simd::LANES;
 use crate::simd::aarch64::{Neon, Vector};
+use crate::simd::{LANES, Simd};
 
 // SAFETY of all blocks below: a value of `Neon` is proof that the processor has the instructions.
 impl<const DOT: bool> ReadQuantized for Neon<DOT> {
@@ -47,8 +47,7 @@ impl<const DOT: bool> ReadQuantized for Neon<DOT> {
         at: ScoresAt<'_>,
     ) -> bool {
         let Some(simd) = self.with_dot() else { return false };
-        // SAFETY: see above.
-        unsafe { score_codes(simd, layout, block, queries, reading, at) }
+        simd.outline(integers::Score { layout, block, queries, reading, at })
     }
 
     #[inline(always)]
@@ -60,32 +59,6 @@ impl<const DOT: bool> ReadQuantized for Neon<DOT> {
         sums: &mut [[f32; LANES]],
     ) -> bool {
         let Some(simd) = self.with_dot() else { return false };
-        // SAFETY: see above.
-        unsafe { weigh_codes(simd, values, at, reading, sums) }
+        simd.outline(integers::Weigh { values, at, reading, sums })
     }
-}
-
-/// As [`integers::score`], compiled for NEON with dot products.
-#[target_feature(enable = "neon,dotprod")]
-fn score_codes(
-    simd: Neon<true>,
-    layout: &Layout,
-    block: &[u8],
-    queries: &QueryCodes,
-    reading: Reading<'_>,
-    at: ScoresAt<'_>,
-) -> bool {
-    integers::score(simd, layout, block, queries, reading, at)
-}
-
-/// As [`integers::weigh`], compiled for NEON with dot products.
-#[target_feature(enable = "neon,dotprod")]
-fn weigh_codes(
-    simd: Neon<true>,
-    values: &Rows<'_>,
-    at: WeightsAt<'_>,
-    reading: Reading<'_>,
-    sums: &mut [[f32; LANES]],
-) -> bool {
-    integers::weigh(simd, values, at, reading, sums)
 }

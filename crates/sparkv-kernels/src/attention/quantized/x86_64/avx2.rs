@@ -49,8 +49,7 @@ impl ReadQuantized for Avx2 {
         reading: Reading<'_>,
         at: ScoresAt<'_>,
     ) -> bool {
-        // SAFETY: see above.
-        unsafe { score_codes(self, layout, block, queries, reading, at) }
+        self.outline(integers::Score { layout, block, queries, reading, at })
     }
 
     #[inline(always)]
@@ -61,34 +60,8 @@ impl ReadQuantized for Avx2 {
         reading: Reading<'_>,
         sums: &mut [[f32; LANES]],
     ) -> bool {
-        // SAFETY: see above.
-        unsafe { weigh_codes(self, values, at, reading, sums) }
+        self.outline(integers::Weigh { values, at, reading, sums })
     }
-}
-
-/// As [`integers::score`], compiled for AVX2.
-#[target_feature(enable = "avx2,fma,f16c")]
-fn score_codes(
-    simd: Avx2,
-    layout: &Layout,
-    block: &[u8],
-    queries: &QueryCodes,
-    reading: Reading<'_>,
-    at: ScoresAt<'_>,
-) -> bool {
-    integers::score(simd, layout, block, queries, reading, at)
-}
-
-/// As [`integers::weigh`], compiled for AVX2.
-#[target_feature(enable = "avx2,fma,f16c")]
-fn weigh_codes(
-    simd: Avx2,
-    values: &Rows<'_>,
-    at: WeightsAt<'_>,
-    reading: Reading<'_>,
-    sums: &mut [[f32; LANES]],
-) -> bool {
-    integers::weigh(simd, values, at, reading, sums)
 }
 
 /// As [`expand::keys`], compiled for AVX2.

@@ -7,8 +7,8 @@ use crate::attention::quantized::{ReadQuantized, Reading, integers};
 use crate::attention::queries::QueryCodes;
 use crate::attention::{ScoresAt, WeightsAt};
 use crate::format::{Format, KeptFormat, Layout, Packing, Rows};
-use crate::simd::LANES;
 use crate::simd::x86_64::Avx512;
+use crate::simd::{LANES, Simd};
 
 impl ReadQuantized for Avx512 {
     #[inline(always)]
@@ -32,8 +32,13 @@ impl ReadQuantized for Avx512 {
         reading: Reading<'_>,
         at: ScoresAt<'_>,
     ) -> bool {
+        let Some(packing) = packing_of(layout) else {
+            return self.outline(integers::Score { layout, block, queries, reading, at });
+        };
+        let keys = packed::Keys::new(block, &packing, layout.head_dim());
         // SAFETY: `self` is proof of the instructions.
-        unsafe { score_codes(self, layout, block, queries, reading, at) }
+        unsafe { packed::score(self, &keys, queries, reading.prefetch, at) }
+        true
     }
 
     #[inline(always)]
@@ -44,8 +49,12 @@ impl ReadQuantized for Avx512 {
         reading: Reading<'_>,
         sums: &mut [[f32; LANES]],
     ) -> bool {
+        let Some(packing) = packing_of(values.layout()) else {
+            return self.outline(integers::Weigh { values, at, reading, sums });
+        };
         // SAFETY: `self` is proof of the instructions.
-        unsafe { weigh_codes(self, values, at, reading, sums) }
+        unsafe { packed::weigh(self, values, &packing, reading.prefetch, at, sums) }
+        true
     }
 }
 
@@ -75,42 +84,4 @@ fn packing_of(layout: &Layout) -> Option<Packing> {
         }
         _ => None,
     }
-}
-
-/// As [`integers::score`], but for packed blocks.
-#[target_feature(
-    enable = "avx2,fma,f16c,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni"
-)]
-fn score_codes(
-    simd: Avx512,
-    layout: &Layout,
-    block: &[u8],
-    queries: &QueryCodes,
-    reading: Reading<'_>,
-    at: ScoresAt<'_>,
-) -> bool {
-    if let Some(packing) = packing_of(layout) {
-        let keys = packed::Keys::new(block, &packing, layout.head_dim());
-        packed::score(simd, &keys, queries, reading.prefetch, at);
-        return true;
-    }
-    integers::score(simd, layout, block, queries, reading, at)
-}
-
-/// As [`integers::weigh`], but for packed blocks.
-#[target_feature(
-    enable = "avx2,fma,f16c,bmi2,popcnt,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni"
-)]
-fn weigh_codes(
-    simd: Avx512,
-    values: &Rows<'_>,
-    at: WeightsAt<'_>,
-    reading: Reading<'_>,
-    sums: &mut [[f32; LANES]],
-) -> bool {
-    if let Some(packing) = packing_of(values.layout()) {
-        packed::weigh(simd, values, &packing, reading.prefetch, at, sums);
-        return true;
-    }
-    integers::weigh(simd, values, at, reading, sums)
 }
