@@ -31,6 +31,8 @@
 pub mod attention;
 pub mod elementwise;
 pub mod format;
+pub mod matmul;
+pub mod parallel;
 pub mod quantize;
 mod simd;
 

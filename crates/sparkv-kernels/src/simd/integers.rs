@@ -19,6 +19,10 @@ pub(crate) trait Integers: Simd {
     /// What stored int8 keys are too large by as [`Integers::dot_keys`] takes them.
     const KEY_BIAS: i32;
 
+    /// The power of two that this is, if it is not 0.
+    const KEY_BIAS_POWER: Option<u32> =
+        if Self::KEY_BIAS == 0 { None } else { Some(Self::KEY_BIAS.trailing_zeros()) };
+
     /// The largest number that [`Integers::dot_values`] takes for a weight.
     const LARGEST_WEIGHT: f32;
 
@@ -26,6 +30,10 @@ pub(crate) trait Integers: Simd {
     fn splat_i32(self, value: i32) -> Self::I;
     /// a + b, wrapped.
     fn add_i32(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Times two to this power, wrapped.
+    fn shift_left(self, a: Self::I, power: u32) -> Self::I;
+    /// Reads signed bytes as numbers.
+    fn load_i8(self, bytes: &[u8; LANES]) -> Self::F;
     /// Lanes added up, wrapped.
     fn sum_i32(self, a: Self::I) -> i32;
     /// The lowest byte of each lane, four to a number.

@@ -75,6 +75,15 @@ impl Isa {
         std::iter::empty()
     }
 
+    /// Whether there are registers for 16 sums; see [`Simd::MANY_REGISTERS`](super::Simd::MANY_REGISTERS).
+    pub(crate) fn has_many_registers(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => true,
+            _ => false,
+        }
+    }
+
     /// Its name: `scalar`, `avx2`, `avx512`, `neon` or `dotprod`.
     pub fn name(self) -> &'static str {
         match self.0 {

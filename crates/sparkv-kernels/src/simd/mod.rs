@@ -8,7 +8,6 @@
 #[allow(unsafe_code, reason = "vector instructions; behind safe functions")]
 pub(crate) mod aarch64;
 mod dispatch;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) mod integers;
 mod isa;
 mod scalar;
@@ -59,6 +58,8 @@ pub(crate) trait Simd: Copy {
     fn load_f32(self, bytes: &[u8; 4 * LANES]) -> Self::F;
     /// Reads 16 little-endian f16.
     fn load_f16(self, bytes: &[u8; F16_BYTES * LANES]) -> Self::F;
+    /// Reads 16 little-endian bf16.
+    fn load_bf16(self, bytes: &[u8; F16_BYTES * LANES]) -> Self::F;
     /// Writes 16 values.
     fn store(self, vector: Self::F, values: &mut [f32; LANES]);
     /// a + b

@@ -56,10 +56,19 @@ impl<const DOT: bool> Neon<DOT> {
     }
 }
 
-impl Neon<true> {
-    /// Adds to `sums`, in each lane, the products of four signed bytes. (Compilers have no stable function for that yet.)
+impl<const DOT: bool> Neon<DOT> {
+    /// Adds to `sums`, in each lane, the products of four signed bytes. (Compilers have no stable function for the
+    /// instruction yet.)
     #[inline(always)]
     fn dot(self, mut sums: int32x4_t, a: uint8x16_t, b: uint8x16_t) -> int32x4_t {
+        if !DOT {
+            // SAFETY: `self` is proof of the instructions.
+            return unsafe {
+                let (a, b) = (vreinterpretq_s8_u8(a), vreinterpretq_s8_u8(b));
+                let low = vpaddlq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(b)));
+                vaddq_s32(sums, vpaddq_s32(low, vpaddlq_s16(vmull_high_s8(a, b))))
+            };
+        }
         // SAFETY: `self` is proof of the instructions, which do nothing but write this register.
         unsafe {
             asm!(
@@ -136,6 +145,22 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         let (low, high) = unsafe { (vreinterpretq_u16_u8(low), vreinterpretq_u16_u8(high)) };
         let ([a, b], [c, d]) = (self.widen_f16(low), self.widen_f16(high));
         [a, b, c, d]
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, bytes: &[u8; F16_BYTES * LANES]) -> Vector {
+        let bytes = bytes.as_ptr();
+        // SAFETY: see above.
+        unsafe {
+            let low = vreinterpretq_u16_u8(vld1q_u8(bytes));
+            let high = vreinterpretq_u16_u8(vld1q_u8(bytes.add(16)));
+            [
+                vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(low))),
+                vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_high_u16(low))),
+                vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(high))),
+                vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_high_u16(high))),
+            ]
+        }
     }
 
     #[inline(always)]
@@ -243,7 +268,7 @@ impl<const DOT: bool> Simd for Neon<DOT> {
 }
 
 // SAFETY of all blocks below: as above.
-impl Integers for Neon<true> {
+impl<const DOT: bool> Integers for Neon<DOT> {
     type I = [int32x4_t; 4];
     type B = [uint8x16_t; 4];
 
@@ -321,6 +346,31 @@ impl Integers for Neon<true> {
         // SAFETY: see above.
         unsafe {
             [vaddq_s32(a[0], b[0]), vaddq_s32(a[1], b[1]), vaddq_s32(a[2], b[2]), vaddq_s32(a[3], b[3])]
+        }
+    }
+
+    #[inline(always)]
+    fn shift_left(self, a: Self::I, power: u32) -> Self::I {
+        let mut shifted = a;
+        for part in &mut shifted {
+            // SAFETY: see above.
+            *part = unsafe { vshlq_s32(*part, vdupq_n_s32(power.cast_signed())) };
+        }
+        shifted
+    }
+
+    #[inline(always)]
+    fn load_i8(self, bytes: &[u8; LANES]) -> Vector {
+        // SAFETY: see above.
+        unsafe {
+            let bytes = vreinterpretq_s8_u8(vld1q_u8(bytes.as_ptr()));
+            let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_s8(vget_high_s8(bytes)));
+            self.to_f32([
+                vmovl_s16(vget_low_s16(low)),
+                vmovl_s16(vget_high_s16(low)),
+                vmovl_s16(vget_low_s16(high)),
+                vmovl_s16(vget_high_s16(high)),
+            ])
         }
     }
 

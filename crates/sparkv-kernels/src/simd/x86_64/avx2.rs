@@ -69,6 +69,18 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn load_bf16(self, bytes: &[u8; F16_BYTES * LANES]) -> Self::F {
+        let halves = bytes.as_ptr().cast::<__m128i>();
+        // SAFETY: see above.
+        let widen = |halves| unsafe {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(halves));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        };
+        // SAFETY: see above.
+        [widen(halves), widen(unsafe { halves.add(1) })]
+    }
+
+    #[inline(always)]
     fn store(self, vector: Self::F, values: &mut [f32; LANES]) {
         let values = values.as_mut_ptr();
         // SAFETY: see above.
@@ -152,6 +164,25 @@ impl Integers for Avx2 {
     fn add_i32(self, a: Self::I, b: Self::I) -> Self::I {
         // SAFETY: see above.
         unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn shift_left(self, a: Self::I, power: u32) -> Self::I {
+        // SAFETY: see above.
+        unsafe {
+            let power = _mm_cvtsi32_si128(power.cast_signed());
+            [_mm256_sll_epi32(a[0], power), _mm256_sll_epi32(a[1], power)]
+        }
+    }
+
+    #[inline(always)]
+    fn load_i8(self, bytes: &[u8; LANES]) -> Self::F {
+        // SAFETY: see above.
+        unsafe {
+            let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
+            let wide = [_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes))];
+            self.to_f32(wide)
+        }
     }
 
     #[inline(always)]

@@ -124,6 +124,18 @@ impl Integers for Avx512 {
     }
 
     #[inline(always)]
+    fn shift_left(self, a: __m512i, power: u32) -> __m512i {
+        // SAFETY: `self` is proof of the instructions.
+        unsafe { _mm512_sll_epi32(a, _mm_cvtsi32_si128(power.cast_signed())) }
+    }
+
+    #[inline(always)]
+    fn load_i8(self, bytes: &[u8; LANES]) -> __m512 {
+        // SAFETY: `self` is proof of the instructions; the array is as long as what is read.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()))) }
+    }
+
+    #[inline(always)]
     fn sum_i32(self, a: __m512i) -> i32 {
         // SAFETY: `self` is proof of the instructions.
         unsafe { _mm512_reduce_add_epi32(a) }
@@ -198,6 +210,15 @@ impl Simd for Avx512 {
     fn load_f16(self, bytes: &[u8; F16_BYTES * LANES]) -> __m512 {
         // SAFETY: see above.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(bytes.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, bytes: &[u8; F16_BYTES * LANES]) -> __m512 {
+        // SAFETY: see above.
+        unsafe {
+            let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(bytes.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
+        }
     }
 
     #[inline(always)]
