@@ -73,19 +73,22 @@ pub(crate) fn code(bits: usize, packed: &[Quads], lane: usize, column: usize) ->
 /// A quad of codes.
 #[inline(always)]
 fn unpack_quad<S: Integers>(simd: S, bits: usize, packed: &[Quads], quad: usize) -> S::B {
-    if bits == 8 {
-        return simd.load_bytes(&packed[quad]);
-    }
-    let part = |plane: Plane, start: usize| {
-        let (vector, place) = plane.place(quad);
-        let right = place as i32 - plane.lowest as i32;
-        simd.bits(simd.load_bytes(&packed[start + vector]), right, plane.mask() << plane.lowest)
-    };
     match *planes(bits) {
-        [low, high, ..] => simd.or(part(low, 0), part(high, low.bits)),
-        [low] => part(low, 0),
-        [] => part(Plane { bits: 8, lowest: 0 }, 0),
+        [low, high] => {
+            let low_bits = unpack_plane(simd, low, packed, quad);
+            simd.or(low_bits, unpack_plane(simd, high, &packed[low.bits..], quad))
+        }
+        [plane, ..] if plane.bits < 8 => unpack_plane(simd, plane, packed, quad),
+        _ => simd.load_bytes(&packed[quad]),
     }
+}
+
+/// The bits of a quad that lie in a plane, in their places.
+#[inline(always)]
+fn unpack_plane<S: Integers>(simd: S, plane: Plane, packed: &[Quads], quad: usize) -> S::B {
+    let (vector, place) = plane.place(quad);
+    let right = place as i32 - plane.lowest as i32;
+    simd.bits(simd.load_bytes(&packed[vector]), right, plane.mask() << plane.lowest)
 }
 
 /// All quads. (Written out, so that every shift is known to the compiler.)
