@@ -1,5 +1,7 @@
 //! GGUF's blocks, taken apart: codes, scales, minima.
 
+use half::{bf16, f16};
+
 use super::weight_type::{SUPER, WeightType};
 use crate::format::F16_BYTES;
 
@@ -14,6 +16,41 @@ pub(crate) struct Block {
     pub(crate) scale: u16,
     /// What is subtracted, so its sign is that of Q4_K (and the other of Q4_1's).
     pub(crate) minimum: u16,
+}
+
+impl WeightType {
+    /// The values of whole blocks as files store them; as many as there are places.
+    pub fn read(self, bytes: &[u8], values: &mut [f32]) {
+        let Some(shape) = self.shape() else {
+            let numbers = bytes.chunks_exact(self.block_bytes());
+            for (value, bytes) in values.iter_mut().zip(numbers) {
+                *value = match (self, bytes) {
+                    (Self::F16, &[a, b]) => f16::from_le_bytes([a, b]).to_f32(),
+                    (Self::Bf16, &[a, b]) => bf16::from_le_bytes([a, b]).to_f32(),
+                    (_, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
+                    _ => 0.0,
+                };
+            }
+            return;
+        };
+        let mut block = Block::ZERO;
+        let blocks = bytes.chunks_exact(self.block_bytes()).zip(values.chunks_mut(shape.block_len));
+        for (bytes, values) in blocks {
+            block.read(self, bytes);
+            let [scale, minimum] = [block.scale, block.minimum].map(|bits| f16::from_bits(bits).to_f32());
+            let group = super::weight_type::COLUMNS / shape.groups;
+            let offset = shape.offset.map_or(0, |power| 1 << power);
+            for (index, (values, codes)) in
+                values.chunks_mut(group).zip(block.codes.chunks(group)).enumerate()
+            {
+                let times = |numbers: &[i8]| if shape.is_super() { f32::from(numbers[index]) } else { 1.0 };
+                let (scale, minimum) = (scale * times(&block.scales), minimum * times(&block.minima));
+                for (value, code) in values.iter_mut().zip(codes) {
+                    *value = scale * (i32::from(*code) - offset) as f32 - minimum;
+                }
+            }
+        }
+    }
 }
 
 /// The sign of an f16.

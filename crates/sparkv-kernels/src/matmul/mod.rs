@@ -3,8 +3,8 @@
 //! A [`PackedMatrix`] is made once, from a file's rows, and holds what the file holds, in panels of 16 rows. Its products
 //! are computed a panel at a time, for all rows of activations, so that weights are read from memory once: with one
 //! row, memory is what takes time, with many, arithmetic. Activations are rounded, every 32 of them, to bytes; dense weights
-//! take them as they are. [`Layers`] do what a decoder layer needs in few rounds of the threads: the norm and the rounding are
-//! shared by the products that want them, sums and activations are taken care of where results arise.
+//! take them as they are. A decoder layer takes few rounds of the threads: [`multiply`] does the norm and the rounding once for all
+//! products that share them, and adds to what is there, if that is asked; [`add_gated`] is a whole feed-forward block.
 //!
 //! Each result is computed in one order, whatever other rows there are: **a row's results do not depend on the
 //! batch**, to the bit.
@@ -20,7 +20,7 @@ mod multiply;
 mod packed_matrix;
 mod weight_type;
 
-pub use multiply::{Input, Output, multiply, multiply_gated};
+pub use multiply::{Affine, Gated, Input, Output, ShapeError, add_gated, multiply};
 pub use packed_matrix::{PackError, PackedMatrix};
 pub use weight_type::WeightType;
 

@@ -32,17 +32,35 @@ pub struct Input<'a> {
     pub norm: Option<(&'a [f32], f32)>,
 }
 
+/// x W^T + b
+#[derive(Debug, Clone, Copy)]
+pub struct Affine<'a> {
+    /// W, (results, columns)
+    pub matrix: &'a PackedMatrix,
+    /// b, (results)
+    pub bias: Option<&'a [f32]>,
+}
+
 /// A matrix, and where its products go.
 #[derive(Debug)]
 pub struct Output<'a> {
-    /// (results, columns)
-    pub matrix: &'a PackedMatrix,
-    /// (results), added to each row.
-    pub bias: Option<&'a [f32]>,
+    /// What is computed.
+    pub layer: Affine<'a>,
     /// (rows, results)
     pub results: &'a mut [f32],
     /// Whether products are added to what is there.
     pub add: bool,
+}
+
+/// down(silu(gate(x)) * up(x))
+#[derive(Debug, Clone, Copy)]
+pub struct Gated<'a> {
+    /// To (inner).
+    pub gate: Affine<'a>,
+    /// To (inner).
+    pub up: Affine<'a>,
+    /// From (inner).
+    pub down: Affine<'a>,
 }
 
 /// Why there is no product.
@@ -61,63 +79,78 @@ impl ShapeError {
     }
 }
 
-/// x W^T (+ b) for each of some matrices, with the instructions of `isa`.
+/// The products of some matrices with the same rows, with the instructions of `isa`.
 ///
 /// # Errors
 /// If something is not as long as it has to be.
 pub fn multiply(isa: Isa, x: Input<'_>, outputs: &mut [Output<'_>]) -> Result<(), ShapeError> {
-    let Some(columns) = outputs.first().map(|output| output.matrix.columns()) else { return Ok(()) };
-    let rows = x.rows(columns)?;
-    for Output { matrix, bias, results, .. } in &*outputs {
-        ShapeError::check("a matrix with rows", matrix.columns(), columns)?;
-        ShapeError::check("results", results.len(), rows * matrix.rows())?;
-        ShapeError::check("a bias", bias.map_or(matrix.rows(), <[f32]>::len), matrix.rows())?;
+    let Some(columns) = outputs.first().map(|output| output.layer.matrix.columns()) else { return Ok(()) };
+    let rows = check_rows(x.values, x.norm, columns)?;
+    for Output { layer, results, .. } in &*outputs {
+        layer.check([layer.matrix.rows(), columns])?;
+        ShapeError::check("results", results.len(), rows * layer.matrix.rows())?;
     }
-    let forms = Forms::of(outputs.iter().map(|output| output.matrix));
+    let forms = Forms::of(outputs.iter().map(|output| output.layer.matrix));
     let x = Activations::of(isa, x.values, columns, x.norm, forms);
     multiply_activations(&x, outputs);
     Ok(())
 }
 
-/// Adds (silu(x G^T) * (x U^T)) D^T to `results`, (rows, results): `gate` and `up`, (inner, columns), and `down`, (results, inner).
+/// Adds to rows, (rows, columns), what a feed-forward block makes of them, each first normalized; see [`Input`].
 ///
 /// # Errors
 /// If something is not as long as it has to be.
-pub fn multiply_gated(
+pub fn add_gated(
     isa: Isa,
-    x: Input<'_>,
-    [gate, up]: [&PackedMatrix; 2],
-    down: &PackedMatrix,
-    results: &mut [f32],
+    rows: &mut [f32],
+    norm: Option<(&[f32], f32)>,
+    block: &Gated<'_>,
 ) -> Result<(), ShapeError> {
-    let (columns, inner) = (gate.columns(), gate.rows());
-    let rows = x.rows(columns)?;
-    ShapeError::check("a matrix with rows", up.columns(), columns)?;
-    ShapeError::check("a matrix", up.rows(), inner)?;
-    ShapeError::check("a matrix with rows", down.columns(), inner)?;
-    ShapeError::check("results", results.len(), rows * down.rows())?;
-    let x = Activations::of(isa, x.values, columns, x.norm, Forms::of([gate, up]));
-    let mut activated = Activations::to_be_written(isa, [rows, inner], Forms::of([down]));
+    let Gated { gate, up, down } = *block;
+    let (columns, inner) = (gate.matrix.columns(), gate.matrix.rows());
+    let count = check_rows(rows, norm, columns)?;
+    gate.check([inner, columns])?;
+    up.check([inner, columns])?;
+    down.check([columns, inner])?;
+    let x = Activations::of(isa, rows, columns, norm, Forms::of([gate.matrix, up.matrix]));
+    let mut activated = Activations::to_be_written(isa, [count, inner], Forms::of([down.matrix]));
     let writer = activated.writer();
     // Products with pairs of panels of either.
     let pairs = inner.div_ceil(COLUMNS);
-    let work = gate.bytes() + up.bytes();
-    run(&x, pairs, work, |pairs, tiles, scratch| {
+    let work = gate.matrix.bytes() + up.matrix.bytes();
+    run(&x, pairs, work, |pairs, tiles, buffers| {
         for pair in pairs {
-            activate_pair(&x, [gate, up], pair, tiles.clone(), scratch, &writer);
+            activate_pair(&x, [gate, up], (pair, tiles.clone()), buffers, &writer);
         }
     });
     drop(writer);
-    multiply_activations(&activated, &mut [Output { matrix: down, bias: None, results, add: true }]);
+    multiply_activations(&activated, &mut [Output { layer: down, results: rows, add: true }]);
     Ok(())
 }
 
-impl Input<'_> {
-    fn rows(&self, columns: usize) -> Result<usize, ShapeError> {
-        let rows = self.values.len() / columns.max(1);
-        ShapeError::check("rows", self.values.len(), rows * columns)?;
-        ShapeError::check("a norm", self.norm.map_or(columns, |(weight, _)| weight.len()), columns)?;
-        Ok(rows)
+/// How many rows there are.
+fn check_rows(values: &[f32], norm: Option<(&[f32], f32)>, columns: usize) -> Result<usize, ShapeError> {
+    let rows = values.len() / columns.max(1);
+    ShapeError::check("rows", values.len(), rows * columns)?;
+    ShapeError::check("a norm", norm.map_or(columns, |(weight, _)| weight.len()), columns)?;
+    Ok(rows)
+}
+
+impl Affine<'_> {
+    fn check(&self, [results, columns]: [usize; 2]) -> Result<(), ShapeError> {
+        ShapeError::check("a matrix with results", self.matrix.rows(), results)?;
+        ShapeError::check("a matrix with rows", self.matrix.columns(), columns)?;
+        ShapeError::check("a bias", self.bias.map_or(results, <[f32]>::len), results)
+    }
+
+    /// Adds the biases of a panel to its products.
+    fn add_bias(&self, panel: usize, products: &mut [[f32; LANES]]) {
+        if let Some(bias) = self.bias {
+            let bias = &bias[panel * LANES..];
+            for products in products {
+                products.iter_mut().zip(bias).for_each(|(product, bias)| *product += bias);
+            }
+        }
     }
 }
 
@@ -133,34 +166,29 @@ fn multiply_activations(x: &Activations, outputs: &mut [Output<'_>]) {
     let mut ends = Vec::with_capacity(outputs.len());
     let mut end = 0;
     for output in &*outputs {
-        end += output.matrix.panels();
+        end += output.layer.matrix.panels();
         ends.push(end);
     }
-    let work = outputs.iter().map(|output| output.matrix.bytes()).sum();
-    let outputs: Vec<_> = outputs
-        .iter_mut()
-        .map(|Output { matrix, bias, results, add }| (*matrix, *bias, Disjoint::new(results), *add))
-        .collect();
-    run(x, end, work, |panels, tiles, buffers| {
+    let work = outputs.iter().map(|output| output.layer.matrix.bytes()).sum();
+    let outputs: Vec<_> =
+        outputs.iter_mut().map(|output| (output.layer, Disjoint::new(output.results), output.add)).collect();
+    run(x, end, work, |panels, tiles, Buffers { scratch, results: products }| {
         let first = tiles.start * x.tile_rows();
         let rows = x.rows.min(tiles.end * x.tile_rows()) - first;
-        buffers.results.resize(rows, [0.0; LANES]);
+        products.resize(rows, [0.0; LANES]);
         for panel in panels {
             let index = ends.partition_point(|end| *end <= panel);
-            let (matrix, bias, results, add) = &outputs[index];
-            let panel = panel - (ends[index] - matrix.panels());
-            multiply_panel(matrix, panel, x, tiles.clone(), &mut buffers.scratch, &mut buffers.results);
-            let columns = panel * LANES..matrix.rows().min((panel + 1) * LANES);
-            let bias = bias.map(|bias| &bias[columns.clone()]);
-            for (row, products) in buffers.results.iter_mut().enumerate() {
+            let (layer, results, add) = &outputs[index];
+            let panel = panel - (ends[index] - layer.matrix.panels());
+            multiply_panel(layer.matrix, panel, x, tiles.clone(), scratch, products);
+            layer.add_bias(panel, products);
+            let row = layer.matrix.rows();
+            let columns = panel * LANES..row.min((panel + 1) * LANES);
+            for (index, products) in products.iter().enumerate() {
                 // SAFETY: these columns of these rows are of one panel and one tile, which are of one piece.
-                let to =
-                    unsafe { results.range((first + row) * matrix.rows() + columns.start, columns.len()) };
-                if let Some(bias) = bias {
-                    products.iter_mut().zip(bias).for_each(|(product, bias)| *product += bias);
-                }
+                let to = unsafe { results.range((first + index) * row + columns.start, columns.len()) };
                 if *add {
-                    to.iter_mut().zip(&*products).for_each(|(to, product)| *to += product);
+                    to.iter_mut().zip(products).for_each(|(to, product)| *to += product);
                 } else {
                     to.copy_from_slice(&products[..columns.len()]);
                 }
@@ -169,37 +197,38 @@ fn multiply_activations(x: &Activations, outputs: &mut [Output<'_>]) {
     });
 }
 
-/// Products of two panels of either matrix, and what becomes of them: columns of the next product's activations.
+/// Products of two panels of either layer, and what becomes of them: columns of the next product's activations.
 fn activate_pair(
     x: &Activations,
-    matrices: [&PackedMatrix; 2],
-    pair: usize,
-    tiles: Range<usize>,
+    layers: [Affine<'_>; 2],
+    (pair, tiles): (usize, Range<usize>),
     Buffers { scratch, results }: &mut Buffers,
     writer: &Writer<'_>,
 ) {
     let tile_rows = x.tile_rows();
     let first = tiles.start * tile_rows;
     let rows = x.rows.min(tiles.end * tile_rows) - first;
-    let panels = PAIR * pair..matrices[0].panels().min(PAIR * (pair + 1));
-    let columns = COLUMNS.min(matrices[0].rows() - COLUMNS * pair);
-    // Of the first matrix's panels, then of the other's.
+    let inner = layers[0].matrix.rows();
+    let panels = PAIR * pair..layers[0].matrix.panels().min(PAIR * (pair + 1));
+    // Of the first layer's panels, then of the other's.
     results.resize(2 * PAIR * rows, [0.0; LANES]);
-    for (matrix, results) in matrices.into_iter().zip(results.chunks_mut(PAIR * rows)) {
+    for (layer, results) in layers.into_iter().zip(results.chunks_mut(PAIR * rows)) {
         for (panel, results) in panels.clone().zip(results.chunks_mut(rows)) {
-            multiply_panel(matrix, panel, x, tiles.clone(), scratch, results);
+            multiply_panel(layer.matrix, panel, x, tiles.clone(), scratch, results);
+            layer.add_bias(panel, results);
         }
     }
     let (gate, up) = results.split_at_mut(PAIR * rows);
     dispatch(x.isa, Activate { gate: gate.as_flattened_mut(), up: up.as_flattened() });
-    let mut row_values = [0.0; COLUMNS];
+    let mut values = [0.0; COLUMNS];
+    let columns = COLUMNS.min(inner - COLUMNS * pair);
     for row in 0..rows {
-        for (values, panel) in row_values.chunks_mut(LANES).zip(gate.chunks(rows)) {
+        for (values, panel) in values.chunks_mut(LANES).zip(gate.chunks(rows)) {
             values.copy_from_slice(&panel[row]);
         }
         let (tile, lane) = ((first + row) / tile_rows, row % tile_rows);
         // SAFETY: these columns of these tiles are of one piece.
-        unsafe { writer.put(tile, lane, pair, &row_values[..columns]) };
+        unsafe { writer.put(tile, lane, pair, &values[..columns]) };
     }
 }
 

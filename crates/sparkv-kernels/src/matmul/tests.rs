@@ -51,6 +51,22 @@ fn pack(of: WeightType, rows: usize, columns: usize, bytes: &[u8]) -> PackedMatr
     PackedMatrix::pack(of, rows, columns, slice).unwrap()
 }
 
+#[test]
+fn rows_come_back_as_they_were_stored() {
+    let mut rng = StdRng::seed_from_u64(5);
+    for of in WeightType::ALL {
+        let bytes = stored(of, 37, 512, &mut rng);
+        let matrix = pack(of, 37, 512, &bytes);
+        let mut values = vec![0.0; 37 * 512];
+        of.read(&bytes, &mut values);
+        let mut row = vec![0.0; 512];
+        for (index, expected) in values.chunks(512).enumerate() {
+            matrix.row(index, &mut row);
+            assert_eq!(row, expected, "{of:?}");
+        }
+    }
+}
+
 /// Activations with what is hard about them.
 fn activations(rows: usize, columns: usize, rng: &mut StdRng) -> Vec<f32> {
     let mut values: Vec<f32> = (0..rows * columns).map(|_| rng.random_range(-1.0..1.0)).collect();
@@ -109,7 +125,7 @@ fn expected(matrix: &PackedMatrix, x: &[f32]) -> Vec<(f64, f64)> {
 
 fn product(isa: Isa, matrix: &PackedMatrix, x: &[f32]) -> Vec<f32> {
     let mut results = vec![f32::NAN; x.len() / matrix.columns() * matrix.rows()];
-    let output = Output { matrix, bias: None, results: &mut results, add: false };
+    let output = Output { layer: Affine { matrix, bias: None }, results: &mut results, add: false };
     multiply(isa, Input { values: x, norm: None }, &mut [output]).unwrap();
     results
 }
@@ -164,8 +180,7 @@ proptest! {
 
     #[test]
     fn a_gated_product_is_its_parts(
-        seed: u64, columns in 1usize..4, inner in 1usize..90, rows in 1usize..40, count in 1usize..20,
-        dense in any::<[bool; 3]>(),
+        seed: u64, columns in 1usize..4, inner in 1usize..90, count in 1usize..20, dense in any::<[bool; 3]>(),
     ) {
         let mut rng = StdRng::seed_from_u64(seed);
         let columns = 32 * columns;
@@ -174,19 +189,27 @@ proptest! {
         let of = |dense: bool| if dense { WeightType::F16 } else { WeightType::Q5_1 };
         let gate = random_matrix(of(dense[0]), inner, columns, &mut rng);
         let up = random_matrix(of(dense[1]), inner, columns, &mut rng);
-        let down = random_matrix(of(dense[2]), rows, inner, &mut rng);
+        let down = random_matrix(of(dense[2]), columns, inner, &mut rng);
         let x = activations(count, columns, &mut rng);
-        let weight: Vec<f32> = (0..columns).map(|_| rng.random_range(0.5..2.0)).collect();
+        let mut vector = |len: usize| (0..len).map(|_| rng.random_range(0.5..2.0)).collect::<Vec<f32>>();
+        let (weight, bias, down_bias) = (vector(columns), vector(inner), vector(columns));
         let mut normed = vec![0.0; x.len()];
         elementwise::rms_norm(&x, &weight, 1e-5, &mut normed);
         for isa in Isa::available() {
             let mut activated = product(isa, &gate, &normed);
+            activated.chunks_mut(inner).for_each(|row| elementwise::add(row, &bias));
             elementwise::silu_times(&mut activated, &product(isa, &up, &normed));
-            let expected: Vec<f32> = product(isa, &down, &activated).iter().map(|product| 3.0 + product).collect();
-            let mut results = vec![3.0; count * rows];
-            let input = Input { values: &x, norm: Some((&weight, 1e-5)) };
-            multiply_gated(isa, input, [&gate, &up], &down, &mut results).unwrap();
-            assert_eq!(results, expected, "{}", isa.name());
+            let mut products = product(isa, &down, &activated);
+            products.chunks_mut(columns).for_each(|row| elementwise::add(row, &down_bias));
+            let expected: Vec<f32> = x.iter().zip(products).map(|(x, product)| x + product).collect();
+            let mut rows = x.clone();
+            let mlp = Gated {
+                gate: Affine { matrix: &gate, bias: Some(&bias) },
+                up: Affine { matrix: &up, bias: None },
+                down: Affine { matrix: &down, bias: Some(&down_bias) },
+            };
+            add_gated(isa, &mut rows, Some((&weight, 1e-5)), &mlp).unwrap();
+            assert_eq!(rows, expected, "{}", isa.name());
         }
     }
 }
@@ -206,9 +229,8 @@ fn several_matrices_share_rows_and_have_biases() {
             .zip(&mut results)
             .enumerate()
             .map(|(index, (matrix, results))| Output {
-                matrix,
+                layer: Affine { matrix, bias: (index == 1).then_some(&bias[..]) },
                 results,
-                bias: (index == 1).then_some(&bias[..]),
                 add: index == 2,
             })
             .collect();
@@ -268,7 +290,11 @@ fn what_does_not_fit_is_an_error() {
     let matrix = pack(64, 272).unwrap();
     let mut results = [0.0; 8];
     let multiply = |x: &[f32], results: usize, out: &mut [f32]| {
-        let output = Output { matrix: &matrix, bias: None, results: &mut out[..results], add: false };
+        let output = Output {
+            layer: Affine { matrix: &matrix, bias: None },
+            results: &mut out[..results],
+            add: false,
+        };
         super::multiply(Isa::best(), Input { values: x, norm: None }, &mut [output])
     };
     assert!(multiply(&[0.0; 128], 8, &mut results).is_ok());
