@@ -7,8 +7,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Gives memory that was freed back to the system, so that what is resident is what is used. Each thread holds
 /// on to its own; to be called on the main thread while nothing computes.
 pub(crate) fn give_back() {
-    rayon::broadcast(|_| collect());
-    collect();
+    sparkv::parallel::on_every_thread(collect);
 }
 
 #[expect(unsafe_code, reason = "the allocator's C interface is the only one that has this")]

@@ -1,7 +1,7 @@
 //! From settings to a model, and to a running engine.
 
 use anyhow::Context;
-use sparkv::Budget;
+use sparkv::{Budget, parallel};
 use sparkv_engine::{EngineConfig, TextEngine, TextModel};
 use sparkv_models::{
     HubOptions, LoadOptions, LoadedModel, ModelSource, Progress, WeightFormat, load as load_files,
@@ -9,7 +9,6 @@ use sparkv_models::{
 use sysinfo::System;
 
 use crate::settings::Settings;
-use crate::threads::OnlyThread;
 
 /// A model that is ready for requests.
 pub(crate) struct Loaded {
@@ -23,15 +22,20 @@ pub(crate) struct Loaded {
     pub(crate) has_chat_template: bool,
 }
 
-/// Finds out which model is meant, and settles how many threads will compute. To be called first: before
-/// any other thread exists.
+/// Finds out which model is meant, and settles how many threads will compute.
 ///
 /// # Errors
 /// If nothing is called that.
-pub(crate) fn source(settings: &Settings, alone: &OnlyThread) -> anyhow::Result<ModelSource> {
-    let source = settings.model.source.parse()?;
-    alone.set_threads(settings.model.threads, source == ModelSource::Demo);
-    Ok(source)
+pub(crate) fn source(settings: &Settings) -> anyhow::Result<ModelSource> {
+    set_threads(settings);
+    Ok(settings.model.source.parse()?)
+}
+
+/// Settles how many threads will compute, if the settings say so. To be called before any computes.
+pub(crate) fn set_threads(settings: &Settings) {
+    if let Some(threads) = settings.model.threads {
+        parallel::set_threads(threads);
+    }
 }
 
 /// How to reach the hub: as Hugging Face's own variables say, and not at all if the settings say so.

@@ -11,7 +11,6 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::options::LogFormat;
-use crate::threads::OnlyThread;
 
 #[cfg(feature = "otel")]
 mod otel;
@@ -38,11 +37,11 @@ pub(crate) struct Telemetry {
     _spans: Option<otel::Spans>,
 }
 
-/// Begins to log. Other threads may exist afterwards.
+/// Begins to log.
 ///
 /// # Errors
 /// If spans are to be collected and cannot be.
-pub(crate) fn init(format: LogFormat, _alone: OnlyThread) -> anyhow::Result<Telemetry> {
+pub(crate) fn init(format: LogFormat) -> anyhow::Result<Telemetry> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines: AnyLayer = match format {

@@ -14,7 +14,6 @@ mod progress;
 mod reload;
 mod settings;
 mod show;
-mod threads;
 
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
@@ -29,7 +28,6 @@ use crate::layers::Layers;
 use crate::options::{KvFlag, LogFormat, ModelOptions, Options, RunOptions, ServerOptions};
 use crate::reload::Sources;
 use crate::settings::Settings;
-use crate::threads::OnlyThread;
 
 /// An LLM server in which each request chooses what its KV cache may cost.
 #[derive(Debug, Parser)]
@@ -149,10 +147,9 @@ struct ConfigArgs {
 }
 
 fn main() -> ExitCode {
-    let alone = OnlyThread::at_start();
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    match run(cli.command, innermost(&matches), alone) {
+    match run(cli.command, innermost(&matches)) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read the output has seen enough: `sparkv run ... | head`.
         Err(error) if is_closed_output(&error) => ExitCode::SUCCESS,
@@ -184,32 +181,31 @@ fn message(error: &anyhow::Error) -> String {
     message
 }
 
-/// Whatever computes settles first, by its settings, how many threads do; then the log begins.
-fn run(command: Command, matches: &ArgMatches, alone: OnlyThread) -> anyhow::Result<()> {
+fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<()> {
     match command {
         Command::Serve(ServeArgs { file, model, kv, server }) => {
             let given = Options { model, kv: kv.kv, server, ..Options::default() };
-            commands::serve::serve(Sources { file: file.config, given, matches: matches.clone() }, alone)
+            commands::serve::serve(Sources { file: file.config, given, matches: matches.clone() })
         }
         Command::Run(RunArgs { prompt, file, model, kv, run }) => {
             let given = Options { model, kv: kv.kv, run, ..Options::default() };
-            commands::run::run(prompt, &Settings::new(&Layers::new(file.config, &given, matches)?)?, alone)
+            commands::run::run(prompt, &Settings::new(&Layers::new(file.config, &given, matches)?)?)
         }
         Command::Pull(PullArgs { name, file, offline }) => {
             let model = ModelOptions { offline, ..ModelOptions::default() };
             let given = Options { model, ..Options::default() };
-            let _telemetry = logging::init(LogFormat::default(), alone)?;
+            let _telemetry = logging::init(LogFormat::default())?;
             commands::pull::pull(&name, &Settings::new(&Layers::new(file.config, &given, matches)?)?)
         }
         Command::Bench(BenchArgs { file, model, bench }) => {
             let given = Options { model, ..Options::default() };
             let layers = Layers::new(file.config, &given, matches)?;
             bench.check(&layers)?;
-            commands::bench::bench(&bench, &Settings::new(&layers)?, alone)
+            commands::bench::bench(&bench, &Settings::new(&layers)?)
         }
         Command::Eval(EvalArgs { file, model, eval }) => {
             let given = Options { model, ..Options::default() };
-            commands::eval::eval(&eval, &Settings::new(&Layers::new(file.config, &given, matches)?)?, alone)
+            commands::eval::eval(&eval, &Settings::new(&Layers::new(file.config, &given, matches)?)?)
         }
         Command::Config(ConfigCommand::Check(args)) => {
             let file = args.path().cloned();

@@ -1,57 +1,41 @@
 //! The decoder of the Llama family, for any of its shapes and weight formats.
-use std::sync::Arc;
-
-use candle_core::quantized::QTensor;
-use candle_core::{DType, Device, Tensor};
-use rayon::prelude::*;
+use candle_core::{Device, Tensor};
 use sparkv::{KvPool, LayerSpan, attend};
 
 use crate::config::DecoderConfig;
 use crate::error::LoadError;
 use crate::family::Name;
 use crate::language_model::{ModelError, ModelInfo};
-use crate::linear::Linear;
+use crate::linear::{Linear, Mlp, Norm, Products};
 use crate::ops::rope::{Rope, Rotation};
 use crate::ops::{self, RowOps};
 use crate::profile::{self, Section};
 use crate::progress::{Progress, Task, Unit};
-use crate::weights::{MatrixFormat, Stored, TensorSource, WeightFormat, Weights};
-
-/// Rows that go through the wide part of a layer at a time: enough to keep matrix products busy.
-const MLP_ROWS: usize = 256;
+use crate::weights::{MatrixFormat, TensorSource, WeightFormat, Weights};
+use sparkv_kernels::matmul::WeightType;
 
 /// A Llama or Mistral with its weights.
 #[derive(Debug)]
 pub struct Decoder {
     pub(crate) info: ModelInfo,
-    /// Where the weights are, and everything that is computed with them.
-    device: Device,
     /// What is done to rows there.
     ops: &'static dyn RowOps,
     rms_norm_eps: f32,
     rope: Rope,
-    embeddings: Embeddings,
+    /// The table of token embeddings, (vocab, hidden).
+    embeddings: Linear,
     layers: Vec<Layer>,
-    /// (hidden)
-    norm: Tensor,
+    norm: Norm,
     /// (vocab, hidden)
     head: Linear,
     /// Counts what caches and prefills hold.
     pub(crate) pool: KvPool,
 }
 
-/// The table of token embeddings, (vocab, hidden).
-#[derive(Debug)]
-enum Embeddings {
-    Dense(Tensor),
-    Quantized(Arc<QTensor>),
-}
-
 /// One decoder layer.
 #[derive(Debug)]
 struct Layer {
-    /// (hidden)
-    attention_norm: Tensor,
+    attention_norm: Norm,
     /// (query_heads * head_dim, hidden)
     q: Linear,
     /// (kv_heads * head_dim, hidden)
@@ -62,14 +46,7 @@ struct Layer {
     o: Linear,
     /// What queries and keys are normalized by before they are rotated, each (head_dim).
     query_key_norm: Option<[Tensor; 2]>,
-    /// (hidden)
-    mlp_norm: Tensor,
-    /// (intermediate, hidden)
-    gate: Linear,
-    /// (intermediate, hidden)
-    up: Linear,
-    /// (hidden, intermediate)
-    down: Linear,
+    mlp: Mlp,
 }
 
 impl Decoder {
@@ -84,18 +61,25 @@ impl Decoder {
         device: &Device,
         progress: &dyn Progress,
     ) -> Result<Self, LoadError> {
-        let weights = Weights { source, format: format.for_matrices(), device };
+        let products = Products::on(device);
+        Self::load_for(config, &Weights { source, format: format.for_matrices(), device, products }, progress)
+    }
+
+    fn load_for(
+        config: &DecoderConfig,
+        weights: &Weights<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Self, LoadError> {
         progress.begin(&Task { name: "weights", total: config.layers as u64, unit: Unit::Layers });
         let layers = (0..config.layers)
-            .into_par_iter()
             .map(|index| {
-                let layer = Layer::load(config, &weights, index);
+                let layer = Layer::load(config, weights, index);
                 progress.advance(1);
                 layer
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let (embeddings, head) = load_ends(config, &weights)?;
-        let norm = weights.vector(&format!("{}.weight", config.tensors.norm.hf), config.hidden_size)?;
+        let (embeddings, head) = load_ends(config, weights)?;
+        let norm = weights.norm(&config.tensors.norm.hf, config)?;
         progress.end();
         Ok(Self {
             info: ModelInfo {
@@ -105,10 +89,9 @@ impl Decoder {
                 kv_shape: config.kv_shape(),
                 row_bytes: config.hidden_size * size_of::<f32>(),
             },
-            device: device.clone(),
-            ops: ops::on(device),
+            ops: ops::on(weights.device),
             rms_norm_eps: config.rms_norm_eps,
-            rope: Rope::new(config, device),
+            rope: Rope::new(config, weights.device),
             embeddings,
             layers,
             norm,
@@ -130,11 +113,7 @@ impl Decoder {
     /// (tokens, hidden), f32
     pub(crate) fn embed(&self, tokens: &[u32]) -> Result<Tensor, ModelError> {
         self.info.check_tokens(tokens)?;
-        let ids = Tensor::new(tokens, &self.device)?;
-        Ok(match &self.embeddings {
-            Embeddings::Dense(table) => table.index_select(&ids, 0)?.to_dtype(DType::F32)?,
-            Embeddings::Quantized(table) => table.embedding(&ids)?,
-        })
+        Ok(self.embeddings.rows(tokens)?)
     }
 
     /// Replaces `hidden`, (rows, hidden), the rows of all `spans` one after the other, all of which are wanted, by
@@ -194,8 +173,8 @@ impl Decoder {
         rotation: &Rotation,
         spans: &mut [LayerSpan<'_>],
     ) -> candle_core::Result<Tensor> {
-        let x = self.ops.rms_norm(hidden, &layer.attention_norm, self.rms_norm_eps)?;
-        let [mut q, mut k, v] = Linear::forward_all([&layer.q, &layer.k, &layer.v], &x)?;
+        let products = [&layer.q, &layer.k, &layer.v];
+        let [mut q, mut k, v] = Linear::of_normed(products, hidden, &layer.attention_norm, self.ops)?;
         if let Some([q_norm, k_norm]) = &layer.query_key_norm {
             q = self.normalize_heads(&q, q_norm)?;
             k = self.normalize_heads(&k, k_norm)?;
@@ -211,24 +190,16 @@ impl Decoder {
         self.ops.rms_norm(&heads, weight, self.rms_norm_eps)?.reshape(x.shape())
     }
 
-    /// Replaces `hidden`, (rows, hidden), by what a layer makes of it after attention. A piece of it at a time, so
-    /// that the wide rows in between take little memory.
+    /// Replaces `hidden`, (rows, hidden), by what a layer makes of it after attention.
     fn finish_layer(&self, layer: &Layer, hidden: &Tensor, attended: &Tensor) -> candle_core::Result<()> {
-        self.ops.add(hidden, &layer.o.forward(attended)?)?;
-        let rows = hidden.dim(0)?;
-        for start in (0..rows).step_by(MLP_ROWS) {
-            let hidden = hidden.narrow(0, start, MLP_ROWS.min(rows - start))?;
-            let x = self.ops.rms_norm(&hidden, &layer.mlp_norm, self.rms_norm_eps)?;
-            let [gate, up] = Linear::forward_all([&layer.gate, &layer.up], &x)?;
-            self.ops.silu_times(&gate, &up)?;
-            self.ops.add(&hidden, &layer.down.forward(&gate)?)?;
-        }
-        Ok(())
+        layer.o.add_to(hidden, attended, self.ops)?;
+        layer.mlp.add_to(hidden, self.ops)
     }
 
     /// (rows, vocab) of hidden states (rows, hidden).
     pub(crate) fn logits(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
-        self.head.forward(&self.ops.rms_norm(hidden, &self.norm, self.rms_norm_eps)?)
+        let [logits] = Linear::of_normed([&self.head], hidden, &self.norm, self.ops)?;
+        Ok(logits)
     }
 }
 
@@ -240,9 +211,9 @@ impl Layer {
         let kv = config.kv_heads * config.head_dim;
         let names = config.tensors;
         let vector = |module: &Name, length| {
-            weights.vector(&format!("{}.weight", names.in_layer(index, module)), length)
+            weights.vector_on_device(&format!("{}.weight", names.in_layer(index, module)), length)
         };
-        let norm = |module: &Name| vector(module, hidden);
+        let norm = |module: &Name| weights.norm(&names.in_layer(index, module), config);
         let attention =
             |module: &Name, shape, bias| Linear::load(weights, &names.in_layer(index, module), shape, bias);
         let query_key_norm = if config.query_key_norm {
@@ -260,35 +231,43 @@ impl Layer {
             v: attention(&names.v, [kv, hidden], config.attention_bias)?,
             o: attention(&names.o, [hidden, query], config.attention_output_bias)?,
             query_key_norm,
-            mlp_norm: norm(&names.mlp_norm)?,
-            gate: mlp(&names.gate, [inner, hidden])?,
-            up: mlp(&names.up, [inner, hidden])?,
-            down: mlp(&names.down, [hidden, inner])?,
+            mlp: Mlp {
+                norm: norm(&names.mlp_norm)?,
+                gate: mlp(&names.gate, [inner, hidden])?,
+                up: mlp(&names.up, [inner, hidden])?,
+                down: mlp(&names.down, [hidden, inner])?,
+            },
         })
     }
 }
 
-/// The embedding table and the output head. Where they are tied, a file may hold either of them.
-fn load_ends(config: &DecoderConfig, weights: &Weights<'_>) -> Result<(Embeddings, Linear), LoadError> {
+impl Weights<'_> {
+    /// `name`.weight, (hidden).
+    fn norm(&self, name: &str, config: &DecoderConfig) -> Result<Norm, LoadError> {
+        let weight = self.vector_on_device(&format!("{name}.weight"), config.hidden_size)?;
+        Ok(Norm { weight, eps: config.rms_norm_eps })
+    }
+}
+
+/// The embedding table and the output head. Where they are tied, a file may hold either of them, and memory holds one.
+fn load_ends(config: &DecoderConfig, weights: &Weights<'_>) -> Result<(Linear, Linear), LoadError> {
     let names = config.tensors;
     let [table_name, head_name] = [&names.embeddings, &names.head].map(|name| format!("{}.weight", name.hf));
     let Weights { source, format, .. } = *weights;
     let shape = [config.vocab_size, config.hidden_size];
     let only_head = config.tied_embeddings && !source.contains(&table_name) && source.contains(&head_name);
     let table = weights.stored(if only_head { &head_name } else { &table_name }, &shape)?;
-    let table = match format {
-        // One matrix in memory, too.
-        _ if config.tied_embeddings => table.convert(format)?,
-        MatrixFormat::Dense(DType::F16 | DType::BF16) => table.convert(format)?,
-        _ => table,
+    if config.tied_embeddings {
+        let head = Linear::table(weights, &table, format)?;
+        return Ok((head.share(), head));
+    }
+    let of_table = match format {
+        MatrixFormat::Dense(WeightType::F16 | WeightType::Bf16) => format,
+        _ => MatrixFormat::as_stored(table.weight_type),
     };
-    let head = if config.tied_embeddings { table.clone() } else { weights.stored(&head_name, &shape)? };
-    let head = Linear::new(head.convert(format)?)?;
-    let embeddings = match table {
-        Stored::Dense(table) => Embeddings::Dense(table),
-        Stored::Quantized(table) => Embeddings::Quantized(table),
-    };
-    Ok((embeddings, head))
+    let embeddings = Linear::table(weights, &table, of_table)?;
+    drop(table);
+    Ok((embeddings, Linear::table(weights, &weights.stored(&head_name, &shape)?, format)?))
 }
 
 #[cfg(test)]
@@ -301,15 +280,16 @@ mod tests {
         let config = r#"{"model_type": "llama", "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96,
             "num_hidden_layers": 1, "num_attention_heads": 4, "max_position_embeddings": 512}"#;
         let config = DecoderConfig::from_json(config).unwrap();
-        let load = || {
-            let format = WeightFormat::F32;
-            let source = Random::new(1, format.for_matrices());
-            Decoder::load(&config, &source, format, &Device::Cpu, &()).unwrap()
+        let load = |products| {
+            let format = WeightFormat::F32.for_matrices();
+            let source = Random::new(1, format);
+            let weights = Weights { source: &source, format, device: &Device::Cpu, products };
+            Decoder::load_for(&config, &weights, &()).unwrap()
         };
-        let (fast, mut plain) = (load(), load());
+        let (fast, mut plain) = (load(Products::Packed), load(Products::Plain));
         plain.ops = ops::plain();
-        // More rows than go through the wide part at a time.
-        let tokens: Vec<u32> = (0..MLP_ROWS as u32 + 44).map(|index| index % 128).collect();
+        // More rows than go through the wide part of the plain one at a time.
+        let tokens: Vec<u32> = (0..300).map(|index| index % 128).collect();
         let logits = |decoder: &Decoder| {
             let hidden = decoder.embed(&tokens).unwrap();
             let attended = hidden.copy().unwrap();

@@ -1,11 +1,15 @@
 //! The formats weights are held in, and the sources they come from.
-use std::sync::Arc;
+use std::borrow::Cow;
+use std::ops::Range;
 
-use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{DType, Device, Tensor};
+use candle_core::quantized::GgmlDType;
+use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
+use sparkv_kernels::matmul::WeightType;
 
 use crate::error::LoadError;
+use crate::linear::Products;
+use crate::source::files::FileBytes;
 
 /// What `--weights` chooses: the format in which weight matrices are held in memory. Norms and biases are
 /// always f32. An embedding table that is the output head as well is held once, as any matrix; one apart is
@@ -13,15 +17,14 @@ use crate::error::LoadError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightFormat {
-    /// `q8_0`, which is what a CPU runs fastest at next to no loss; matrices that a GGUF file holds quantized
-    /// stay as they are, but for those in Q4_1, Q5_0 and Q5_1, for which there is no fast product.
+    /// `q8_0`, which a CPU runs fast at next to no loss; matrices that a GGUF file holds quantized stay as they are.
     #[default]
     Auto,
     /// 4 bytes a weight.
     F32,
-    /// 2 bytes a weight; widened to f32 for computing.
+    /// 2 bytes a weight; activations stay f32.
     F16,
-    /// 2 bytes a weight; widened to f32 for computing.
+    /// 2 bytes a weight; activations stay f32.
     Bf16,
     /// 8.5 bits a weight, in blocks of 32; f32 for matrices whose rows are no multiple of 32.
     #[serde(rename = "q8_0")]
@@ -61,12 +64,16 @@ impl std::fmt::Display for WeightFormat {
 }
 
 /// A tensor as its file stores it.
-#[derive(Debug, Clone)]
-pub enum Stored {
-    /// f32, f16 or bf16.
-    Dense(Tensor),
-    /// Blocks of one of GGUF's quantized types.
-    Quantized(Arc<QTensor>),
+#[derive(Debug)]
+pub struct Stored<'a> {
+    /// What it is stored in.
+    pub weight_type: WeightType,
+    /// Its dimensions, the last of which lies in one piece.
+    pub shape: Vec<usize>,
+    /// Its bytes, in the layout of GGUF.
+    pub bytes: Cow<'a, [u8]>,
+    /// The file they lie in: its pages are given back once they were read.
+    pub(crate) file: Option<&'a FileBytes>,
 }
 
 /// Where a decoder's weights come from. Tensors go by Hugging Face's names, weight matrices are
@@ -75,101 +82,147 @@ pub trait TensorSource: Sync {
     /// Whether there is such a tensor.
     fn contains(&self, name: &str) -> bool;
 
-    /// Reads a tensor into the memory of `device`.
+    /// A tensor.
     ///
     /// # Errors
     /// If it is missing, has another shape, or is of a type that is not supported.
-    fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Stored, LoadError>;
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored<'_>, LoadError>;
 }
 
-/// The tensors of a source, on a device and in the format that matrices are to have there.
+/// The tensors of a source, for a device, and the format that matrices are to have there.
 #[derive(Clone, Copy)]
 pub(crate) struct Weights<'a> {
     pub(crate) source: &'a dyn TensorSource,
     pub(crate) format: MatrixFormat,
     pub(crate) device: &'a Device,
+    pub(crate) products: Products,
 }
 
 impl Weights<'_> {
     /// A tensor as it is stored.
-    pub(crate) fn stored(&self, name: &str, shape: &[usize]) -> Result<Stored, LoadError> {
-        self.source.tensor(name, shape, self.device)
-    }
-
-    /// A matrix, (out, in), in the format that is asked for.
-    pub(crate) fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Stored, LoadError> {
-        Ok(self.stored(name, &shape)?.convert(self.format)?)
+    pub(crate) fn stored(&self, name: &str, shape: &[usize]) -> Result<Stored<'_>, LoadError> {
+        self.source.tensor(name, shape)
     }
 
     /// A vector, (length), in f32.
-    pub(crate) fn vector(&self, name: &str, length: usize) -> Result<Tensor, LoadError> {
-        Ok(self.stored(name, &[length])?.to_f32()?)
+    pub(crate) fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, LoadError> {
+        Ok(self.stored(name, &[length])?.values())
+    }
+
+    /// The same on the device.
+    pub(crate) fn vector_on_device(&self, name: &str, length: usize) -> Result<Tensor, LoadError> {
+        Ok(Tensor::from_vec(self.vector(name, length)?, length, self.device)?)
     }
 }
 
 /// What becomes of a matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MatrixFormat {
-    /// As stored if it is quantized in a type that Candle multiplies fast, else as `Quantized(Q8_0)`.
+    /// As stored if it is quantized, else as `Quantized(Q8_0)`.
     Auto,
     /// f32, f16 or bf16.
-    Dense(DType),
+    Dense(WeightType),
     /// The first of this type and q8_0 whose blocks fill the matrix's rows, else f32.
-    Quantized(GgmlDType),
+    Quantized(WeightType),
+}
+
+impl MatrixFormat {
+    /// What leaves a matrix of this type as it is.
+    pub(crate) fn as_stored(stored: WeightType) -> Self {
+        if stored.is_dense() { Self::Dense(stored) } else { Self::Auto }
+    }
+
+    /// The type of a matrix that is stored in `stored`, with rows of this length.
+    pub(crate) fn of(self, stored: WeightType, columns: usize) -> WeightType {
+        let fills = |of: &WeightType| columns.is_multiple_of(of.block_len());
+        match self {
+            Self::Auto if !stored.is_dense() => stored,
+            Self::Auto => Self::Quantized(WeightType::Q8_0).of(stored, columns),
+            Self::Dense(of) => of,
+            Self::Quantized(of) => [of, WeightType::Q8_0].into_iter().find(fills).unwrap_or(WeightType::F32),
+        }
+    }
 }
 
 impl WeightFormat {
     pub(crate) fn for_matrices(self) -> MatrixFormat {
         match self {
             Self::Auto => MatrixFormat::Auto,
-            Self::F32 => MatrixFormat::Dense(DType::F32),
-            Self::F16 => MatrixFormat::Dense(DType::F16),
-            Self::Bf16 => MatrixFormat::Dense(DType::BF16),
-            Self::Q8_0 => MatrixFormat::Quantized(GgmlDType::Q8_0),
-            Self::Q4K => MatrixFormat::Quantized(GgmlDType::Q4K),
+            Self::F32 => MatrixFormat::Dense(WeightType::F32),
+            Self::F16 => MatrixFormat::Dense(WeightType::F16),
+            Self::Bf16 => MatrixFormat::Dense(WeightType::Bf16),
+            Self::Q8_0 => MatrixFormat::Quantized(WeightType::Q8_0),
+            Self::Q4K => MatrixFormat::Quantized(WeightType::Q4K),
         }
     }
 }
 
-impl Stored {
+impl Stored<'_> {
+    /// Rows and columns of a matrix.
+    pub(crate) fn rows_and_columns(&self) -> candle_core::Result<(usize, usize)> {
+        match self.shape[..] {
+            [rows, columns] => Ok((rows, columns)),
+            _ => candle_core::bail!("a weight matrix of the shape {:?}", self.shape),
+        }
+    }
+
+    /// Values that lie in one piece.
+    pub(crate) fn columns(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// The bytes of some rows of a matrix.
+    pub(crate) fn rows(&self, range: Range<usize>) -> candle_core::Result<&[u8]> {
+        let row = self.columns() / self.weight_type.block_len() * self.weight_type.block_bytes();
+        match self.bytes.get(range.start * row..range.end * row) {
+            Some(bytes) => Ok(bytes),
+            None => candle_core::bail!("rows {range:?} of a matrix of the shape {:?}", self.shape),
+        }
+    }
+
+    /// All values.
+    pub(crate) fn values(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.shape.iter().product()];
+        self.weight_type.read(&self.bytes, &mut values);
+        values
+    }
+
     /// The tensor in f32.
-    pub(crate) fn to_f32(&self) -> candle_core::Result<Tensor> {
-        match self {
-            Self::Dense(tensor) => tensor.to_dtype(DType::F32),
-            Self::Quantized(blocks) => blocks.dequantize(&blocks.device()),
-        }
+    pub(crate) fn to_tensor(&self, device: &Device) -> candle_core::Result<Tensor> {
+        Tensor::from_vec(self.values(), self.shape.as_slice(), device)
     }
+}
 
-    /// The same matrix in `format`.
-    pub(crate) fn convert(self, format: MatrixFormat) -> candle_core::Result<Self> {
-        match (format, self) {
-            (MatrixFormat::Auto, Self::Quantized(blocks)) if !is_slow(blocks.dtype()) => {
-                Ok(Self::Quantized(blocks))
-            }
-            (MatrixFormat::Auto, stored) => quantize(stored.to_f32()?, GgmlDType::Q8_0),
-            (MatrixFormat::Dense(dtype), Self::Dense(tensor)) => Ok(Self::Dense(tensor.to_dtype(dtype)?)),
-            (MatrixFormat::Dense(dtype), stored) => Ok(Self::Dense(stored.to_f32()?.to_dtype(dtype)?)),
-            (MatrixFormat::Quantized(dtype), Self::Quantized(blocks)) if blocks.dtype() == dtype => {
-                Ok(Self::Quantized(blocks))
-            }
-            (MatrixFormat::Quantized(dtype), stored) => quantize(stored.to_f32()?, dtype),
+impl Drop for Stored<'_> {
+    fn drop(&mut self) {
+        if let (Some(file), Cow::Borrowed(bytes)) = (self.file, &self.bytes) {
+            file.give_back(bytes);
         }
     }
 }
 
-/// Whether Candle multiplies matrices of this type one value at a time (and in debug builds not at all where a row has an
-/// odd number of blocks).
-fn is_slow(dtype: GgmlDType) -> bool {
-    matches!(dtype, GgmlDType::Q4_1 | GgmlDType::Q5_0 | GgmlDType::Q5_1)
+/// Candle's name of a type.
+pub(crate) fn ggml_type(of: WeightType) -> GgmlDType {
+    match of {
+        WeightType::F32 => GgmlDType::F32,
+        WeightType::F16 => GgmlDType::F16,
+        WeightType::Bf16 => GgmlDType::BF16,
+        WeightType::Q8_0 => GgmlDType::Q8_0,
+        WeightType::Q4_0 => GgmlDType::Q4_0,
+        WeightType::Q4_1 => GgmlDType::Q4_1,
+        WeightType::Q5_0 => GgmlDType::Q5_0,
+        WeightType::Q5_1 => GgmlDType::Q5_1,
+        WeightType::Q2K => GgmlDType::Q2K,
+        WeightType::Q3K => GgmlDType::Q3K,
+        WeightType::Q4K => GgmlDType::Q4K,
+        WeightType::Q5K => GgmlDType::Q5K,
+        WeightType::Q6K => GgmlDType::Q6K,
+    }
 }
 
-fn quantize(tensor: Tensor, dtype: GgmlDType) -> candle_core::Result<Stored> {
-    let row = tensor.dim(candle_core::D::Minus1)?;
-    let mut choices = [dtype, GgmlDType::Q8_0].into_iter();
-    match choices.find(|dtype| row.is_multiple_of(dtype.block_size())) {
-        Some(dtype) => Ok(Stored::Quantized(Arc::new(QTensor::quantize(&tensor, dtype)?))),
-        None => Ok(Stored::Dense(tensor)),
-    }
+/// Our name of one of Candle's, if it is supported.
+pub(crate) fn weight_type(of: GgmlDType) -> Option<WeightType> {
+    WeightType::ALL.into_iter().find(|candidate| ggml_type(*candidate) == of)
 }
 
 #[cfg(test)]

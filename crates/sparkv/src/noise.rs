@@ -1,9 +1,9 @@
 //! Caches filled with noise: for benchmarks at a depth, without computing a prompt of that length.
 
 use candle_core::Result;
-use rayon::prelude::*;
 
 use crate::cache::{LayerCache, SequenceCache};
+use crate::parallel;
 use crate::splitmix::mix;
 
 /// Tokens stored at a time, as a prompt comes in chunks.
@@ -51,7 +51,8 @@ impl LayerCache {
 
 /// Fills rows of this length with uniform values of deviation 1.
 fn noise(values: &mut [f32], row: usize, seed: u64) {
-    values.par_chunks_mut(row).enumerate().for_each(|(index, values)| {
+    let mut rows: Vec<_> = values.chunks_mut(row).collect();
+    parallel::for_each(&mut rows, |index, values| {
         // Xorshift: a few cycles a value, and two values of each state.
         let mut state = mix(seed ^ (index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)) | 1;
         for pair in values.chunks_mut(2) {

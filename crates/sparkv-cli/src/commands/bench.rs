@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use sparkv::KvOptions;
+use sparkv::{KvOptions, parallel};
 use sparkv_eval::SettingsUnderTest;
 use sparkv_eval::bench::{Bench, BenchReport, Machine, ModelReport, memory};
 use sparkv_models::{Decoder, DecoderConfig, LanguageModel, ModelSource, load_dummy};
@@ -20,7 +20,6 @@ use crate::logging;
 use crate::options::{LogFormat, parse_kv};
 use crate::progress::Bars;
 use crate::settings::Settings;
-use crate::threads::{self, OnlyThread};
 
 /// Depths measured if none are named, as far as the model's context reaches.
 const DEPTHS: [usize; 2] = [0, 8192];
@@ -97,18 +96,18 @@ impl BenchOptions {
 ///
 /// # Errors
 /// If the model or the shape cannot be loaded, or prompts, depths and settings do not fit it.
-pub(crate) fn bench(options: &BenchOptions, settings: &Settings, alone: OnlyThread) -> anyhow::Result<()> {
+pub(crate) fn bench(options: &BenchOptions, settings: &Settings) -> anyhow::Result<()> {
     let kv = options.settings(settings)?;
     let _telemetry;
     let (decoder, model) = match &options.shape {
         Some(path) => {
-            alone.set_threads(settings.model.threads, false);
-            _telemetry = logging::init(LogFormat::default(), alone)?;
+            loading::set_threads(settings);
+            _telemetry = logging::init(LogFormat::default())?;
             load_shape(path, settings)?
         }
         None => {
-            let source = loading::source(settings, &alone)?;
-            _telemetry = logging::init(LogFormat::default(), alone)?;
+            let source = loading::source(settings)?;
+            _telemetry = logging::init(LogFormat::default())?;
             load_named(&source, settings)?
         }
     };
@@ -134,7 +133,7 @@ pub(crate) fn bench(options: &BenchOptions, settings: &Settings, alone: OnlyThre
         decode.extend(bench.decode(depth, &|| bar.inc(1))?);
     }
     bar.finish_and_clear();
-    let machine = Machine::this(threads::count(settings.model.threads));
+    let machine = Machine::this(parallel::threads());
     let report = BenchReport { machine, model, prefill, decode, peak_rss_bytes: memory().peak };
     let mut out = std::io::stdout();
     if options.json {

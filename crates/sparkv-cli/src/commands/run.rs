@@ -12,7 +12,6 @@ use crate::options::LogFormat;
 use crate::options::RunSettings;
 use crate::progress::Bars;
 use crate::settings::Settings;
-use crate::threads::OnlyThread;
 
 /// What --json prints.
 #[derive(Debug, Serialize)]
@@ -36,9 +35,9 @@ struct UsageReport {
 ///
 /// # Errors
 /// If the model cannot be loaded, or the prompt cannot be answered.
-pub(crate) fn run(prompt: String, settings: &Settings, alone: OnlyThread) -> anyhow::Result<()> {
-    let source = loading::source(settings, &alone)?;
-    let _telemetry = logging::init(LogFormat::default(), alone)?;
+pub(crate) fn run(prompt: String, settings: &Settings) -> anyhow::Result<()> {
+    let source = loading::source(settings)?;
+    let _telemetry = logging::init(LogFormat::default())?;
     let loaded = loading::load(settings, &source, &Bars::default())?;
     let RunSettings { max_tokens, raw, json, .. } = settings.run;
     let prompt = if raw || !loaded.has_chat_template {

@@ -15,7 +15,6 @@ use crate::logging;
 use crate::progress;
 use crate::reload::{self, Hangup, Reloader, Sources, Target};
 use crate::settings::{Settings, TlsFiles};
-use crate::threads::OnlyThread;
 
 /// What is known before anything is loaded.
 struct Start {
@@ -30,12 +29,12 @@ struct Start {
 /// # Errors
 /// If the settings are wrong, the address cannot be had, the model cannot be loaded, serving fails, or the model is
 /// lost.
-pub(crate) fn serve(sources: Sources, alone: OnlyThread) -> anyhow::Result<()> {
+pub(crate) fn serve(sources: Sources) -> anyhow::Result<()> {
     let layers = sources.layers()?;
     let settings = Arc::new(Settings::new(&layers)?);
     let reloader = Reloader::new(sources, &layers, &settings);
-    let source = loading::source(&settings, &alone)?;
-    let _telemetry = logging::init(settings.server.log_format, alone)?;
+    let source = loading::source(&settings)?;
+    let _telemetry = logging::init(settings.server.log_format)?;
     let read = |files: &TlsFiles| Tls::read(&files.certificate, &files.key);
     let tls = settings.tls.as_ref().map(read).transpose()?;
     let drain_seconds = settings.server.drain_seconds;

@@ -2,7 +2,7 @@
 //!
 //! [`RowOps`] is the seam; [`on`] is the one place that knows which device has which form of it. A device without a form
 //! of its own runs [`plain`], on Candle's operations.
-mod cpu;
+pub(crate) mod cpu;
 mod plain;
 pub(crate) mod rope;
 

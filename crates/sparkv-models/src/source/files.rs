@@ -26,6 +26,25 @@ impl FileBytes {
     }
 }
 
+impl FileBytes {
+    /// Says that `bytes`, part of the file, are not needed again soon: the pages that they fill leave the memory of this
+    /// process. They stay what they are, and are read from the disk again where they are needed after all.
+    pub(crate) fn give_back(&self, bytes: &[u8]) {
+        #[cfg(unix)]
+        if let Self::Mapped(map) = self
+            && let Some(start) = bytes.as_ptr().addr().checked_sub(map.as_ptr().addr())
+            && start + bytes.len() <= map.len()
+        {
+            // SAFETY: the map is one of a file and never written to, so that its pages can be had again.
+            #[expect(unsafe_code, reason = "giving pages back has no safe form; see SAFETY")]
+            let given =
+                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, bytes.len()) };
+            // A favour, which may be refused.
+            let _ = given;
+        }
+    }
+}
+
 impl Deref for FileBytes {
     type Target = [u8];
 

@@ -1,11 +1,12 @@
 //! Weights in safetensors files: one, or several with an index.
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
+use sparkv_kernels::matmul::WeightType;
 
 use crate::error::LoadError;
 use crate::source::files::{FileBytes, read_optional};
@@ -101,14 +102,14 @@ impl TensorSource for SafetensorsFiles {
         self.places.contains_key(name)
     }
 
-    fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Stored, LoadError> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored<'_>, LoadError> {
         let missing = || LoadError::MissingTensor { name: name.to_owned() };
         let file = self.places.get(name).and_then(|&index| self.files.get(index)).ok_or_else(missing)?;
         let info = file.metadata.info(name).ok_or_else(missing)?;
-        let dtype = match info.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
+        let weight_type = match info.dtype {
+            Dtype::F32 => WeightType::F32,
+            Dtype::F16 => WeightType::F16,
+            Dtype::BF16 => WeightType::Bf16,
             other => {
                 return Err(LoadError::TensorType {
                     name: name.to_owned(),
@@ -129,6 +130,6 @@ impl TensorSource for SafetensorsFiles {
             file: file.name.clone(),
             reason: format!("tensor `{name}` lies outside the file"),
         })?;
-        Ok(Stored::Dense(Tensor::from_raw_buffer(data, dtype, shape, device)?))
+        Ok(Stored { weight_type, shape: shape.to_vec(), bytes: Cow::Borrowed(data), file: Some(&file.bytes) })
     }
 }

@@ -24,7 +24,6 @@ use crate::logging;
 use crate::options::{LogFormat, parse_kv};
 use crate::progress::Bars;
 use crate::settings::Settings;
-use crate::threads::OnlyThread;
 
 /// What is measured.
 #[derive(Debug, Args)]
@@ -126,10 +125,10 @@ impl Evaluation<'_> {
 ///
 /// # Errors
 /// If the model cannot be loaded, a task or settings do not exist, or a sample or text does not fit the model.
-pub(crate) fn eval(options: &EvalOptions, settings: &Settings, alone: OnlyThread) -> anyhow::Result<()> {
+pub(crate) fn eval(options: &EvalOptions, settings: &Settings) -> anyhow::Result<()> {
     options.check()?;
-    let source = loading::source(settings, &alone)?;
-    let _telemetry = logging::init(LogFormat::default(), alone)?;
+    let source = loading::source(settings)?;
+    let _telemetry = logging::init(LogFormat::default())?;
     let compared = options.settings(settings)?;
     // In f32, predictions move with the cache alone.
     let weights = match (options.metric, settings.model.weights) {

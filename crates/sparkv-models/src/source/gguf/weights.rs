@@ -1,14 +1,12 @@
 //! The tensors of a GGUF file under Hugging Face's names and in its order of rows.
 use std::borrow::Cow;
-use std::sync::Arc;
 
-use candle_core::quantized::{GgmlDType, ggml_file::qtensor_from_ggml};
-use candle_core::{DType, Device, Tensor};
+use candle_core::quantized::GgmlDType;
 
 use super::GgufFile;
 use crate::config::DecoderConfig;
 use crate::error::LoadError;
-use crate::weights::{Stored, TensorSource};
+use crate::weights::{Stored, TensorSource, weight_type};
 
 /// Types that are supported, for errors.
 pub(super) const SUPPORTED: &str = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K";
@@ -47,7 +45,7 @@ impl TensorSource for GgufWeights<'_> {
         self.config.tensors.gguf(name).is_some_and(|name| self.file.content.tensor_infos.contains_key(&name))
     }
 
-    fn tensor(&self, name: &str, shape: &[usize], device: &Device) -> Result<Stored, LoadError> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored<'_>, LoadError> {
         let file_name = self
             .config
             .tensors
@@ -59,7 +57,14 @@ impl TensorSource for GgufWeights<'_> {
             Some(heads) => Cow::Owned(half_split_rows(bytes, heads, self.config.head_dim)),
             None => Cow::Borrowed(bytes),
         };
-        self.file.stored(&file_name, dtype, &bytes, shape, device)
+        let Some(weight_type) = weight_type(dtype) else {
+            return Err(LoadError::TensorType {
+                name: file_name,
+                dtype: format!("{dtype:?}"),
+                supported: SUPPORTED,
+            });
+        };
+        Ok(Stored { weight_type, shape: shape.to_vec(), bytes, file: Some(&self.file.bytes) })
     }
 }
 
@@ -101,44 +106,6 @@ impl GgufFile {
         let start = usize::try_from(start).map_err(|_| outside())?;
         let end = start.checked_add(length).ok_or_else(outside)?;
         Ok((dtype, self.bytes.get(start..end).ok_or_else(outside)?))
-    }
-
-    fn stored(
-        &self,
-        name: &str,
-        dtype: GgmlDType,
-        bytes: &[u8],
-        shape: &[usize],
-        device: &Device,
-    ) -> Result<Stored, LoadError> {
-        let dense = |dtype| Tensor::from_raw_buffer(bytes, dtype, shape, device).map(Stored::Dense);
-        match dtype {
-            GgmlDType::F32 => Ok(dense(DType::F32)?),
-            GgmlDType::F16 => Ok(dense(DType::F16)?),
-            GgmlDType::BF16 => Ok(dense(DType::BF16)?),
-            GgmlDType::Q4_0
-            | GgmlDType::Q4_1
-            | GgmlDType::Q5_0
-            | GgmlDType::Q5_1
-            | GgmlDType::Q8_0
-            | GgmlDType::Q2K
-            | GgmlDType::Q3K
-            | GgmlDType::Q4K
-            | GgmlDType::Q5K
-            | GgmlDType::Q6K => {
-                // Candle reads the blocks in place, so they must lie as GGUF aligns them.
-                if !bytes.as_ptr().cast::<u64>().is_aligned() {
-                    return Err(self.corrupt(format!("tensor `{name}` is not aligned")));
-                }
-                let blocks = qtensor_from_ggml(dtype, bytes, shape.to_vec(), device)?;
-                Ok(Stored::Quantized(Arc::new(blocks)))
-            }
-            other => Err(LoadError::TensorType {
-                name: name.to_owned(),
-                dtype: format!("{other:?}"),
-                supported: SUPPORTED,
-            }),
-        }
     }
 }
 
