@@ -138,10 +138,8 @@ impl Activations {
                         }
                         None => row,
                     };
-                    for (block, values) in row.chunks(COLUMNS).enumerate() {
-                        // SAFETY: every tile is in one piece.
-                        unsafe { writer.put(tile, lane, block, values) };
-                    }
+                    // SAFETY: every tile is in one piece.
+                    unsafe { writer.put(tile, lane, 0, row) };
                 }
             }
         });
@@ -216,39 +214,31 @@ pub(super) struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Writes 32 columns of a row, or what is left of them: those of `block`, in row `lane` of a tile.
+    /// Writes columns of a row, those from the first of `block` on, in row `lane` of a tile. Where they are rounded, they are
+    /// whole blocks of 32.
     ///
     /// # Safety
     /// Nobody else may write to the same columns of the same tile meanwhile.
     pub(super) unsafe fn put(&self, tile: usize, lane: usize, block: usize, values: &[f32]) {
         let rows = self.width.min(self.padded - tile * self.width);
-        if let Some((quads, sums, scales)) = &self.rounded
-            && let Ok(values) = values.try_into()
-        {
-            let rounded = dispatch(self.isa, Round(values));
+        if let Some((quads, sums, scales)) = &self.rounded {
+            let blocks = values.len() / COLUMNS;
             let start = tile * self.width * (self.columns / COLUMNS) + block * rows;
             // SAFETY: they belong to these columns and this tile.
             let (quads, sums, scales) = unsafe {
                 (
-                    quads.range(start * QUADS, rows * QUADS),
-                    sums.range(start * SUMS, rows * SUMS),
-                    scales.range(start, rows),
+                    quads.range(start * QUADS, blocks * rows * QUADS),
+                    sums.range(start * SUMS, blocks * rows * SUMS),
+                    scales.range(start, blocks * rows),
                 )
             };
-            let strided = quads.iter_mut().skip(lane).step_by(rows);
-            strided.zip(rounded.quads).for_each(|(to, quad)| *to = quad);
-            let [first, second] = rounded.sums;
-            let all = [first.wrapping_add(second), first, second];
-            let strided = sums.iter_mut().skip(lane).step_by(rows);
-            strided.zip(all).for_each(|(to, sum)| *to = sum.wrapping_neg());
-            scales[lane] = rounded.scale;
+            dispatch(self.isa, Round { values: values.as_chunks().0, rows, lane, quads, sums, scales });
         }
         if let Some(plain) = &self.plain {
             let start = tile * self.width * self.columns + block * COLUMNS * rows;
             // SAFETY: as above.
             let plain = unsafe { plain.range(start, values.len() * rows) };
-            let strided = plain.iter_mut().skip(lane).step_by(rows);
-            strided.zip(values).for_each(|(to, value)| *to = *value);
+            plain.chunks_exact_mut(rows).zip(values).for_each(|(column, value)| column[lane] = *value);
         }
     }
 }
@@ -270,35 +260,51 @@ impl<S: Simd> Task<S> for Norm<'_> {
     }
 }
 
-/// 32 values, rounded.
-struct Block {
-    quads: [i32; QUADS],
-    scale: f32,
-    /// Of the codes of each half.
-    sums: [i32; 2],
+/// Rounds a row, every 32 values by themselves, and writes it between the other rows of its tile. Where a value is not
+/// finite, the scale is NaN.
+struct Round<'a> {
+    values: &'a [[f32; COLUMNS]],
+    /// Rows of the tile.
+    rows: usize,
+    lane: usize,
+    quads: &'a mut [i32],
+    sums: &'a mut [i32],
+    scales: &'a mut [f32],
 }
 
-/// Rounds 32 values. Where one is not finite, the scale is NaN.
-struct Round<'a>(&'a [f32; COLUMNS]);
-
 impl<S: Integers> Task<S> for Round<'_> {
-    type Output = Block;
+    type Output = ();
 
     #[inline(always)]
-    fn run(self, simd: S) -> Block {
-        let (halves, _) = self.0.as_chunks::<LANES>();
-        let values = [simd.load(&halves[0]), simd.load(&halves[1])];
-        let largest = simd.max_lanes(simd.max(simd.abs(values[0]), simd.abs(values[1])));
-        let zero = simd.splat(0.0);
-        let not_finite = simd.sum_lanes(simd.add(simd.mul(values[0], zero), simd.mul(values[1], zero)));
-        let reciprocal = simd.splat(if largest >= SMALLEST { 127.0 / largest } else { 0.0 });
-        let codes =
-            [simd.to_i32(simd.mul(values[0], reciprocal)), simd.to_i32(simd.mul(values[1], reciprocal))];
-        let mut quads = [0; QUADS];
-        let (first, second) = quads.split_at_mut(QUADS / 2);
-        first.copy_from_slice(&simd.low_bytes(codes[0]));
-        second.copy_from_slice(&simd.low_bytes(codes[1]));
-        let scale = if largest >= SMALLEST { largest / 127.0 } else { 0.0 };
-        Block { quads, scale: scale + not_finite, sums: [simd.sum_i32(codes[0]), simd.sum_i32(codes[1])] }
+    fn run(self, simd: S) {
+        let Self { values, rows, lane, quads, sums, scales } = self;
+        let quads = quads.chunks_exact_mut(rows * QUADS);
+        let places = quads.zip(sums.chunks_exact_mut(rows * SUMS)).zip(scales.chunks_exact_mut(rows));
+        for (values, ((quads, sums), scales)) in values.iter().zip(places) {
+            let (halves, _) = values.as_chunks::<LANES>();
+            let [first, second] = [simd.load(&halves[0]), simd.load(&halves[1])];
+            let largest = simd.largest_magnitude(first, second);
+            let (scale, reciprocal) = if largest < SMALLEST {
+                (0.0, 0.0)
+            } else if largest.is_finite() {
+                (largest / 127.0, 127.0 / largest)
+            } else {
+                (f32::NAN, 0.0)
+            };
+            let reciprocal = simd.splat(reciprocal);
+            let [first, second] =
+                [simd.to_i32(simd.mul(first, reciprocal)), simd.to_i32(simd.mul(second, reciprocal))];
+            let halves = [simd.low_bytes(first), simd.low_bytes(second)];
+            // (Loops, since closures are compiled without the instructions, and not always inlined.)
+            for (quads, quad) in quads.chunks_exact_mut(rows).zip(halves.as_flattened()) {
+                quads[lane] = *quad;
+            }
+            let [first, second] = [simd.sum_i32(first), simd.sum_i32(second)];
+            let of_parts = [first.wrapping_add(second), first, second];
+            for (sums, sum) in sums.chunks_exact_mut(rows).zip(of_parts) {
+                sums[lane] = sum.wrapping_neg();
+            }
+            scales[lane] = scale;
+        }
     }
 }

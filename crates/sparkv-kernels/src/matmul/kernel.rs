@@ -17,8 +17,9 @@ use crate::simd::{LANES, Lanes, Simd, Task, dispatch};
 /// Codes of 32 columns, a byte each.
 type Bytes = [Quads; QUADS];
 
-/// How far ahead weights are fetched, in bytes.
-const AHEAD: usize = 2048;
+/// How far ahead weights are fetched, in bytes: codes, and their scales, of which there are fewer.
+const AHEAD: usize = 4096;
+const SCALES_AHEAD: usize = AHEAD / 8;
 
 /// Buffers of a thread.
 #[derive(Default)]
@@ -174,6 +175,8 @@ impl<S: Integers, K: Quantized> Task<S> for Row<'_, K> {
         let packed = self.packed.chunks_exact(K::SHAPE.bits);
         for (block, (((quads, sums), scales), packed)) in columns.zip(packed).enumerate() {
             prefetch_ahead(simd, packed);
+            let (halves, _) = scales_at(K::SHAPE, block);
+            simd.prefetch(self.scales.as_ptr().wrapping_add(halves + SCALES_AHEAD));
             let weights = Weights {
                 codes: codes::unpack(simd, K::SHAPE, packed),
                 scales: load_scales::<S, K>(simd, self.scales, block),

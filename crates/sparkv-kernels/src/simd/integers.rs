@@ -42,6 +42,8 @@ pub(crate) trait Integers: Simd {
     fn to_i32(self, a: Self::F) -> Self::I;
     /// As numbers.
     fn to_f32(self, a: Self::I) -> Self::F;
+    /// The largest magnitude of all lanes of both; no finite number where one of them is none.
+    fn largest_magnitude(self, a: Self::F, b: Self::F) -> f32;
     /// Magnitudes.
     fn abs(self, a: Self::F) -> Self::F;
     /// Reads bytes.

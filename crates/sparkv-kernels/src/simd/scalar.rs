@@ -159,6 +159,14 @@ impl Integers for Scalar {
     }
 
     #[inline(always)]
+    fn largest_magnitude(self, a: Self::F, b: Self::F) -> f32 {
+        // Bits of what is not finite are larger than those of any number.
+        let bits =
+            |values: Self::F| values.into_iter().fold(0, |bits, value| value.abs().to_bits().max(bits));
+        f32::from_bits(bits(a).max(bits(b)))
+    }
+
+    #[inline(always)]
     fn abs(self, a: Self::F) -> Self::F {
         a.map(f32::abs)
     }

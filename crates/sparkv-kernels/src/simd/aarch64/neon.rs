@@ -407,6 +407,17 @@ impl<const DOT: bool> Integers for Neon<DOT> {
     }
 
     #[inline(always)]
+    fn largest_magnitude(self, a: Vector, b: Vector) -> f32 {
+        let mut largest = 0;
+        for part in self.abs(a).into_iter().chain(self.abs(b)) {
+            // Bits of what is not finite are larger than those of any number.
+            // SAFETY: see above.
+            largest = largest.max(unsafe { vmaxvq_u32(vreinterpretq_u32_f32(part)) });
+        }
+        f32::from_bits(largest)
+    }
+
+    #[inline(always)]
     fn abs(self, a: Vector) -> Vector {
         // SAFETY: see above.
         unsafe { [vabsq_f32(a[0]), vabsq_f32(a[1]), vabsq_f32(a[2]), vabsq_f32(a[3])] }

@@ -224,6 +224,22 @@ impl Integers for Avx2 {
     }
 
     #[inline(always)]
+    fn largest_magnitude(self, a: Self::F, b: Self::F) -> f32 {
+        let [a, b] = [self.abs(a), self.abs(b)];
+        // Bits of what is not finite are larger than those of any number.
+        // SAFETY: see above.
+        unsafe {
+            let bits = [a[0], a[1], b[0], b[1]].map(|part| _mm256_castps_si256(part));
+            let eights =
+                _mm256_max_epu32(_mm256_max_epu32(bits[0], bits[1]), _mm256_max_epu32(bits[2], bits[3]));
+            let fours = _mm_max_epu32(_mm256_castsi256_si128(eights), _mm256_extracti128_si256::<1>(eights));
+            let twos = _mm_max_epu32(fours, _mm_unpackhi_epi64(fours, fours));
+            let one = _mm_max_epu32(twos, _mm_shuffle_epi32::<1>(twos));
+            f32::from_bits(_mm_cvtsi128_si32(one).cast_unsigned())
+        }
+    }
+
+    #[inline(always)]
     fn abs(self, a: Self::F) -> Self::F {
         // SAFETY: see above.
         unsafe {

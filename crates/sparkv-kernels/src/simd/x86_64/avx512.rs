@@ -162,6 +162,19 @@ impl Integers for Avx512 {
     }
 
     #[inline(always)]
+    fn largest_magnitude(self, a: __m512, b: __m512) -> f32 {
+        // Bits of what is not finite are larger than those of any number.
+        // SAFETY: `self` is proof of the instructions.
+        unsafe {
+            let bits = _mm512_max_epu32(
+                _mm512_castps_si512(_mm512_abs_ps(a)),
+                _mm512_castps_si512(_mm512_abs_ps(b)),
+            );
+            f32::from_bits(_mm512_reduce_max_epu32(bits))
+        }
+    }
+
+    #[inline(always)]
     fn abs(self, a: __m512) -> __m512 {
         // SAFETY: `self` is proof of the instructions.
         unsafe { _mm512_abs_ps(a) }
