@@ -15,7 +15,7 @@ use crate::simd::{Isa, LANES, Simd, Task, dispatch};
 const PIECE: usize = 1 << 15;
 
 /// Pieces that work is cut into for each thread, so that none waits long for another.
-const PIECES: usize = 6;
+const PIECES: usize = 8;
 
 /// Bytes of rounded rows that stay near while panels are gone through.
 const NEAR: usize = 1 << 19;
