@@ -1,13 +1,17 @@
 //! From settings to a model, and to a running engine.
 
+use std::time::Instant;
+
 use anyhow::Context;
 use sparkv::{Budget, parallel};
 use sparkv_engine::{EngineConfig, TextEngine, TextModel};
+use sparkv_eval::bench::Loading;
 use sparkv_models::{
     HubOptions, LoadOptions, LoadedModel, ModelSource, Progress, WeightFormat, load as load_files,
 };
 use sysinfo::System;
 
+use crate::allocator;
 use crate::settings::Settings;
 
 /// A model that is ready for requests.
@@ -69,7 +73,12 @@ pub(crate) fn load(
     source: &ModelSource,
     progress: &dyn Progress,
 ) -> anyhow::Result<Loaded> {
+    let start = Instant::now();
     let (loaded, text) = load_model(settings, source, settings.model.weights, progress)?;
+    allocator::give_back();
+    let Loading { seconds, weight_bytes, resident_bytes, peak_bytes } =
+        Loading::since(start, loaded.decoder.weight_bytes());
+    tracing::info!(seconds, weight_bytes, resident_bytes, peak_bytes, "the model is loaded");
     let has_chat_template = loaded.text.chat_template.is_some();
     let server = &settings.server;
     let config = EngineConfig {

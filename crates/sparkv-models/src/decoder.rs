@@ -28,6 +28,8 @@ pub struct Decoder {
     norm: Norm,
     /// (vocab, hidden)
     head: Linear,
+    /// Whether that is the table of embeddings.
+    is_tied: bool,
     /// Counts what caches and prefills hold.
     pub(crate) pool: KvPool,
 }
@@ -96,8 +98,16 @@ impl Decoder {
             layers,
             norm,
             head,
+            is_tied: config.tied_embeddings,
             pool: KvPool::default(),
         })
+    }
+
+    /// Bytes that matrices of weights take; embeddings that are the output head as well are counted once.
+    pub fn weight_bytes(&self) -> u64 {
+        let layers = self.layers.iter().flat_map(Layer::matrices).map(Linear::bytes);
+        let table = if self.is_tied { 0 } else { self.embeddings.bytes() };
+        (layers.sum::<usize>() + self.head.bytes() + table) as u64
     }
 
     /// How many layers there are.
@@ -204,6 +214,11 @@ impl Decoder {
 }
 
 impl Layer {
+    fn matrices(&self) -> [&Linear; 7] {
+        let Mlp { gate, up, down, .. } = &self.mlp;
+        [&self.q, &self.k, &self.v, &self.o, gate, up, down]
+    }
+
     fn load(config: &DecoderConfig, weights: &Weights<'_>, index: usize) -> Result<Self, LoadError> {
         let hidden = config.hidden_size;
         let inner = config.intermediate_size;

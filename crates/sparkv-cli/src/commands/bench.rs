@@ -3,14 +3,14 @@
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use sparkv::{KvOptions, parallel};
 use sparkv_eval::SettingsUnderTest;
-use sparkv_eval::bench::{Bench, BenchReport, Machine, ModelReport, memory};
+use sparkv_eval::bench::{Bench, BenchReport, Loading, Machine, ModelReport, memory};
 use sparkv_models::{Decoder, DecoderConfig, LanguageModel, ModelSource, load_dummy};
 
 use crate::allocator;
@@ -50,7 +50,7 @@ pub(crate) struct BenchOptions {
     /// KV cache settings, a preset's name or a JSON object; several are compared in alternating runs
     #[arg(long = "kv", value_name = "PRESET|JSON", value_parser = parse_kv)]
     kv: Vec<KvOptions>,
-    /// Print one JSON object: machine, model, prefill, decode, peak_rss_bytes
+    /// Print one JSON object: machine, model, loading, prefill, decode, peak_rss_bytes
     #[arg(long)]
     json: bool,
 }
@@ -99,6 +99,7 @@ impl BenchOptions {
 pub(crate) fn bench(options: &BenchOptions, settings: &Settings) -> anyhow::Result<()> {
     let kv = options.settings(settings)?;
     let _telemetry;
+    let start = Instant::now();
     let (decoder, model) = match &options.shape {
         Some(path) => {
             loading::set_threads(settings);
@@ -111,6 +112,7 @@ pub(crate) fn bench(options: &BenchOptions, settings: &Settings) -> anyhow::Resu
             load_named(&source, settings)?
         }
     };
+    let loading = Loading::since(start, decoder.weight_bytes());
     let prompts = options.prompts();
     let depths = options.depths(decoder.info().context_length);
     let runs = options.runs.get();
@@ -134,7 +136,7 @@ pub(crate) fn bench(options: &BenchOptions, settings: &Settings) -> anyhow::Resu
     }
     bar.finish_and_clear();
     let machine = Machine::this(parallel::threads());
-    let report = BenchReport { machine, model, prefill, decode, peak_rss_bytes: memory().peak };
+    let report = BenchReport { machine, model, loading, prefill, decode, peak_rss_bytes: memory().peak };
     let mut out = std::io::stdout();
     if options.json {
         Ok(writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?)

@@ -16,7 +16,7 @@ use crate::retrieval::{EvalError, SettingsUnderTest};
 
 pub use machine::Machine;
 pub use memory::{Memory, memory};
-pub use report::{BenchReport, ModelReport};
+pub use report::{BenchReport, Loading, ModelReport};
 
 /// Draws the noise in caches; which one does not matter.
 const SEED: u64 = 1;

@@ -1,11 +1,12 @@
 //! A benchmark as programs and as people read it.
 
 use std::fmt::Write;
+use std::time::Instant;
 
 use bytesize::ByteSize;
 use serde::Serialize;
 
-use super::{Decode, Machine, Prefill, Speed};
+use super::{Decode, Machine, Memory, Prefill, Speed, memory};
 
 /// The model that was measured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -18,6 +19,28 @@ pub struct ModelReport {
     pub dummy: bool,
 }
 
+/// What it took until the model was ready.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Loading {
+    /// From the start of loading on.
+    pub seconds: f64,
+    /// Bytes that matrices of weights take.
+    pub weight_bytes: u64,
+    /// Memory of the process afterwards, where the system tells.
+    pub resident_bytes: Option<u64>,
+    /// The most it ever was so far.
+    pub peak_bytes: Option<u64>,
+}
+
+impl Loading {
+    /// Of a model that is ready now.
+    pub fn since(start: Instant, weight_bytes: u64) -> Self {
+        let Memory { resident, peak } = memory();
+        let seconds = start.elapsed().as_secs_f64();
+        Self { seconds, weight_bytes, resident_bytes: resident, peak_bytes: peak }
+    }
+}
+
 /// A benchmark; what `sparkv bench --json` prints.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BenchReport {
@@ -25,6 +48,8 @@ pub struct BenchReport {
     pub machine: Machine,
     /// What ran.
     pub model: ModelReport,
+    /// How it came into memory.
+    pub loading: Loading,
     /// Prompts.
     pub prefill: Vec<Prefill>,
     /// Generated tokens.
@@ -43,6 +68,9 @@ impl BenchReport {
             "{}, {weights} {}, {threads} of {cores} cores, {cpu}\n",
             self.model.name, self.model.weights
         );
+        let Loading { seconds, weight_bytes, peak_bytes, .. } = self.loading;
+        let peak = peak_bytes.map_or_else(String::new, |peak| format!(", at most {} taken", ByteSize(peak)));
+        let _ = writeln!(text, "ready after {seconds:.2} s, weights {}{peak}", ByteSize(weight_bytes));
         if !self.prefill.is_empty() {
             text.push_str("\n| prompt | kv_cache | tokens/s | min to max | weights | attention | rest ");
             text.push_str("| attention GFLOP/s |\n");
@@ -113,6 +141,12 @@ mod tests {
                 memory_bytes: None,
             },
             model: ModelReport { name: "small".to_owned(), weights: "q8_0".to_owned(), dummy: true },
+            loading: Loading {
+                seconds: 1.5,
+                weight_bytes: 1 << 20,
+                resident_bytes: Some(2 << 20),
+                peak_bytes: Some(2 << 20),
+            },
             prefill: vec![Prefill { kv: "exact".to_owned(), tokens: 512, speed, attention_gflops: 99.0 }],
             decode: vec![Decode {
                 kv: "tiny".to_owned(),
@@ -127,6 +161,7 @@ mod tests {
         };
         let expected = "\
 small, random weights q8_0, 2 of 4 cores, A CPU
+ready after 1.50 s, weights 1.0 MiB, at most 2.0 MiB taken
 
 | prompt | kv_cache | tokens/s | min to max | weights | attention | rest | attention GFLOP/s |
 |---:|---|---:|---:|---:|---:|---:|---:|

@@ -88,6 +88,14 @@ impl Linear {
         }
     }
 
+    /// Bytes that the matrix takes.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Packed(packed) => packed.bytes(),
+            Self::Plain(plain) => plain.bytes(),
+        }
+    }
+
     /// The same matrix in the same memory.
     pub(crate) fn share(&self) -> Self {
         match self {

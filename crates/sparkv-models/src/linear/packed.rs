@@ -56,6 +56,11 @@ impl Packed {
         Affine { matrix: &self.matrix, bias: self.bias.as_deref() }
     }
 
+    /// See [`super::Linear::bytes`].
+    pub(super) fn bytes(&self) -> usize {
+        self.matrix.bytes()
+    }
+
     /// See [`super::Linear::rows`].
     pub(super) fn rows(&self, indices: &[u32]) -> Result<Tensor> {
         let columns = self.matrix.columns();

@@ -61,6 +61,14 @@ impl Plain {
         }
     }
 
+    /// See [`super::Linear::bytes`].
+    pub(super) fn bytes(&self) -> usize {
+        match &self.weight {
+            Weight::Dense(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
+            Weight::Quantized(weight) => weight.storage_size_in_bytes(),
+        }
+    }
+
     /// See [`super::Linear::rows`].
     pub(super) fn rows(&self, indices: &[u32]) -> Result<Tensor> {
         match &self.weight {

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use candle_core::utils::get_num_threads;
 use candle_core::{CpuStorage, Result, Storage, Tensor};
 use sparkv_kernels::{KEY_BLOCK, Partial, QueryTile, TileScratch, attend_tile};
 
@@ -289,7 +288,7 @@ fn attend_stored(config: &AttentionConfig, mut pieces: Vec<StoredSpan<'_>>) {
     let work: usize = pieces.iter().map(|piece| piece.q.len() * piece.cache.kept_tokens()).sum();
     let results: Vec<Option<Partial>> = if work < SERIAL_WORK {
         tiles.iter().map(make).map(|tile| tile.attend(config, tile.splits())).collect()
-    } else if tiles.len() < PARTS_PER_THREAD * get_num_threads() {
+    } else if tiles.len() < PARTS_PER_THREAD * parallel::threads().get() {
         // Few tiles over many rows are shared among threads by rows.
         let tiles: Vec<Tile<'_>> = tiles.iter().map(make).collect();
         let parts: Vec<(&Tile<'_>, usize)> =
