@@ -92,8 +92,7 @@ section! {
         /// How weights are held: auto, f32, f16, bf16, q8_0 or q4k
         #[arg(long, env = "SPARKV_WEIGHTS", value_name = "FORMAT")]
         weights: Required<WeightFormat>,
-        /// Threads that compute; left out: one for each core, but one for the demo model, which is too small.
-        /// (Sets RAYON_NUM_THREADS and CANDLE_NUM_THREADS, whatever they were)
+        /// Threads that compute; left out: one for each core this process may use (quota and affinity)
         #[arg(long, env = "SPARKV_THREADS", value_name = "N")]
         threads: Optional<NonZeroUsize>,
         /// Table that budgets choose from, of sparkv eval --calibrate; one for the model, or one for all, if left out

@@ -1,4 +1,5 @@
-//! Cache row formats, the attention over them, and what is done to rows of activations: slices in, slices out, no tensors.
+//! Cache row formats and the attention over them, products with matrices of weights, and what else is done to rows of activations:
+//! slices in, slices out, no tensors.
 //!
 //! A **row** of a cache is one token's key or value vector of one KV head, `head_dim` channels. The crate is laid out by what is
 //! done with rows:
@@ -15,6 +16,8 @@
 //!   memory once for the whole tile (the query heads of a group, and in prefill many positions), and never holds a
 //!   copy of more than [`KEY_BLOCK`] rows, a byte an element, or [`BLOCK`] in f32. How quantized rows are read is a trait
 //!   of its own beside its kernels (`attention/quantized`), implemented for each instruction set.
+//! - [`matmul`]: products with [`PackedMatrix`](matmul::PackedMatrix)es of weights, of any of GGUF's types.
+//! - [`parallel`]: the pool of threads. Products use it by themselves; who calls the others shares work out.
 //! - [`elementwise`]: what happens to rows of activations between matrix products: norm, activation, rotation, sum.
 //!
 //! **A row format more** is a file in `format/` with its reference, and a line or an arm in `format/mod.rs`,

@@ -63,9 +63,6 @@ struct Chore {
 // by those who have claimed a piece and not done it yet.
 #[expect(unsafe_code, reason = "a job that lives in its caller's frame; see SAFETY")]
 unsafe impl Sync for Pool {}
-// SAFETY: as above.
-#[expect(unsafe_code, reason = "as above")]
-unsafe impl Send for Pool {}
 
 static THREADS: OnceLock<NonZeroUsize> = OnceLock::new();
 
@@ -306,6 +303,21 @@ mod tests {
             for_each(&mut items, |index, item| *item += index);
             assert_eq!(items, (0..100).map(|index| 2 * index).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn every_thread_does_a_chore_once() {
+        static DONE: AtomicUsize = AtomicUsize::new(0);
+        on_every_thread(|| {
+            DONE.fetch_add(1, Ordering::Relaxed);
+        });
+        let start = std::time::Instant::now();
+        while DONE.load(Ordering::Relaxed) < threads().get() {
+            assert!(start.elapsed().as_secs() < 60, "{DONE:?} of {}", threads());
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(DONE.load(Ordering::Relaxed), threads().get());
     }
 
     #[test]

@@ -26,6 +26,11 @@ const SHAPES: [(&str, [[usize; 2]; 2]); 3] = [
 /// Bytes of weights that are gone through at least before any comes again: more than caches hold.
 const MEMORY: usize = 1 << 28;
 
+/// A matrix (results, columns) that stays in the second cache, and how many rows it is multiplied with: what arithmetic reaches
+/// where memory does not count.
+const SMALL: [usize; 2] = [256, 512];
+const SMALL_ROWS: usize = 256;
+
 /// Seconds that a measurement takes at least.
 const AT_LEAST: f64 = 0.02;
 
@@ -225,9 +230,9 @@ fn measure(
     } else {
         Vec::new()
     };
-    // Whatever of the last columns fits the first cache, with its rows.
-    let small = PackedMatrix::pack(of, 16, columns.min(1024), |rows| {
-        let row = columns.min(1024) / of.block_len() * of.block_bytes();
+    // What stays in the second cache, with its rows.
+    let small = PackedMatrix::pack(of, SMALL[0], columns.min(SMALL[1]), |rows| {
+        let row = columns.min(SMALL[1]) / of.block_len() * of.block_bytes();
         Ok::<_, std::fmt::Error>(&bytes[rows.start * row..rows.end * row])
     })?;
     let mut measured = Vec::new();
@@ -235,7 +240,8 @@ fn measure(
         let x = numbers(rows * columns);
         let tensor = Tensor::from_slice(&x, (rows, columns), &Device::Cpu)?;
         let (mut y, mut next, mut next_candle) = (vec![0.0; rows * results], 0, 0);
-        let (small_x, mut small_y) = (numbers(8 * small.columns()), vec![0.0; 8 * 16]);
+        let (small_x, mut small_y) =
+            (numbers(SMALL_ROWS * small.columns()), vec![0.0; SMALL_ROWS * SMALL[0]]);
         let mut cases = vec![
             Case::new(|| {
                 next = (next + 1) % matrices.len();
@@ -291,7 +297,8 @@ fn measure(
             "microseconds": seconds[0] * 1e6,
             "gigabytes_per_second": held / seconds[0] / 1e9,
             "gigaoperations_per_second": operations / seconds[0] / 1e9,
-            "cached_gigaoperations_per_second_and_thread": (2 * 8 * 16 * small.columns()) as f64 / seconds[1] / 1e9,
+            "cached_gigaoperations_per_second":
+                (2 * SMALL_ROWS * SMALL[0] * small.columns()) as f64 / seconds[1] / 1e9,
         });
         if rows == 1 {
             measurement["read_gigabytes_per_second"] = json!(MEMORY as f64 / seconds[2] / 1e9);

@@ -49,7 +49,7 @@ pub struct SpanStep<'a, C, S> {
 pub type LogitsRows = Vec<Vec<f32>>;
 
 /// A causal language model whose sequences own their caches.
-pub trait LanguageModel: Send {
+pub trait LanguageModel: Send + Sync {
     /// What a sequence keeps between steps.
     type Cache: Send + std::fmt::Debug;
 

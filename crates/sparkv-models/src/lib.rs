@@ -11,7 +11,7 @@
 //! - `span`: tokens of a sequence on their way through the layers; `step`: a batch of spans.
 //! - [`config`]: the shape of a model, read from `config.json` and checked.
 //! - `source/`: where tensors and texts come from.
-//! - `linear`: products with weight matrices. `ops/`: what else is done to rows, for each device.
+//! - `linear/`: products with weight matrices. `ops/`: what else is done to rows, for each device.
 //! - [`profile`]: where the time of a step goes.
 //! - [`fake`]: a model without weights, for tests of the engine and the server.
 //!

@@ -5,6 +5,7 @@ use std::{
     time::Instant,
 };
 
+use sparkv::parallel;
 use sparkv_models::{LanguageModel, LogitsRows};
 
 use super::{
@@ -273,11 +274,19 @@ impl<M: LanguageModel> Scheduler<M> {
     fn deliver(&mut self, plan: &StepPlan, logits: Vec<LogitsRows>) {
         let mut drawn: Vec<Option<Result<TokenEvent, GenerateError>>> =
             self.running.iter().map(|_| None).collect();
-        for (&Member { index, .. }, rows) in plan.members.iter().zip(logits) {
-            let sequence = &mut self.running[index];
-            let was_prefilling = sequence.is_prefilling();
-            drawn[index] = guarded(|| sequence.take(&self.model, rows)).transpose();
-            let prompt_done = was_prefilling && !self.running[index].is_prefilling();
+        let was_prefilling: Vec<bool> = self.running.iter().map(Sequence::is_prefilling).collect();
+        let mut members = plan.members.iter().zip(logits).peekable();
+        let taking = self.running.iter_mut().enumerate().filter_map(|(index, sequence)| {
+            let (_, rows) = members.next_if(|(member, _)| member.index == index)?;
+            Some((sequence, rows))
+        });
+        let model = &self.model;
+        let taken = parallel::map_mut(&mut taking.collect::<Vec<_>>(), |_, (sequence, rows)| {
+            guarded(|| sequence.take(model, std::mem::take(rows))).transpose()
+        });
+        for (&Member { index, .. }, taken) in plan.members.iter().zip(taken) {
+            drawn[index] = taken;
+            let prompt_done = was_prefilling[index] && !self.running[index].is_prefilling();
             if prompt_done {
                 // Its rows are through, and its last layer is compressed.
                 self.queue.freed();

@@ -137,7 +137,35 @@ impl Sampler {
 
 /// The first of the largest finite logits, and its value.
 fn likeliest(logits: &[f32]) -> Option<(u32, f32)> {
-    finite(logits).reduce(|best, next| if next.1 > best.1 { next } else { best })
+    // The largest of some logits is found several at a time, where it is, only for the best of these parts.
+    let parts = (0..).zip(logits.chunks(LIKELIEST_PART)).map(|(index, part)| (index, largest_finite(part)));
+    let (index, max) = parts.reduce(|best, next| if next.1 > best.1 { next } else { best })?;
+    let start = index * LIKELIEST_PART;
+    let place = logits[start..].iter().position(|logit| *logit == max && max.is_finite())?;
+    Some((u32::try_from(start + place).ok()?, max))
+}
+
+/// Logits of which the largest is found at once.
+const LIKELIEST_PART: usize = 1024;
+
+/// The largest finite number; minus infinity if there is none.
+fn largest_finite(logits: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (rows, rest) = logits.as_chunks();
+    for row in rows.iter().chain(std::iter::once(&last_row(rest))) {
+        for (lane, logit) in lanes.iter_mut().zip(row) {
+            let logit = if logit.is_finite() { *logit } else { f32::NEG_INFINITY };
+            *lane = if logit > *lane { logit } else { *lane };
+        }
+    }
+    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// What is left behind the last whole row, and minus infinity.
+fn last_row(rest: &[f32]) -> [f32; 16] {
+    let mut row = [f32::NEG_INFINITY; 16];
+    row.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    row
 }
 
 fn finite(logits: &[f32]) -> impl Iterator<Item = (u32, f32)> {

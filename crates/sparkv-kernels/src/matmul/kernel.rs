@@ -27,6 +27,14 @@ pub(super) struct Scratch {
     bytes: Vec<Bytes>,
 }
 
+/// The first `len` places of a buffer, which grows if it has fewer.
+pub(super) fn places<T: Clone>(buffer: &mut Vec<T>, len: usize, empty: T) -> &mut [T] {
+    if buffer.len() < len {
+        buffer.resize(len, empty);
+    }
+    &mut buffer[..len]
+}
+
 /// Computes the products of a panel with the rows of some tiles: `out` has 16 results for each of these rows.
 pub(super) fn multiply_panel(
     matrix: &PackedMatrix,
@@ -97,23 +105,25 @@ impl<'a> Panel<'a> {
         } else if K::SHAPE.bits == 8 {
             packed.as_chunks().0
         } else {
-            scratch.bytes.resize(packed.len() / K::SHAPE.bits, [[0; 4 * LANES]; QUADS]);
-            dispatch(x.isa, Unpack::<K> { packed, bytes: &mut scratch.bytes, of: PhantomData });
-            &scratch.bytes[..]
+            let bytes = places(&mut scratch.bytes, packed.len() / K::SHAPE.bits, [[0; 4 * LANES]; QUADS]);
+            dispatch(x.isa, Unpack::<K> { packed, bytes, of: PhantomData });
+            bytes
         };
         let scales = self.scales;
-        for (tile, out) in tiles.zip(out.chunks_mut(x.tile_rows())) {
+        let turns = tiles.len();
+        for (turn, (tile, out)) in tiles.zip(out.chunks_mut(x.tile_rows())).enumerate() {
+            let next = Next { packed, scales, turn, turns };
             match x.width(tile) {
                 Width::One => {
                     let row = Row::<K> { packed, scales, x: x.rounded(tile), of: PhantomData };
                     store(out, [dispatch(x.isa, row)]);
                 }
                 Width::Four => {
-                    let tile = Tile::<K, 4> { bytes, scales, x: x.rounded(tile), of: PhantomData };
+                    let tile = Tile::<K, 4> { bytes, scales, x: x.rounded(tile), next, of: PhantomData };
                     store(out, dispatch(x.isa, tile));
                 }
                 Width::Eight => {
-                    let tile = Tile::<K, 8> { bytes, scales, x: x.rounded(tile), of: PhantomData };
+                    let tile = Tile::<K, 8> { bytes, scales, x: x.rounded(tile), next, of: PhantomData };
                     store(out, dispatch(x.isa, tile));
                 }
             }
@@ -189,11 +199,41 @@ impl<S: Integers, K: Quantized> Task<S> for Row<'_, K> {
     }
 }
 
+/// The panel behind another, which is fetched while that is multiplied with several tiles: in turns, so that memory is
+/// never idle.
+#[derive(Clone, Copy)]
+struct Next<'a> {
+    /// Codes of the other panel, behind which its own lie.
+    packed: &'a [Quads],
+    /// Scales of the other panel.
+    scales: &'a [u8],
+    /// Which tile is multiplied, and how many there are.
+    turn: usize,
+    turns: usize,
+}
+
+impl Next<'_> {
+    /// Asks for what it has for the columns of a block, if it is their turn.
+    #[inline(always)]
+    fn fetch<S: Simd, K: Quantized>(self, simd: S, block: usize) {
+        if block % self.turns != self.turn {
+            return;
+        }
+        let start = self.packed.as_ptr().wrapping_add(self.packed.len() + block * K::SHAPE.bits);
+        for vector in 0..K::SHAPE.bits {
+            simd.prefetch(start.wrapping_add(vector).cast());
+        }
+        let (halves, _) = scales_at(K::SHAPE, block);
+        simd.prefetch(self.scales.as_ptr().wrapping_add(self.scales.len() + halves));
+    }
+}
+
 /// Several rows of activations, times codes that are bytes.
 struct Tile<'a, K, const P: usize> {
     bytes: &'a [Bytes],
     scales: &'a [u8],
     x: RoundedTile<'a, P>,
+    next: Next<'a>,
     of: PhantomData<K>,
 }
 
@@ -210,9 +250,7 @@ impl<S: Integers, K: Quantized, const P: usize> Task<S> for Tile<'_, K, P> {
         let mut results = [simd.splat(0.0); P];
         let columns = self.x.quads.iter().zip(self.x.sums).zip(self.x.scales);
         for (block, (((quads, sums), scales), bytes)) in columns.zip(self.bytes).enumerate() {
-            if K::SHAPE.bits == 8 {
-                prefetch_ahead(simd, bytes);
-            }
+            self.next.fetch::<S, K>(simd, block);
             let weights = Weights {
                 codes: [
                     simd.load_bytes(&bytes[0]),

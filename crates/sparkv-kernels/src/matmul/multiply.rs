@@ -1,10 +1,11 @@
 //! Products, shared among threads.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use super::activations::{Activations, Forms, Writer};
 use super::disjoint::Disjoint;
-use super::kernel::{Scratch, multiply_panel};
+use super::kernel::{Scratch, multiply_panel, places};
 use super::packed_matrix::PackedMatrix;
 use super::weight_type::COLUMNS;
 use crate::elementwise;
@@ -154,7 +155,11 @@ impl Affine<'_> {
     }
 }
 
-/// What threads need beside.
+thread_local! {
+    static BUFFERS: RefCell<Buffers> = RefCell::default();
+}
+
+/// What a thread needs beside; kept, since making it anew would take as long as a small product.
 #[derive(Default)]
 struct Buffers {
     scratch: Scratch,
@@ -175,7 +180,7 @@ fn multiply_activations(x: &Activations, outputs: &mut [Output<'_>]) {
     run(x, end, work, |panels, tiles, Buffers { scratch, results: products }| {
         let first = tiles.start * x.tile_rows();
         let rows = x.rows.min(tiles.end * x.tile_rows()) - first;
-        products.resize(rows, [0.0; LANES]);
+        let products = places(products, rows, [0.0; LANES]);
         for panel in panels {
             let index = ends.partition_point(|end| *end <= panel);
             let (layer, results, add) = &outputs[index];
@@ -211,7 +216,7 @@ fn activate_pair(
     let inner = layers[0].matrix.rows();
     let panels = PAIR * pair..layers[0].matrix.panels().min(PAIR * (pair + 1));
     // Of the first layer's panels, then of the other's.
-    results.resize(2 * PAIR * rows, [0.0; LANES]);
+    let results = places(results, 2 * PAIR * rows, [0.0; LANES]);
     for (layer, results) in layers.into_iter().zip(results.chunks_mut(PAIR * rows)) {
         for (panel, results) in panels.clone().zip(results.chunks_mut(rows)) {
             multiply_panel(layer.matrix, panel, x, tiles.clone(), scratch, results);
@@ -270,7 +275,7 @@ fn run(
         let units = unit..units.min(unit + units_each);
         let tiles = tile..tiles.min(tile + tiles_each);
         if !tiles.is_empty() {
-            work(units, tiles, &mut Buffers::default());
+            BUFFERS.with_borrow_mut(|buffers| work(units, tiles, buffers));
         }
     });
 }
