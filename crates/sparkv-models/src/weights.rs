@@ -171,11 +171,11 @@ impl Stored<'_> {
         self.shape.last().copied().unwrap_or(1)
     }
 
-    /// The bytes of some rows of a matrix.
-    pub(crate) fn rows(&self, range: Range<usize>) -> candle_core::Result<&[u8]> {
+    /// Some rows of a matrix.
+    pub(crate) fn rows(&self, range: Range<usize>) -> candle_core::Result<StoredRows<'_>> {
         let row = self.columns() / self.weight_type.block_len() * self.weight_type.block_bytes();
         match self.bytes.get(range.start * row..range.end * row) {
-            Some(bytes) => Ok(bytes),
+            Some(bytes) => Ok(StoredRows { bytes, file: self.file }),
             None => candle_core::bail!("rows {range:?} of a matrix of the shape {:?}", self.shape),
         }
     }
@@ -197,6 +197,21 @@ impl Drop for Stored<'_> {
     fn drop(&mut self) {
         if let (Some(file), Cow::Borrowed(bytes)) = (self.file, &self.bytes) {
             file.give_back(bytes);
+        }
+    }
+}
+
+/// Bytes of some rows, whose pages are given back when they have been read: a table of embeddings is too large to be in
+/// memory twice.
+pub(crate) struct StoredRows<'a> {
+    pub(crate) bytes: &'a [u8],
+    file: Option<&'a FileBytes>,
+}
+
+impl Drop for StoredRows<'_> {
+    fn drop(&mut self) {
+        if let Some(file) = self.file {
+            file.give_back(self.bytes);
         }
     }
 }

@@ -67,7 +67,11 @@ impl Block {
             WeightType::Q8_0 => {
                 self.scale = half(bytes, 0);
                 // Stored from 0 up.
-                self.codes.iter_mut().zip(&bytes[F16_BYTES..]).for_each(|(code, byte)| *code = byte ^ 0x80);
+                if let Some((codes, bytes)) =
+                    self.codes.first_chunk_mut::<32>().zip(bytes[F16_BYTES..].first_chunk::<32>())
+                {
+                    codes.iter_mut().zip(bytes).for_each(|(code, byte)| *code = byte ^ 0x80);
+                }
             }
             WeightType::Q4_0 | WeightType::Q4_1 | WeightType::Q5_0 | WeightType::Q5_1 => {
                 self.read_32(of, bytes)

@@ -6,7 +6,7 @@ use memmap2::MmapMut;
 
 use super::blocks::Block;
 use super::codes::{self, QUADS};
-use super::weight_type::{COLUMNS, Shape, WeightType};
+use super::weight_type::{COLUMNS, SUPER, Shape, WeightType};
 use crate::format::F16_BYTES;
 use crate::format::float16::read_f16;
 use crate::parallel;
@@ -218,20 +218,25 @@ impl Geometry {
         let packed = codes.as_chunks_mut::<{ 4 * LANES }>().0;
         let per_block = shape.block_len / COLUMNS;
         let mut block = Block::ZERO;
-        let mut quads = [[[0; 4 * LANES]; QUADS]; super::weight_type::SUPER / COLUMNS];
+        let mut scratch = [[[0; 4 * LANES]; QUADS]; SUPER / COLUMNS];
+        let size = self.weight_type.block_bytes();
         let file_blocks =
             packed.chunks_mut(per_block * shape.bits).zip(scales.chunks_mut(block_scales(shape)));
         for (index, (packed, scales)) in file_blocks.enumerate() {
+            // Bytes go to their places at once.
+            let is_packed = shape.bits == 8;
+            let quads = if is_packed { &mut *packed } else { scratch.as_flattened_mut() };
             for (lane, row) in rows.iter().enumerate() {
-                let size = self.weight_type.block_bytes();
                 block.read(self.weight_type, &row[index * size..][..size]);
-                for (quad, codes) in quads.as_flattened_mut().iter_mut().zip(block.codes.as_chunks::<4>().0) {
-                    quad[4 * lane..][..4].copy_from_slice(codes);
+                for (quad, codes) in quads.iter_mut().zip(block.codes.as_chunks::<4>().0) {
+                    quad.as_chunks_mut::<4>().0[lane] = *codes;
                 }
                 store_scales(shape, &block, lane, scales);
             }
-            for (quads, packed) in quads.iter().zip(packed.chunks_mut(shape.bits)) {
-                codes::pack(shape.bits, quads, packed);
+            if !is_packed {
+                for (quads, packed) in scratch.iter().zip(packed.chunks_mut(shape.bits)) {
+                    codes::pack(shape.bits, quads, packed);
+                }
             }
         }
     }

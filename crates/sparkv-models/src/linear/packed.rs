@@ -1,5 +1,4 @@
 //! Layers on the CPU: Candle's tensors and the products of [`sparkv_kernels::matmul`].
-use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,7 +13,7 @@ use sparkv_kernels::matmul::{
 use super::Norm;
 use crate::error::LoadError;
 use crate::ops::cpu::{values, values_mut};
-use crate::weights::{MatrixFormat, Stored, ggml_type};
+use crate::weights::{MatrixFormat, Stored, StoredRows, ggml_type};
 
 /// Rows of a table that a thread reads at a time.
 const TABLE_ROWS: usize = 16;
@@ -38,12 +37,12 @@ impl Packed {
         let (rows, columns) = stored.rows_and_columns()?;
         let target = format.of(stored.weight_type, columns);
         let pack = |range: Range<usize>| {
-            let bytes = stored.rows(range)?;
-            if target == stored.weight_type {
-                Ok(Cow::Borrowed(bytes))
+            let rows = stored.rows(range)?;
+            Ok(if target == stored.weight_type {
+                Rows::Stored(rows)
             } else {
-                convert(stored, bytes, target)
-            }
+                Rows::Converted(convert(stored, rows.bytes, target)?)
+            })
         };
         let matrix = PackedMatrix::pack(target, rows, columns, pack).map_err(|error| match error {
             PackError::Source(error) => LoadError::Candle(error),
@@ -85,13 +84,28 @@ impl Packed {
     }
 }
 
+/// Rows in the type that they are packed in.
+enum Rows<'a> {
+    Stored(StoredRows<'a>),
+    Converted(Vec<u8>),
+}
+
+impl AsRef<[u8]> for Rows<'_> {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Stored(rows) => rows.bytes,
+            Self::Converted(bytes) => bytes,
+        }
+    }
+}
+
 /// Bytes of the same rows in another type.
-fn convert<'a>(stored: &Stored<'_>, bytes: &[u8], target: WeightType) -> Result<Cow<'a, [u8]>> {
+fn convert(stored: &Stored<'_>, bytes: &[u8], target: WeightType) -> Result<Vec<u8>> {
     let columns = stored.columns();
     let mut values =
         vec![0f32; bytes.len() / stored.weight_type.block_bytes() * stored.weight_type.block_len()];
     stored.weight_type.read(bytes, &mut values);
-    Ok(Cow::Owned(match target {
+    Ok(match target {
         WeightType::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         WeightType::F16 => {
             values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect()
@@ -104,7 +118,7 @@ fn convert<'a>(stored: &Stored<'_>, bytes: &[u8], target: WeightType) -> Result<
             let tensor = Tensor::from_vec(values, (rows, columns), &Device::Cpu)?;
             QTensor::quantize(&tensor, ggml_type(quantized))?.data()?.into_owned()
         }
-    }))
+    })
 }
 
 /// See [`super::Linear::of_normed`].

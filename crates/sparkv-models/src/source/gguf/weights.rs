@@ -52,11 +52,6 @@ impl TensorSource for GgufWeights<'_> {
             .gguf(name)
             .ok_or_else(|| LoadError::MissingTensor { name: name.to_owned() })?;
         let (dtype, bytes) = self.file.tensor_bytes(&file_name, shape)?;
-        let heads = self.interleaved_heads(name);
-        let bytes = match heads {
-            Some(heads) => Cow::Owned(half_split_rows(bytes, heads, self.config.head_dim)),
-            None => Cow::Borrowed(bytes),
-        };
         let Some(weight_type) = weight_type(dtype) else {
             return Err(LoadError::TensorType {
                 name: file_name,
@@ -64,7 +59,21 @@ impl TensorSource for GgufWeights<'_> {
                 supported: SUPPORTED,
             });
         };
-        Ok(Stored { weight_type, shape: shape.to_vec(), bytes, file: Some(&self.file.bytes) })
+        let stored = Stored {
+            weight_type,
+            shape: shape.to_vec(),
+            bytes: Cow::Borrowed(bytes),
+            file: Some(&self.file.bytes),
+        };
+        Ok(match self.interleaved_heads(name) {
+            Some(heads) => Stored {
+                weight_type,
+                shape: shape.to_vec(),
+                bytes: Cow::Owned(half_split_rows(&stored.bytes, heads, self.config.head_dim)),
+                file: None,
+            },
+            None => stored,
+        })
     }
 }
 
