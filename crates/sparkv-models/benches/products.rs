@@ -184,9 +184,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             if !options.types.is_empty() && !options.types.contains(&format!("{of:?}")) {
                 continue;
             }
-            for shape in shapes {
-                for measurement in measure(&options, *shape, of, &mut copy)? {
-                    let mut measurement = measurement;
+            for shape in shapes.iter().filter(|[_, columns]| columns.is_multiple_of(of.block_len())) {
+                let matrices = Matrices::new(of, *shape, options.candle)?;
+                for &rows in &options.rows {
+                    let mut measurement = matrices.measure(&options, rows, &mut copy)?;
                     measurement["shape"] = json!(name);
                     writeln!(std::io::stderr(), "{measurement}")?;
                     measured.push(measurement);
@@ -201,66 +202,66 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A type's products with a matrix of this shape.
-fn measure(
-    options: &Options,
-    [results, columns]: [usize; 2],
+/// Matrices of one type and shape, several of them, so that none is in the cache when its turn comes.
+struct Matrices {
     of: WeightType,
-    copy: &mut Copy,
-) -> Result<Vec<Value>, Box<dyn Error>> {
-    if !columns.is_multiple_of(of.block_len()) {
-        return Ok(Vec::new());
-    }
-    let weights = Tensor::from_vec(numbers(results * columns), (results, columns), &Device::Cpu)?;
-    let blocks = QTensor::quantize(&weights, ggml(of))?;
-    let bytes = blocks.data()?.into_owned();
-    let row = bytes.len() / results;
-    let pack = || {
-        PackedMatrix::pack(of, results, columns, |rows| {
-            Ok::<_, std::fmt::Error>(&bytes[rows.start * row..rows.end * row])
+    shape: [usize; 2],
+    file_bytes: usize,
+    ours: Vec<PackedMatrix>,
+    /// Empty where Candle is not measured.
+    candles: Vec<QTensor>,
+    /// One that stays in the cache.
+    small: PackedMatrix,
+}
+
+impl Matrices {
+    fn new(of: WeightType, shape: [usize; 2], with_candle: bool) -> Result<Self, Box<dyn Error>> {
+        let [results, columns] = shape;
+        let weights = Tensor::from_vec(numbers(results * columns), (results, columns), &Device::Cpu)?;
+        let blocks = || QTensor::quantize(&weights, ggml(of));
+        let bytes = blocks()?.data()?.into_owned();
+        let pack = |results: usize, columns: usize| {
+            let row = columns / of.block_len() * of.block_bytes();
+            PackedMatrix::pack(of, results, columns, |rows| {
+                Ok::<_, std::fmt::Error>(&bytes[rows.start * row..rows.end * row])
+            })
+        };
+        let several = MEMORY.div_ceil(bytes.len()).clamp(1, 64);
+        Ok(Self {
+            of,
+            shape,
+            file_bytes: bytes.len(),
+            ours: (0..several).map(|_| pack(results, columns)).collect::<Result<_, _>>()?,
+            // Candle holds two copies of some.
+            candles: (0..if with_candle { several.div_ceil(2) } else { 0 })
+                .map(|_| blocks())
+                .collect::<Result<_, _>>()?,
+            small: pack(SMALL[0], columns.min(SMALL[1]))?,
         })
-    };
-    // Several of them, so that none is in the cache when its turn comes.
-    let several = MEMORY.div_ceil(bytes.len()).clamp(1, 64);
-    let matrices = (0..several).map(|_| pack()).collect::<Result<Vec<_>, _>>()?;
-    let candles = if options.candle {
-        let again = || QTensor::quantize(&weights, ggml(of));
-        // Candle holds two copies of some.
-        (0..several.div_ceil(2)).map(|_| again()).collect::<Result<Vec<_>, _>>()?
-    } else {
-        Vec::new()
-    };
-    // What stays in the second cache, with its rows.
-    let small = PackedMatrix::pack(of, SMALL[0], columns.min(SMALL[1]), |rows| {
-        let row = columns.min(SMALL[1]) / of.block_len() * of.block_bytes();
-        Ok::<_, std::fmt::Error>(&bytes[rows.start * row..rows.end * row])
-    })?;
-    let mut measured = Vec::new();
-    for &rows in &options.rows {
+    }
+
+    /// Products with this many rows.
+    fn measure(&self, options: &Options, rows: usize, copy: &mut Copy) -> Result<Value, Box<dyn Error>> {
+        let Self { of, shape: [results, columns], ours, candles, small, .. } = self;
+        let isa = options.isa;
         let x = numbers(rows * columns);
-        let tensor = Tensor::from_slice(&x, (rows, columns), &Device::Cpu)?;
+        let tensor = Tensor::from_slice(&x, (rows, *columns), &Device::Cpu)?;
         let (mut y, mut next, mut next_candle) = (vec![0.0; rows * results], 0, 0);
         let (small_x, mut small_y) =
             (numbers(SMALL_ROWS * small.columns()), vec![0.0; SMALL_ROWS * SMALL[0]]);
         let mut cases = vec![
             Case::new(|| {
-                next = (next + 1) % matrices.len();
-                let output = Output {
-                    layer: Affine { matrix: &matrices[next], bias: None },
-                    results: &mut y,
-                    add: false,
-                };
-                Ok(multiply(options.isa, Input { values: &x, norm: None }, &mut [output])?)
+                next = (next + 1) % ours.len();
+                product(isa, &ours[next], &x, &mut y)
             }),
-            Case::new(|| {
-                let output = Output {
-                    layer: Affine { matrix: &small, bias: None },
-                    results: &mut small_y,
-                    add: false,
-                };
-                Ok(multiply(options.isa, Input { values: &small_x, norm: None }, &mut [output])?)
-            }),
+            Case::new(|| product(isa, small, &small_x, &mut small_y)),
         ];
+        if !candles.is_empty() {
+            cases.push(Case::new(|| {
+                next_candle = (next_candle + 1) % candles.len();
+                candles_product(*of, &candles[next_candle], &tensor)
+            }));
+        }
         if rows == 1 {
             let from = copy.from.clone();
             cases.push(Case::new(move || {
@@ -272,42 +273,51 @@ fn measure(
                 Ok(())
             }));
         }
-        if !candles.is_empty() {
-            cases.push(Case::new(|| {
-                next_candle = (next_candle + 1) % candles.len();
-                if of.is_dense() {
-                    let weights = candles[next_candle].dequantize(&Device::Cpu)?.to_dtype(DType::F32)?;
-                    std::hint::black_box(tensor.matmul(&weights.t()?)?);
-                } else {
-                    std::hint::black_box(tensor.apply_op1_no_bwd(&candles[next_candle])?);
-                }
-                Ok(())
-            }));
-        }
         for _ in 0..options.rounds {
             cases.iter_mut().try_for_each(Case::round)?;
         }
         let seconds: Vec<f64> = cases.iter_mut().map(Case::median).collect();
         drop(cases);
-        let operations = (2 * rows * results * columns) as f64;
-        let held = matrices[0].bytes() as f64;
-        let mut measurement = json!({
+        Ok(self.report(rows, &seconds))
+    }
+
+    /// Of the seconds of our product, that in the cache, Candle's, if there is one, and, with one row, of reading and
+    /// copying.
+    fn report(&self, rows: usize, seconds: &[f64]) -> Value {
+        let Self { of, shape: [results, columns], file_bytes, ours, candles, small } = self;
+        let held = ours.first().map_or(0.0, |matrix| matrix.bytes() as f64);
+        let mut report = json!({
             "type": format!("{of:?}"), "results": results, "columns": columns, "rows": rows,
-            "bytes_per_file_byte": held / bytes.len() as f64,
+            "bytes_per_file_byte": held / *file_bytes as f64,
             "microseconds": seconds[0] * 1e6,
             "gigabytes_per_second": held / seconds[0] / 1e9,
-            "gigaoperations_per_second": operations / seconds[0] / 1e9,
+            "gigaoperations_per_second": (2 * rows * results * columns) as f64 / seconds[0] / 1e9,
             "cached_gigaoperations_per_second":
                 (2 * SMALL_ROWS * SMALL[0] * small.columns()) as f64 / seconds[1] / 1e9,
         });
-        if rows == 1 {
-            measurement["read_gigabytes_per_second"] = json!(MEMORY as f64 / seconds[2] / 1e9);
-            measurement["copy_gigabytes_per_second"] = json!(2.0 * MEMORY as f64 / seconds[3] / 1e9);
+        if !candles.is_empty() {
+            report["times_candle"] = json!(seconds[2] / seconds[0]);
         }
-        if options.candle {
-            measurement["times_candle"] = json!(seconds[seconds.len() - 1] / seconds[0]);
+        if let (1, [.., reading, copying]) = (rows, seconds) {
+            report["read_gigabytes_per_second"] = json!(MEMORY as f64 / reading / 1e9);
+            report["copy_gigabytes_per_second"] = json!(2.0 * MEMORY as f64 / copying / 1e9);
         }
-        measured.push(measurement);
+        report
     }
-    Ok(measured)
+}
+
+fn product(isa: Isa, matrix: &PackedMatrix, x: &[f32], results: &mut [f32]) -> Result<(), Box<dyn Error>> {
+    let output = Output { layer: Affine { matrix, bias: None }, results, add: false };
+    Ok(multiply(isa, Input { values: x, norm: None }, &mut [output])?)
+}
+
+/// Dense weights are widened each time, as Candle has no product of f32 with them.
+fn candles_product(of: WeightType, weights: &QTensor, x: &Tensor) -> Result<(), Box<dyn Error>> {
+    if of.is_dense() {
+        let weights = weights.dequantize(&Device::Cpu)?.to_dtype(DType::F32)?;
+        std::hint::black_box(x.matmul(&weights.t()?)?);
+    } else {
+        std::hint::black_box(x.apply_op1_no_bwd(weights)?);
+    }
+    Ok(())
 }

@@ -6,12 +6,12 @@ use crate::config::DecoderConfig;
 use crate::error::LoadError;
 use crate::family::Name;
 use crate::language_model::{ModelError, ModelInfo};
-use crate::linear::{Linear, Mlp, Norm, Products};
+use crate::linear::{Linear, Mlp, Norm};
 use crate::ops::rope::{Rope, Rotation};
 use crate::ops::{self, RowOps};
 use crate::profile::{self, Section};
 use crate::progress::{Progress, Task, Unit};
-use crate::weights::{MatrixFormat, TensorSource, WeightFormat, Weights};
+use crate::weights::{MatrixFormat, Products, TensorSource, WeightFormat, Weights};
 use sparkv_kernels::matmul::WeightType;
 
 /// A Llama or Mistral with its weights.
@@ -81,7 +81,7 @@ impl Decoder {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let (embeddings, head) = load_ends(config, weights)?;
-        let norm = weights.norm(&config.tensors.norm.hf, config)?;
+        let norm = weights.norm(config.tensors.norm.hf, config)?;
         progress.end();
         Ok(Self {
             info: ModelInfo {

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use sparkv_kernels::matmul::WeightType;
 
 use crate::error::LoadError;
-use crate::linear::Products;
 use crate::source::files::FileBytes;
 
 /// What `--weights` chooses: the format in which weight matrices are held in memory. Norms and biases are
@@ -87,6 +86,22 @@ pub trait TensorSource: Sync {
     /// # Errors
     /// If it is missing, has another shape, or is of a type that is not supported.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored<'_>, LoadError>;
+}
+
+/// Whose products a decoder computes with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Products {
+    /// Our own.
+    Packed,
+    /// Candle's.
+    Plain,
+}
+
+impl Products {
+    /// The fastest of a device.
+    pub(crate) fn on(device: &Device) -> Self {
+        if device.is_cpu() { Self::Packed } else { Self::Plain }
+    }
 }
 
 /// The tensors of a source, for a device, and the format that matrices are to have there.

@@ -115,18 +115,20 @@ pub fn add_gated(
     down.check([columns, inner])?;
     let x = Activations::of(isa, rows, columns, norm, Forms::of([gate.matrix, up.matrix]));
     let mut activated = Activations::to_be_written(isa, [count, inner], Forms::of([down.matrix]));
-    let writer = activated.writer();
-    // Products with pairs of panels of either.
-    let pairs = inner.div_ceil(COLUMNS);
-    let work = gate.matrix.bytes() + up.matrix.bytes();
-    run(&x, pairs, work, |pairs, tiles, buffers| {
-        for pair in pairs {
-            activate_pair(&x, [gate, up], (pair, tiles.clone()), buffers, &writer);
-        }
-    });
-    drop(writer);
+    activate(&x, [gate, up], &activated.writer());
     multiply_activations(&activated, &mut [Output { layer: down, results: rows, add: true }]);
     Ok(())
+}
+
+/// Writes silu(gate) * up of all rows: products with pairs of panels of either.
+fn activate(x: &Activations, layers: [Affine<'_>; 2], writer: &Writer<'_>) {
+    let pairs = layers[0].matrix.rows().div_ceil(COLUMNS);
+    let work = layers.iter().map(|layer| layer.matrix.bytes()).sum();
+    run(x, pairs, work, |pairs, tiles, buffers| {
+        for pair in pairs {
+            activate_pair(x, layers, (pair, tiles.clone()), buffers, writer);
+        }
+    });
 }
 
 /// How many rows there are.

@@ -8,31 +8,15 @@ mod plain;
 #[cfg(test)]
 mod tests;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use crate::error::LoadError;
 use crate::ops::RowOps;
 use crate::profile::{self, Section};
-use crate::weights::{MatrixFormat, Stored, Weights};
+use crate::weights::{MatrixFormat, Products, Stored, Weights};
 pub(crate) use mlp::Mlp;
 use packed::Packed;
 use plain::Plain;
-
-/// Whose products a decoder computes with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Products {
-    /// Our own.
-    Packed,
-    /// Candle's.
-    Plain,
-}
-
-impl Products {
-    /// The fastest of a device.
-    pub(crate) fn on(device: &Device) -> Self {
-        if device.is_cpu() { Self::Packed } else { Self::Plain }
-    }
-}
 
 /// y = x W^T + b.
 #[derive(Debug)]
