@@ -24,6 +24,8 @@ pub(crate) struct Loaded {
     pub(crate) alias: String,
     /// Whether it can take conversations.
     pub(crate) has_chat_template: bool,
+    /// What it took to load it.
+    pub(crate) loading: Loading,
 }
 
 /// Finds out which model is meant, and settles how many threads will compute.
@@ -76,9 +78,7 @@ pub(crate) fn load(
     let start = Instant::now();
     let (loaded, text) = load_model(settings, source, settings.model.weights, progress)?;
     allocator::give_back();
-    let Loading { seconds, weight_bytes, resident_bytes, peak_bytes } =
-        Loading::since(start, loaded.decoder.weight_bytes());
-    tracing::info!(seconds, weight_bytes, resident_bytes, peak_bytes, "the model is loaded");
+    let loading = Loading::since(start, loaded.decoder.weight_bytes());
     let has_chat_template = loaded.text.chat_template.is_some();
     let server = &settings.server;
     let config = EngineConfig {
@@ -92,7 +92,7 @@ pub(crate) fn load(
     tracing::debug!(kv_memory = config.kv_memory, "bytes for KV caches");
     let engine = TextEngine::start(loaded.decoder, text, config, settings.presets.clone())
         .context("cannot start the engine's thread")?;
-    Ok(Loaded { engine, name: loaded.name, alias: source.to_string(), has_chat_template })
+    Ok(Loaded { engine, name: loaded.name, alias: source.to_string(), has_chat_template, loading })
 }
 
 /// Bytes for KV caches. A share is one of the memory that is free now, or that the container has left.

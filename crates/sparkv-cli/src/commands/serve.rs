@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use sparkv_eval::bench::Loading;
 use sparkv_models::ModelSource;
 use sparkv_server::{Connections, Drained, HttpServer, Server, ServerConfig, Tls};
 use tokio::net::TcpListener;
@@ -112,7 +113,10 @@ fn listen(listener: TcpListener, settings: &Settings, tls: Option<Tls>) -> HttpS
 async fn load(settings: Arc<Settings>, source: ModelSource) -> anyhow::Result<Loaded> {
     let loading = move || {
         let progress = progress::of_server(settings.server.log_format);
-        loading::load(&settings, &source, &*progress)
+        let loaded = loading::load(&settings, &source, &*progress)?;
+        let Loading { seconds, weight_bytes, resident_bytes, peak_bytes } = loaded.loading;
+        tracing::info!(seconds, weight_bytes, resident_bytes, peak_bytes, "the model is loaded");
+        Ok(loaded)
     };
     tokio::task::spawn_blocking(loading).await.context("loading the model failed")?
 }

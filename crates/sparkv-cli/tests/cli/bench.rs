@@ -45,7 +45,12 @@ fn tiny() -> Value {
 fn json_has_the_documented_fields() {
     let given = ["--prompt", "8,16", "--depth", "0,100", "--kv", "exact", "--kv", "balanced"];
     let report = bench(&given);
-    assert_eq!(fields(&report), ["decode", "machine", "model", "peak_rss_bytes", "prefill"]);
+    assert_eq!(fields(&report), ["decode", "loading", "machine", "model", "peak_rss_bytes", "prefill"]);
+    assert_eq!(fields(&report["loading"]), ["peak_bytes", "resident_bytes", "seconds", "weight_bytes"]);
+    assert!(number(&report, "/loading/seconds") > 0.0);
+    // Its weights are some millions, in Q8_0.
+    let weights = number(&report, "/loading/weight_bytes");
+    assert!((1e6..1e7).contains(&weights), "{weights}");
     let machine = ["arch", "cores", "cpu", "memory_bytes", "os", "threads"];
     assert_eq!(fields(&report["machine"]), machine);
     assert_eq!(report["model"], json!({ "name": "sparkv-demo", "weights": "auto", "dummy": false }));
