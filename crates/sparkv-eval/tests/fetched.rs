@@ -1,6 +1,6 @@
 //! What docs/quality.md says of a real model, which scripts/models/fetch brings, in short: one text, a shorter prefix.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+#![cfg(test)]
 
 use sparkv::settings::KvChoice;
 use sparkv::{KvOptions, Presets};

@@ -88,7 +88,15 @@ pub fn run(pieces: usize, work: impl Fn(usize) + Sync) {
     {
         pool.run(pieces, &work, owner);
     } else {
-        (0..pieces).for_each(work);
+        run_alone(pieces, &work);
+    }
+}
+
+/// The same on this thread alone.
+fn run_alone(pieces: usize, work: &(dyn Fn(usize) + Sync)) {
+    let panics = (0..pieces).filter_map(|piece| catch_unwind(AssertUnwindSafe(|| work(piece))).err());
+    if let Some(first) = panics.reduce(|first, _| first) {
+        resume_unwind(first);
     }
 }
 
@@ -108,14 +116,19 @@ pub fn map_mut<I: Send, T: Send + Sync>(
     items: &mut [I],
     change: impl Fn(usize, &mut I) -> T + Sync,
 ) -> Vec<T> {
-    // Never contended: each item is taken once.
-    let items: Vec<_> = items.iter_mut().map(Mutex::new).collect();
+    let items = takeable(items);
     map(items.len(), |index| change(index, &mut lock(&items[index])))
 }
 
 /// Calls `change` with each of `items` and its index.
 pub fn for_each<T: Send>(items: &mut [T], change: impl Fn(usize, &mut T) + Sync) {
-    map_mut(items, change);
+    let items = takeable(items);
+    run(items.len(), |index| change(index, &mut lock(&items[index])));
+}
+
+/// Items as threads take them: never contended, since each is taken once.
+fn takeable<T>(items: &mut [T]) -> Vec<Mutex<&mut T>> {
+    items.iter_mut().map(Mutex::new).collect()
 }
 
 /// Has every thread of the pool do `chore` soon, the caller at once.
@@ -322,16 +335,17 @@ mod tests {
 
     #[test]
     fn a_panic_reaches_the_caller_after_all_other_pieces() {
-        let done = AtomicUsize::new(0);
-        let panic = catch_unwind(AssertUnwindSafe(|| {
-            run(64, |piece| {
-                assert_ne!(piece, 13, "unlucky");
-                done.fetch_add(1, Ordering::Relaxed);
-            });
-        }));
-        let panic = *panic.unwrap_err().downcast::<String>().unwrap();
-        assert!(panic.contains("unlucky"), "{panic}");
-        if threads().get() > 1 {
+        let alone: fn(usize, &(dyn Fn(usize) + Sync)) = run_alone;
+        for run in [alone, |pieces, work| run(pieces, work)] {
+            let done = AtomicUsize::new(0);
+            let panic = catch_unwind(AssertUnwindSafe(|| {
+                run(64, &|piece| {
+                    assert_ne!(piece, 13, "unlucky");
+                    done.fetch_add(1, Ordering::Relaxed);
+                });
+            }));
+            let panic = *panic.unwrap_err().downcast::<String>().unwrap();
+            assert!(panic.contains("unlucky"), "{panic}");
             assert_eq!(done.into_inner(), 63);
         }
         assert_eq!(map(3, |index| index), [0, 1, 2]);

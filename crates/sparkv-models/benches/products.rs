@@ -10,11 +10,12 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
-use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::quantized::QTensor;
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 use sparkv_kernels::matmul::{Affine, Input, Output, PackedMatrix, WeightType, multiply};
 use sparkv_kernels::{Isa, parallel};
+use sparkv_models::ggml_type;
 
 /// The largest matrices of a layer, (results, columns): where the width doubles, and where it is taken back.
 const SHAPES: [(&str, [[usize; 2]; 2]); 3] = [
@@ -87,25 +88,6 @@ fn numbers(count: usize) -> Vec<f32> {
         (state >> 8) as f32 / (1 << 23) as f32 - 1.0
     };
     (0..count).map(next).collect()
-}
-
-/// Candle's name of a type.
-fn ggml(of: WeightType) -> GgmlDType {
-    match of {
-        WeightType::F32 => GgmlDType::F32,
-        WeightType::F16 => GgmlDType::F16,
-        WeightType::Bf16 => GgmlDType::BF16,
-        WeightType::Q8_0 => GgmlDType::Q8_0,
-        WeightType::Q4_0 => GgmlDType::Q4_0,
-        WeightType::Q4_1 => GgmlDType::Q4_1,
-        WeightType::Q5_0 => GgmlDType::Q5_0,
-        WeightType::Q5_1 => GgmlDType::Q5_1,
-        WeightType::Q2K => GgmlDType::Q2K,
-        WeightType::Q3K => GgmlDType::Q3K,
-        WeightType::Q4K => GgmlDType::Q4K,
-        WeightType::Q5K => GgmlDType::Q5K,
-        WeightType::Q6K => GgmlDType::Q6K,
-    }
 }
 
 /// One thing that is measured.
@@ -218,10 +200,10 @@ impl Matrices {
     fn new(of: WeightType, shape: [usize; 2], with_candle: bool) -> Result<Self, Box<dyn Error>> {
         let [results, columns] = shape;
         let weights = Tensor::from_vec(numbers(results * columns), (results, columns), &Device::Cpu)?;
-        let blocks = || QTensor::quantize(&weights, ggml(of));
+        let blocks = || QTensor::quantize(&weights, ggml_type(of));
         let bytes = blocks()?.data()?.into_owned();
         let pack = |results: usize, columns: usize| {
-            let row = columns / of.block_len() * of.block_bytes();
+            let row = of.row_bytes(columns);
             PackedMatrix::pack(of, results, columns, |rows| {
                 Ok::<_, std::fmt::Error>(&bytes[rows.start * row..rows.end * row])
             })

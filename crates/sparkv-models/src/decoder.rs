@@ -20,16 +20,13 @@ pub struct Decoder {
     pub(crate) info: ModelInfo,
     /// What is done to rows there.
     ops: &'static dyn RowOps,
-    rms_norm_eps: f32,
     rope: Rope,
-    /// The table of token embeddings, (vocab, hidden).
-    embeddings: Linear,
+    /// The table of token embeddings, (vocab, hidden), if it is not the output head.
+    embeddings: Option<Linear>,
     layers: Vec<Layer>,
     norm: Norm,
     /// (vocab, hidden)
     head: Linear,
-    /// Whether that is the table of embeddings.
-    is_tied: bool,
     /// Counts what caches and prefills hold.
     pub(crate) pool: KvPool,
 }
@@ -47,7 +44,7 @@ struct Layer {
     /// (hidden, query_heads * head_dim)
     o: Linear,
     /// What queries and keys are normalized by before they are rotated, each (head_dim).
-    query_key_norm: Option<[Tensor; 2]>,
+    query_key_norm: Option<[Norm; 2]>,
     mlp: Mlp,
 }
 
@@ -81,7 +78,7 @@ impl Decoder {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let (embeddings, head) = load_ends(config, weights)?;
-        let norm = weights.norm(config.tensors.norm.hf, config)?;
+        let norm = weights.norm(config.tensors.norm.hf, config.hidden_size, config)?;
         progress.end();
         Ok(Self {
             info: ModelInfo {
@@ -92,13 +89,11 @@ impl Decoder {
                 row_bytes: config.hidden_size * size_of::<f32>(),
             },
             ops: ops::on(weights.device),
-            rms_norm_eps: config.rms_norm_eps,
             rope: Rope::new(config, weights.device),
             embeddings,
             layers,
             norm,
             head,
-            is_tied: config.tied_embeddings,
             pool: KvPool::default(),
         })
     }
@@ -106,8 +101,8 @@ impl Decoder {
     /// Bytes that matrices of weights take; embeddings that are the output head as well are counted once.
     pub fn weight_bytes(&self) -> u64 {
         let layers = self.layers.iter().flat_map(Layer::matrices).map(Linear::bytes);
-        let table = if self.is_tied { 0 } else { self.embeddings.bytes() };
-        (layers.sum::<usize>() + self.head.bytes() + table) as u64
+        let table = self.embeddings.iter().map(Linear::bytes);
+        layers.chain(table).sum::<usize>() as u64 + self.head.bytes() as u64
     }
 
     /// How many layers there are.
@@ -123,7 +118,7 @@ impl Decoder {
     /// (tokens, hidden), f32
     pub(crate) fn embed(&self, tokens: &[u32]) -> Result<Tensor, ModelError> {
         self.info.check_tokens(tokens)?;
-        Ok(self.embeddings.rows(tokens)?)
+        Ok(self.embeddings.as_ref().unwrap_or(&self.head).rows(tokens)?)
     }
 
     /// Replaces `hidden`, (rows, hidden), the rows of all `spans` one after the other, all of which are wanted, by
@@ -194,10 +189,10 @@ impl Decoder {
         profile::on(Section::Attention, || attend(&self.info.kv_shape.attention, &q, &k, &v, spans))
     }
 
-    /// (rows, heads * head_dim), each head of which is normalized by itself; `weight` is (head_dim).
-    fn normalize_heads(&self, x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
-        let heads = x.reshape(((), weight.dim(0)?))?;
-        self.ops.rms_norm(&heads, weight, self.rms_norm_eps)?.reshape(x.shape())
+    /// (rows, heads * head_dim), each head of which is normalized by itself.
+    fn normalize_heads(&self, x: &Tensor, norm: &Norm) -> candle_core::Result<Tensor> {
+        let heads = x.reshape(((), norm.weight.dim(0)?))?;
+        norm.apply(&heads, self.ops)?.reshape(x.shape())
     }
 
     /// Replaces `hidden`, (rows, hidden), by what a layer makes of it after attention.
@@ -225,14 +220,11 @@ impl Layer {
         let query = config.query_heads * config.head_dim;
         let kv = config.kv_heads * config.head_dim;
         let names = config.tensors;
-        let vector = |module: &Name, length| {
-            weights.vector_on_device(&format!("{}.weight", names.in_layer(index, module)), length)
-        };
-        let norm = |module: &Name| weights.norm(&names.in_layer(index, module), config);
+        let norm = |module: &Name, length| weights.norm(&names.in_layer(index, module), length, config);
         let attention =
             |module: &Name, shape, bias| Linear::load(weights, &names.in_layer(index, module), shape, bias);
         let query_key_norm = if config.query_key_norm {
-            Some([vector(&names.q_norm, config.head_dim)?, vector(&names.k_norm, config.head_dim)?])
+            Some([norm(&names.q_norm, config.head_dim)?, norm(&names.k_norm, config.head_dim)?])
         } else {
             None
         };
@@ -240,14 +232,14 @@ impl Layer {
             Linear::load(weights, &names.in_layer(index, module), shape, config.mlp_bias)
         };
         Ok(Self {
-            attention_norm: norm(&names.attention_norm)?,
+            attention_norm: norm(&names.attention_norm, hidden)?,
             q: attention(&names.q, [query, hidden], config.attention_bias)?,
             k: attention(&names.k, [kv, hidden], config.attention_bias)?,
             v: attention(&names.v, [kv, hidden], config.attention_bias)?,
             o: attention(&names.o, [hidden, query], config.attention_output_bias)?,
             query_key_norm,
             mlp: Mlp {
-                norm: norm(&names.mlp_norm)?,
+                norm: norm(&names.mlp_norm, hidden)?,
                 gate: mlp(&names.gate, [inner, hidden])?,
                 up: mlp(&names.up, [inner, hidden])?,
                 down: mlp(&names.down, [hidden, inner])?,
@@ -257,15 +249,15 @@ impl Layer {
 }
 
 impl Weights<'_> {
-    /// `name`.weight, (hidden).
-    fn norm(&self, name: &str, config: &DecoderConfig) -> Result<Norm, LoadError> {
-        let weight = self.vector_on_device(&format!("{name}.weight"), config.hidden_size)?;
-        Ok(Norm { weight, eps: config.rms_norm_eps })
+    /// `name`.weight, (length).
+    fn norm(&self, name: &str, length: usize, config: &DecoderConfig) -> Result<Norm, LoadError> {
+        let weight = self.vector(&format!("{name}.weight"), length)?;
+        Ok(Norm { weight: Tensor::from_vec(weight, length, self.device)?, eps: config.rms_norm_eps })
     }
 }
 
-/// The embedding table and the output head. Where they are tied, a file may hold either of them, and memory holds one.
-fn load_ends(config: &DecoderConfig, weights: &Weights<'_>) -> Result<(Linear, Linear), LoadError> {
+/// The embedding table, if it is one of its own, and the output head. Where they are tied, a file may hold either of them.
+fn load_ends(config: &DecoderConfig, weights: &Weights<'_>) -> Result<(Option<Linear>, Linear), LoadError> {
     let names = config.tensors;
     let [table_name, head_name] = [&names.embeddings, &names.head].map(|name| format!("{}.weight", name.hf));
     let Weights { source, format, .. } = *weights;
@@ -273,16 +265,15 @@ fn load_ends(config: &DecoderConfig, weights: &Weights<'_>) -> Result<(Linear, L
     let only_head = config.tied_embeddings && !source.contains(&table_name) && source.contains(&head_name);
     let table = weights.stored(if only_head { &head_name } else { &table_name }, &shape)?;
     if config.tied_embeddings {
-        let head = Linear::table(weights, &table, format)?;
-        return Ok((head.share(), head));
+        return Ok((None, Linear::new(weights, &table, format, None)?));
     }
     let of_table = match format {
         MatrixFormat::Dense(WeightType::F16 | WeightType::Bf16) => format,
         _ => MatrixFormat::as_stored(table.weight_type),
     };
-    let embeddings = Linear::table(weights, &table, of_table)?;
-    drop(table);
-    Ok((embeddings, Linear::table(weights, &weights.stored(&head_name, &shape)?, format)?))
+    let embeddings = Linear::new(weights, &table, of_table, None)?;
+    let head = Linear::new(weights, &weights.stored(&head_name, &shape)?, format, None)?;
+    Ok((Some(embeddings), head))
 }
 
 #[cfg(test)]

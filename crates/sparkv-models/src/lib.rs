@@ -58,4 +58,4 @@ pub use source::hub::{self, HubOptions};
 pub use source::safetensors::SafetensorsFiles;
 pub use source::text::TextFiles;
 pub use span::Span;
-pub use weights::{Stored, TensorSource, WeightFormat};
+pub use weights::{Stored, TensorSource, WeightFormat, ggml_type};

@@ -71,7 +71,7 @@ pub struct Stored<'a> {
     pub shape: Vec<usize>,
     /// Its bytes, in the layout of GGUF.
     pub bytes: Cow<'a, [u8]>,
-    /// The file they lie in: its pages are given back once they were read.
+    /// The file they lie in, whose pages are given back as rows are read.
     pub(crate) file: Option<&'a FileBytes>,
 }
 
@@ -122,11 +122,6 @@ impl Weights<'_> {
     /// A vector, (length), in f32.
     pub(crate) fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, LoadError> {
         Ok(self.stored(name, &[length])?.values())
-    }
-
-    /// The same on the device.
-    pub(crate) fn vector_on_device(&self, name: &str, length: usize) -> Result<Tensor, LoadError> {
-        Ok(Tensor::from_vec(self.vector(name, length)?, length, self.device)?)
     }
 }
 
@@ -188,7 +183,7 @@ impl Stored<'_> {
 
     /// Some rows of a matrix.
     pub(crate) fn rows(&self, range: Range<usize>) -> candle_core::Result<StoredRows<'_>> {
-        let row = self.columns() / self.weight_type.block_len() * self.weight_type.block_bytes();
+        let row = self.weight_type.row_bytes(self.columns());
         match self.bytes.get(range.start * row..range.end * row) {
             Some(bytes) => Ok(StoredRows { bytes, file: self.file }),
             None => candle_core::bail!("rows {range:?} of a matrix of the shape {:?}", self.shape),
@@ -208,14 +203,6 @@ impl Stored<'_> {
     }
 }
 
-impl Drop for Stored<'_> {
-    fn drop(&mut self) {
-        if let (Some(file), Cow::Borrowed(bytes)) = (self.file, &self.bytes) {
-            file.give_back(bytes);
-        }
-    }
-}
-
 /// Bytes of some rows, whose pages are given back when they have been read: a table of embeddings is too large to be in
 /// memory twice.
 pub(crate) struct StoredRows<'a> {
@@ -232,7 +219,7 @@ impl Drop for StoredRows<'_> {
 }
 
 /// Candle's name of a type.
-pub(crate) fn ggml_type(of: WeightType) -> GgmlDType {
+pub fn ggml_type(of: WeightType) -> GgmlDType {
     match of {
         WeightType::F32 => GgmlDType::F32,
         WeightType::F16 => GgmlDType::F16,

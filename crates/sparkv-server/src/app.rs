@@ -150,14 +150,7 @@ impl App {
         let CheckedRequests { mut requests, answers, fault } = asked;
         let timeout = self.config().request_timeout;
         requests.iter_mut().for_each(|request| request.timeout = timeout);
-        let generate = move |engine: &TextEngine| {
-            let mut all = Vec::new();
-            for request in requests {
-                engine.check_room()?;
-                all.extend(engine.generate_several(request, answers)?);
-            }
-            Ok(all)
-        };
+        let generate = move |engine: &TextEngine| engine.generate_all(requests, answers);
         let events = self.encode(generate).await?.map_err(|error| ApiError::refused(error, &fault))?;
         let seconds = arrived.elapsed().as_secs_f64();
         let instrumented = |events| InstrumentedEvents::new(events, self.0.metrics.clone(), seconds);
@@ -176,7 +169,7 @@ impl App {
         self.check_ready()?;
         let engine = self.0.engine.clone();
         // A full queue turns away before anything is worked on.
-        if let Err(error) = engine.check_room() {
+        if let Err(error) = engine.check_room(1) {
             return Ok(Err(error));
         }
         let failed = |error: &dyn fmt::Display| {

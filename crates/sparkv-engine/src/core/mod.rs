@@ -175,18 +175,32 @@ impl TokenEngine {
     /// # Errors
     /// Whatever of [`RequestError`] applies; nothing was queued then.
     pub fn submit(&self, request: TokenRequest) -> Result<TokenStream, RequestError> {
-        let request = self.check(request)?;
-        let (events, tokens) = mpsc::unbounded_channel();
-        self.queue.join(Job::new(request, events))?;
-        Ok(TokenStream::new(tokens, Arc::clone(&self.queue)))
+        let mut only = self.submit_all(vec![request])?;
+        only.pop().ok_or(RequestError::Stopped)
     }
 
-    /// Whether a request that came now would be taken, as far as that depends on others.
+    /// The same for several requests, which enter the queue together or not at all.
+    ///
+    /// # Errors
+    /// Whatever of [`RequestError`] applies; nothing was queued then.
+    pub fn submit_all(&self, requests: Vec<TokenRequest>) -> Result<Vec<TokenStream>, RequestError> {
+        let join = |request| {
+            let (events, tokens) = mpsc::unbounded_channel();
+            let stream = TokenStream::new(tokens, Arc::clone(&self.queue));
+            Ok((Job::new(self.check(request)?, events), stream))
+        };
+        let joined = requests.into_iter().map(join).collect::<Result<Vec<_>, RequestError>>()?;
+        let (jobs, streams) = joined.into_iter().unzip();
+        self.queue.join(jobs)?;
+        Ok(streams)
+    }
+
+    /// Whether so many requests that came now would be taken, as far as that depends on others.
     ///
     /// # Errors
     /// [`RequestError::QueueFull`], [`RequestError::Stopped`].
-    pub fn check_room(&self) -> Result<(), RequestError> {
-        self.queue.check_room()
+    pub fn check_room(&self, requests: usize) -> Result<(), RequestError> {
+        self.queue.check_room(requests)
     }
 
     /// Everything about a request that can be known before it runs.

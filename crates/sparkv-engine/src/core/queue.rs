@@ -51,18 +51,18 @@ impl RequestQueue {
         Self { state: Mutex::new(state), changed: Condvar::new(), max_queue, max_running }
     }
 
-    /// Puts a job at the end of the queue.
-    pub(super) fn join(&self, job: Job) -> Result<(), RequestError> {
+    /// Puts jobs at the end of the queue, all of them or none.
+    pub(super) fn join(&self, jobs: Vec<Job>) -> Result<(), RequestError> {
         let mut state = self.lock();
-        state.check_room(self.max_queue, self.max_running)?;
-        state.waiting.push_back(job);
+        state.check_room(jobs.len(), self.max_queue, self.max_running)?;
+        state.waiting.extend(jobs);
         self.changed.notify_all();
         Ok(())
     }
 
-    /// Whether a job could join.
-    pub(super) fn check_room(&self) -> Result<(), RequestError> {
-        self.lock().check_room(self.max_queue, self.max_running)
+    /// Whether so many jobs could join.
+    pub(super) fn check_room(&self, jobs: usize) -> Result<(), RequestError> {
+        self.lock().check_room(jobs, self.max_queue, self.max_running)
     }
 
     /// Waits for a job; false once there is none to wait for.
@@ -188,13 +188,13 @@ impl RequestQueue {
 }
 
 impl State {
-    fn check_room(&self, max_queue: usize, max_running: usize) -> Result<(), RequestError> {
+    fn check_room(&self, jobs: usize, max_queue: usize, max_running: usize) -> Result<(), RequestError> {
         if self.phase != Phase::Open {
             return Err(RequestError::Stopped);
         }
         // Free places to run count too: the thread may not have taken up yet what it is free for.
         let free = if self.blocked { 0 } else { max_running.saturating_sub(self.running.len()) };
-        if self.waiting.len() >= max_queue.saturating_add(free) {
+        if self.waiting.len().saturating_add(jobs) > max_queue.saturating_add(free) {
             return Err(RequestError::QueueFull { max_queue });
         }
         Ok(())

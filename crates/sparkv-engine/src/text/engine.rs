@@ -8,7 +8,7 @@ use super::{
     detokenizer::Detokenizer,
     model::TextModel,
     stop::StopMatcher,
-    stream::{EventStream, PromptText},
+    stream::{AnswerText, EventStream, PromptText},
 };
 use crate::{
     chat::Turn,
@@ -16,14 +16,24 @@ use crate::{
     request::{GenerateRequest, Prompt, PromptLength, RequestError},
 };
 
-/// How the tokens of an answer become text.
-struct TextForm {
+/// A request in tokens, and how the tokens of its answers become text.
+struct Encoded {
+    request: TokenRequest,
     /// Whether the text goes on from the prompt's.
     continues: bool,
     /// See [`PromptText::spells_special`].
     spells_special: bool,
     /// Texts that end it.
     stop: Vec<String>,
+}
+
+impl Encoded {
+    /// What is asked for the nth answer.
+    fn nth(&self, nth: u64) -> TokenRequest {
+        let mut request = self.request.clone();
+        request.sampling.seed = request.sampling.seed.map(|seed| seed.wrapping_add(nth));
+        request
+    }
 }
 
 /// A handle on a running engine: cheap to clone, shared by all who serve it. When the last one is dropped the
@@ -55,20 +65,36 @@ impl TextEngine {
     /// # Errors
     /// Whatever of [`RequestError`] applies; nothing was queued then.
     pub fn generate(&self, request: GenerateRequest) -> Result<EventStream, RequestError> {
-        let mut only = self.generate_several(request, NonZeroUsize::MIN)?;
+        let mut only = self.generate_all(vec![request], NonZeroUsize::MIN)?;
         only.pop().ok_or(RequestError::Stopped)
     }
 
-    /// The same for several answers to one prompt, which is encoded once. With a seed, each answer has its own: the
-    /// seed and those that follow it.
+    /// The same for several answers to each of several prompts, those to one after those to the one before; a prompt
+    /// is encoded once. With a seed, each answer to a prompt has its own: the seed and those that follow it.
     ///
     /// # Errors
-    /// Whatever of [`RequestError`] applies; nothing is left in the queue then.
-    pub fn generate_several(
+    /// Whatever of [`RequestError`] applies; nothing was queued then.
+    pub fn generate_all(
         &self,
-        request: GenerateRequest,
+        requests: Vec<GenerateRequest>,
         answers: NonZeroUsize,
     ) -> Result<Vec<EventStream>, RequestError> {
+        // A full queue turns away before anything is worked on.
+        self.check_room(requests.len().saturating_mul(answers.get()))?;
+        let (mut requests_in_tokens, mut texts) = (Vec::new(), Vec::new());
+        for request in requests {
+            let encoded = self.encode_request(request)?;
+            for nth in 0..answers.get() as u64 {
+                texts.push(self.answer_text(&encoded)?);
+                requests_in_tokens.push(encoded.nth(nth));
+            }
+        }
+        let tokens = self.tokens.submit_all(requests_in_tokens)?;
+        Ok(tokens.into_iter().zip(texts).map(|(tokens, text)| EventStream::new(tokens, text)).collect())
+    }
+
+    /// Renders, encodes and checks a request.
+    fn encode_request(&self, request: GenerateRequest) -> Result<Encoded, RequestError> {
         let GenerateRequest { prompt, prompt_logprobs, max_tokens, fit_context, sampling, stop, .. } =
             request;
         if stop.iter().any(String::is_empty) {
@@ -103,7 +129,7 @@ impl TextEngine {
         };
         let grammar =
             request.format.map(|format| self.text.compile(&format, self.tokens.info())).transpose()?;
-        let token_request = TokenRequest {
+        let request = TokenRequest {
             prompt,
             prompt_logprobs,
             max_tokens,
@@ -116,26 +142,22 @@ impl TextEngine {
             system_tokens,
             timeout: request.timeout,
         };
-        let form = TextForm { continues, spells_special, stop };
-        (0..answers.get() as u64).map(|nth| self.submit(&token_request, nth, &form)).collect()
+        Ok(Encoded { request, continues, spells_special, stop })
     }
 
-    /// Puts one of several answers in the queue.
-    fn submit(&self, request: &TokenRequest, nth: u64, form: &TextForm) -> Result<EventStream, RequestError> {
-        let mut request = request.clone();
-        request.sampling.seed = request.sampling.seed.map(|seed| seed.wrapping_add(nth));
-        let prompt_tokens = request.prompt.len();
+    /// What makes text of the tokens of an answer.
+    fn answer_text(&self, encoded: &Encoded) -> Result<AnswerText, RequestError> {
+        let Encoded { request, continues, spells_special, stop } = encoded;
+        let context = if *continues { request.prompt.as_slice() } else { &[] };
+        let detokenizer = Detokenizer::after(Arc::clone(&self.text), context)
+            .map_err(|error| RequestError::invalid("prompt", format!("cannot be decoded: {error}")))?;
         let scored = request.prompt_logprobs.map(|_| PromptText {
             model: Arc::clone(&self.text),
             ids: request.prompt.clone(),
-            spells_special: form.spells_special,
+            spells_special: *spells_special,
         });
-        let context = if form.continues { request.prompt.as_slice() } else { &[] };
-        let text = Detokenizer::after(Arc::clone(&self.text), context)
-            .map_err(|error| RequestError::invalid("prompt", format!("cannot be decoded: {error}")))?;
-        let stop = StopMatcher::new(form.stop.clone(), request.sampling.min_tokens);
-        let tokens = self.tokens.submit(request)?;
-        Ok(EventStream::new(tokens, text, stop, prompt_tokens, scored))
+        let stop = StopMatcher::new(stop.clone(), request.sampling.min_tokens);
+        Ok(AnswerText { detokenizer, stop, prompt_tokens: request.prompt.len(), scored })
     }
 
     /// The tokens of a prompt, as [`Self::generate`] would continue them.
@@ -153,12 +175,12 @@ impl TextEngine {
         &self.text
     }
 
-    /// Whether a request that came now would be taken, as far as that depends on others.
+    /// Whether so many requests that came now would be taken, as far as that depends on others.
     ///
     /// # Errors
     /// [`RequestError::QueueFull`], [`RequestError::Stopped`].
-    pub fn check_room(&self) -> Result<(), RequestError> {
-        self.tokens.check_room()
+    pub fn check_room(&self, requests: usize) -> Result<(), RequestError> {
+        self.tokens.check_room(requests)
     }
 
     /// What to propose, from now on, where memory does not suffice.

@@ -31,6 +31,16 @@ pub struct EventStream {
     timings: Timings,
 }
 
+/// What makes text of the tokens of an answer.
+#[derive(Debug)]
+pub(super) struct AnswerText {
+    pub(super) detokenizer: Detokenizer,
+    pub(super) stop: StopMatcher,
+    pub(super) prompt_tokens: usize,
+    /// Where what the model thinks of the prompt is asked for.
+    pub(super) scored: Option<PromptText>,
+}
+
 /// The tokens of a prompt, as far as their text matters.
 #[derive(Debug)]
 pub(super) struct PromptText {
@@ -81,13 +91,8 @@ struct Source {
 }
 
 impl EventStream {
-    pub(super) fn new(
-        tokens: TokenStream,
-        text: Detokenizer,
-        stop: StopMatcher,
-        prompt_tokens: usize,
-        scored: Option<PromptText>,
-    ) -> Self {
+    pub(super) fn new(tokens: TokenStream, text: AnswerText) -> Self {
+        let AnswerText { detokenizer: text, stop, prompt_tokens, scored } = text;
         let source = Source {
             tokens,
             text,

@@ -158,6 +158,20 @@ fn a_full_queue_waits_for_memory_and_turns_away() {
 }
 
 #[test]
+fn requests_submitted_together_enter_the_queue_together_or_not_at_all() {
+    let config = EngineConfig { max_queue: NonZeroUsize::new(2).unwrap(), ..many(1) };
+    let (engine, probe) = start_with(&FakeConfig::default(), config);
+    let requests = |count| (0..count).map(|seed| endless(seed, 10, 10)).collect::<Vec<_>>();
+    assert_eq!(engine.submit_all(requests(4)).unwrap_err(), RequestError::QueueFull { max_queue: 2 });
+    let late_fault = [requests(1), vec![endless(2, 0, 10)]].concat();
+    assert!(matches!(engine.submit_all(late_fault), Err(RequestError::InvalidParam { .. })));
+    assert_eq!((engine.load(), probe.steps()), (Load::default(), 0));
+    for stream in engine.submit_all(requests(3)).unwrap() {
+        assert_eq!(ids(stream).len(), 10);
+    }
+}
+
+#[test]
 fn time_that_is_up_ends_a_request_that_waits_and_at_work() {
     let fake = FakeConfig { delay: Duration::from_millis(2), ..FakeConfig::default() };
     let (engine, probe) = start_with(&fake, many(1));

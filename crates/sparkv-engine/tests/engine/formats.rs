@@ -161,7 +161,7 @@ fn several_answers_have_a_seed_each() {
         };
         events.into_iter().map(text).collect()
     };
-    let three = texts(engine.generate_several(request.clone(), NonZeroUsize::new(3).unwrap()).unwrap());
+    let three = texts(engine.generate_all(vec![request.clone()], NonZeroUsize::new(3).unwrap()).unwrap());
     assert!(three[0] != three[1] && three[1] != three[2], "{three:?}");
     let second = GenerateRequest { sampling: hot(6), ..request };
     assert_eq!(texts(vec![engine.generate(second).unwrap()]), three[1..2]);

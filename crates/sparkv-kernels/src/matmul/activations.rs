@@ -3,6 +3,8 @@
 //! For weights with codes they are rounded, every 32 columns by themselves, to whole numbers up to 127 in magnitude times a
 //! scale. They lie in **tiles** of as many rows as a kernel takes at once, the rows of a tile side by side.
 
+use std::ops::Range;
+
 use super::codes::QUADS;
 use super::disjoint::Disjoint;
 use super::packed_matrix::PackedMatrix;
@@ -97,8 +99,8 @@ impl Width {
 }
 
 impl Activations {
-    /// Rows that are all zeros.
-    fn new(isa: Isa, [rows, columns]: [usize; 2], forms: Forms) -> Self {
+    /// Rows that are all zeros, to be written.
+    pub(super) fn zeros(isa: Isa, [rows, columns]: [usize; 2], forms: Forms) -> Self {
         let width = Width::of(isa);
         let padded = rows / width * width + Width::for_rows(rows % width);
         let blocks = padded * columns.div_ceil(COLUMNS);
@@ -121,7 +123,7 @@ impl Activations {
         forms: Forms,
     ) -> Self {
         let rows = values.len() / columns.max(1);
-        let mut activations = Self::new(isa, [rows, columns], forms);
+        let mut activations = Self::zeros(isa, [rows, columns], forms);
         let tiles = activations.tiles();
         let tile_values = activations.width * columns;
         let per_piece = (PIECE / tile_values.max(1)).max(1);
@@ -146,11 +148,6 @@ impl Activations {
         activations
     }
 
-    /// Rows that are written afterwards.
-    pub(super) fn to_be_written(isa: Isa, shape: [usize; 2], forms: Forms) -> Self {
-        Self::new(isa, shape, forms)
-    }
-
     /// How many tiles there are.
     pub(super) fn tiles(&self) -> usize {
         self.rows.div_ceil(self.width)
@@ -159,6 +156,11 @@ impl Activations {
     /// Rows of all tiles but the last.
     pub(super) fn tile_rows(&self) -> usize {
         self.width
+    }
+
+    /// The rows of some tiles.
+    pub(super) fn rows_of(&self, tiles: &Range<usize>) -> Range<usize> {
+        tiles.start * self.width..self.rows.min(tiles.end * self.width)
     }
 
     /// Rows that a tile has room for.

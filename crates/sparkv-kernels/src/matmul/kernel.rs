@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::activations::{Activations, RoundedTile, Width};
 use super::codes::{self, QUADS};
-use super::packed_matrix::{HALVES, PackedMatrix, scales_at};
+use super::packed_matrix::{HALVES, PackedMatrix, scales_at, small_scales_at};
 use super::weight_type::{Shape, WeightType};
 use crate::format::F16_BYTES;
 use crate::simd::integers::{Integers, Quads};
@@ -146,6 +146,22 @@ fn store<const P: usize>(out: &mut [[f32; LANES]], results: [[f32; LANES]; P]) {
     out.iter_mut().zip(results).for_each(|(out, result)| *out = result);
 }
 
+/// Results of each row.
+#[inline(always)]
+fn stored<S: Simd, const P: usize>(simd: S, results: [S::F; P]) -> [[f32; LANES]; P] {
+    let mut out = [[0.0; LANES]; P];
+    for (result, out) in results.into_iter().zip(&mut out) {
+        simd.store(result, out);
+    }
+    out
+}
+
+/// Whether no tile is as wide with these instructions, so that nothing need be compiled for it.
+#[inline(always)]
+const fn is_too_wide<S: Simd, const P: usize>() -> bool {
+    P > 4 && !S::MANY_REGISTERS
+}
+
 /// A panel's codes become bytes.
 struct Unpack<'a, K> {
     packed: &'a [Quads],
@@ -193,8 +209,7 @@ impl<S: Integers, K: Quantized> Task<S> for Row<'_, K> {
             };
             add_columns::<S, K, 1>(simd, &weights, (quads, sums, scales), &mut results);
         }
-        let mut out = [0.0; LANES];
-        simd.store(results[0], &mut out);
+        let [out] = stored(simd, results);
         out
     }
 }
@@ -242,10 +257,8 @@ impl<S: Integers, K: Quantized, const P: usize> Task<S> for Tile<'_, K, P> {
 
     #[inline(always)]
     fn run(self, simd: S) -> Self::Output {
-        let mut out = [[0.0; LANES]; P];
-        if P > 4 && !S::MANY_REGISTERS {
-            // Tiles are not as wide there.
-            return out;
+        if is_too_wide::<S, P>() {
+            return [[0.0; LANES]; P];
         }
         let mut results = [simd.splat(0.0); P];
         let columns = self.x.quads.iter().zip(self.x.sums).zip(self.x.scales);
@@ -266,10 +279,7 @@ impl<S: Integers, K: Quantized, const P: usize> Task<S> for Tile<'_, K, P> {
             };
             add_columns::<S, K, P>(simd, &weights, (quads, sums, scales), &mut results);
         }
-        for (result, out) in results.into_iter().zip(&mut out) {
-            simd.store(result, out);
-        }
-        out
+        stored(simd, results)
     }
 }
 
@@ -337,7 +347,7 @@ fn load_scales<S: Integers, K: Quantized>(simd: S, scales: &[u8], block: usize) 
         for (group, loaded) in loaded.iter_mut().enumerate().take(shape.groups) {
             *loaded = of_all;
             if shape.is_super()
-                && let Some(bytes) = scales[small + (kind * shape.groups + group) * LANES..].first_chunk()
+                && let Some(bytes) = scales[small + small_scales_at(shape, kind, group)..].first_chunk()
             {
                 *loaded = simd.mul(of_all, simd.load_i8(bytes));
             }
@@ -378,10 +388,8 @@ impl<S: Simd, L: Lanes, const P: usize> Task<S> for Dense<'_, L, P> {
 
     #[inline(always)]
     fn run(self, simd: S) -> Self::Output {
-        let mut out = [[0.0; LANES]; P];
-        if P > 4 && !S::MANY_REGISTERS {
-            // Tiles are not as wide there.
-            return out;
+        if is_too_wide::<S, P>() {
+            return [[0.0; LANES]; P];
         }
         let mut results = [simd.splat(0.0); P];
         for (numbers, x) in self.numbers.iter().zip(self.x) {
@@ -391,9 +399,6 @@ impl<S: Simd, L: Lanes, const P: usize> Task<S> for Dense<'_, L, P> {
                 *result = simd.mul_add(numbers, simd.splat(*x), *result);
             }
         }
-        for (result, out) in results.into_iter().zip(&mut out) {
-            simd.store(result, out);
-        }
-        out
+        stored(simd, results)
     }
 }

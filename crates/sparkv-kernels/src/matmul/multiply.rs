@@ -114,7 +114,7 @@ pub fn add_gated(
     up.check([inner, columns])?;
     down.check([columns, inner])?;
     let x = Activations::of(isa, rows, columns, norm, Forms::of([gate.matrix, up.matrix]));
-    let mut activated = Activations::to_be_written(isa, [count, inner], Forms::of([down.matrix]));
+    let mut activated = Activations::zeros(isa, [count, inner], Forms::of([down.matrix]));
     activate(&x, [gate, up], &activated.writer());
     multiply_activations(&activated, &mut [Output { layer: down, results: rows, add: true }]);
     Ok(())
@@ -180,20 +180,19 @@ fn multiply_activations(x: &Activations, outputs: &mut [Output<'_>]) {
     let outputs: Vec<_> =
         outputs.iter_mut().map(|output| (output.layer, Disjoint::new(output.results), output.add)).collect();
     run(x, end, work, |panels, tiles, Buffers { scratch, results: products }| {
-        let first = tiles.start * x.tile_rows();
-        let rows = x.rows.min(tiles.end * x.tile_rows()) - first;
-        let products = places(products, rows, [0.0; LANES]);
+        let rows = x.rows_of(&tiles);
+        let products = places(products, rows.len(), [0.0; LANES]);
         for panel in panels {
             let index = ends.partition_point(|end| *end <= panel);
             let (layer, results, add) = &outputs[index];
             let panel = panel - (ends[index] - layer.matrix.panels());
             multiply_panel(layer.matrix, panel, x, tiles.clone(), scratch, products);
             layer.add_bias(panel, products);
-            let row = layer.matrix.rows();
-            let columns = panel * LANES..row.min((panel + 1) * LANES);
-            for (index, products) in products.iter().enumerate() {
+            let row_len = layer.matrix.rows();
+            let columns = panel * LANES..row_len.min((panel + 1) * LANES);
+            for (row, products) in rows.clone().zip(&*products) {
                 // SAFETY: these columns of these rows are of one panel and one tile, which are of one piece.
-                let to = unsafe { results.range((first + index) * row + columns.start, columns.len()) };
+                let to = unsafe { results.range(row * row_len + columns.start, columns.len()) };
                 if *add {
                     to.iter_mut().zip(products).for_each(|(to, product)| *to += product);
                 } else {
@@ -212,28 +211,27 @@ fn activate_pair(
     Buffers { scratch, results }: &mut Buffers,
     writer: &Writer<'_>,
 ) {
-    let tile_rows = x.tile_rows();
-    let first = tiles.start * tile_rows;
-    let rows = x.rows.min(tiles.end * tile_rows) - first;
+    let rows = x.rows_of(&tiles);
+    let count = rows.len();
     let inner = layers[0].matrix.rows();
     let panels = PAIR * pair..layers[0].matrix.panels().min(PAIR * (pair + 1));
     // Of the first layer's panels, then of the other's.
-    let results = places(results, 2 * PAIR * rows, [0.0; LANES]);
-    for (layer, results) in layers.into_iter().zip(results.chunks_mut(PAIR * rows)) {
-        for (panel, results) in panels.clone().zip(results.chunks_mut(rows)) {
+    let results = places(results, 2 * PAIR * count, [0.0; LANES]);
+    for (layer, results) in layers.into_iter().zip(results.chunks_mut(PAIR * count)) {
+        for (panel, results) in panels.clone().zip(results.chunks_mut(count)) {
             multiply_panel(layer.matrix, panel, x, tiles.clone(), scratch, results);
             layer.add_bias(panel, results);
         }
     }
-    let (gate, up) = results.split_at_mut(PAIR * rows);
+    let (gate, up) = results.split_at_mut(PAIR * count);
     dispatch(x.isa, Activate { gate: gate.as_flattened_mut(), up: up.as_flattened() });
     let mut values = [0.0; COLUMNS];
     let columns = COLUMNS.min(inner - COLUMNS * pair);
-    for row in 0..rows {
-        for (values, panel) in values.chunks_mut(LANES).zip(gate.chunks(rows)) {
-            values.copy_from_slice(&panel[row]);
+    for (index, row) in rows.enumerate() {
+        for (values, panel) in values.chunks_mut(LANES).zip(gate.chunks(count)) {
+            values.copy_from_slice(&panel[index]);
         }
-        let (tile, lane) = ((first + row) / tile_rows, row % tile_rows);
+        let (tile, lane) = (row / x.tile_rows(), row % x.tile_rows());
         // SAFETY: these columns of these tiles are of one piece.
         unsafe { writer.put(tile, lane, pair, &values[..columns]) };
     }

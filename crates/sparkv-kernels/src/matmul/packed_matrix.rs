@@ -78,6 +78,7 @@ impl PackedMatrix {
             return Err(shape_error);
         }
         let geometry = Geometry { weight_type, columns };
+        let row_bytes = weight_type.row_bytes(columns);
         let panels = rows.div_ceil(LANES);
         let [codes_len, scales_len] = [geometry.panel_codes(), geometry.panel_scales()];
         let Some(len) = panels.checked_mul(codes_len + scales_len) else { return Err(shape_error) };
@@ -94,12 +95,12 @@ impl PackedMatrix {
             let range = first..rows.min(first + PACKED_PANELS * LANES);
             let count = range.len();
             let bytes = bytes(range).map_err(PackError::Source)?;
-            let (bytes, expected) = (bytes.as_ref(), count * geometry.row_bytes());
+            let (bytes, expected) = (bytes.as_ref(), count * row_bytes);
             if bytes.len() != expected {
                 return Err(PackError::Bytes { rows: count, expected, found: bytes.len() });
             }
             let scales = scales.as_deref_mut().unwrap_or_default();
-            let panels = bytes.chunks(LANES * geometry.row_bytes()).zip(codes.chunks_mut(codes_len));
+            let panels = bytes.chunks(LANES * row_bytes).zip(codes.chunks_mut(codes_len));
             for (panel, (rows, codes)) in panels.enumerate() {
                 geometry.pack_panel(rows, codes, &mut scales[panel * scales_len..][..scales_len]);
             }
@@ -138,8 +139,9 @@ impl PackedMatrix {
         let (panel, lane) = (index / LANES, index % LANES);
         let codes = self.codes(panel);
         let Some(shape) = self.weight_type.shape() else {
-            for (column, value) in values.iter_mut().enumerate() {
-                *value = dense_value(self.weight_type, codes, column * LANES + lane);
+            let numbers = codes.chunks(self.weight_type.block_bytes()).skip(lane).step_by(LANES);
+            for (value, number) in values.iter_mut().zip(numbers) {
+                self.weight_type.read(number, std::slice::from_mut(value));
             }
             return;
         };
@@ -187,11 +189,6 @@ struct Geometry {
 }
 
 impl Geometry {
-    /// Bytes of a row as files store it.
-    fn row_bytes(self) -> usize {
-        self.columns / self.weight_type.block_len() * self.weight_type.block_bytes()
-    }
-
     fn panel_codes(self) -> usize {
         match self.weight_type.shape() {
             None => self.columns * LANES * self.weight_type.block_bytes(),
@@ -205,7 +202,7 @@ impl Geometry {
 
     /// Packs at most 16 rows; what is written to is zero.
     fn pack_panel(self, rows: &[u8], codes: &mut [u8], scales: &mut [u8]) {
-        let rows = rows.chunks(self.row_bytes());
+        let rows = rows.chunks(self.weight_type.row_bytes(self.columns));
         let Some(shape) = self.weight_type.shape() else {
             let size = self.weight_type.block_bytes();
             for (lane, row) in rows.enumerate() {
@@ -264,18 +261,26 @@ pub(crate) const fn scales_at(shape: Shape, block: usize) -> (usize, usize) {
     (halves, halves + HALVES * shape.kinds() + block % per_block * small_scales(shape))
 }
 
+/// Where the bytes of a kind and group lie in those that [`scales_at`] gives.
+#[inline(always)]
+pub(crate) const fn small_scales_at(shape: Shape, kind: usize, group: usize) -> usize {
+    (kind * shape.groups + group) * LANES
+}
+
 /// Writes the scales of a row of the panel.
 fn store_scales(shape: Shape, block: &Block, lane: usize, scales: &mut [u8]) {
     for (kind, half) in [block.scale, block.minimum].into_iter().enumerate().take(shape.kinds()) {
         scales[kind * HALVES + F16_BYTES * lane..][..F16_BYTES].copy_from_slice(&half.to_le_bytes());
     }
     if shape.is_super() {
-        // For every 32 columns scales of each group, then minima.
-        let small = &mut scales[HALVES * shape.kinds()..];
-        for group in 0..shape.block_len / COLUMNS * shape.groups {
-            let start = group / shape.groups * small_scales(shape) + group % shape.groups * LANES;
-            for (kind, bytes) in [block.scales, block.minima].iter().enumerate().take(shape.kinds()) {
-                small[start + kind * shape.groups * LANES + lane] = bytes[group].cast_unsigned();
+        for (index, (scale, minimum)) in block.scales.iter().zip(block.minima).enumerate() {
+            let (columns, group) = (index / shape.groups, index % shape.groups);
+            if columns == shape.block_len / COLUMNS {
+                break;
+            }
+            let (_, small) = scales_at(shape, columns);
+            for (kind, byte) in [*scale, minimum].into_iter().enumerate().take(shape.kinds()) {
+                scales[small + small_scales_at(shape, kind, group) + lane] = byte.cast_unsigned();
             }
         }
     }
@@ -288,23 +293,11 @@ fn scale_of(shape: Shape, scales: &[u8], block: usize, group: usize, lane: usize
     for (kind, found) in found.iter_mut().enumerate().take(shape.kinds()) {
         *found = read_f16(&scales[halves + kind * HALVES..], lane);
         if shape.is_super() {
-            let byte = scales[small + (kind * shape.groups + group) * LANES + lane];
+            let byte = scales[small + small_scales_at(shape, kind, group) + lane];
             *found *= f32::from(byte.cast_signed());
         }
     }
     found
-}
-
-/// The number at `index` of a dense panel.
-fn dense_value(of: WeightType, numbers: &[u8], index: usize) -> f32 {
-    match of {
-        WeightType::F16 => read_f16(numbers, index),
-        WeightType::Bf16 => {
-            let bits = numbers.as_chunks().0.get(index).map_or(0, |bytes| u16::from_le_bytes(*bytes));
-            f32::from_bits(u32::from(bits) << 16)
-        }
-        _ => numbers.as_chunks().0.get(index).map_or(0.0, |bytes| f32::from_le_bytes(*bytes)),
-    }
 }
 
 /// Zeros at the beginning, of their own pages: large ones where the system has them, since all of a matrix is read for every

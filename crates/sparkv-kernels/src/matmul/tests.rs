@@ -46,7 +46,7 @@ fn random_matrix(of: WeightType, rows: usize, columns: usize, rng: &mut StdRng) 
 }
 
 fn pack(of: WeightType, rows: usize, columns: usize, bytes: &[u8]) -> PackedMatrix {
-    let row = columns / of.block_len() * of.block_bytes();
+    let row = of.row_bytes(columns);
     let slice = |range: std::ops::Range<usize>| Ok::<_, ()>(&bytes[range.start * row..range.end * row]);
     PackedMatrix::pack(of, rows, columns, slice).unwrap()
 }

@@ -75,9 +75,9 @@ impl WeightType {
         }
     }
 
-    /// Bytes of this many weights in whole blocks; `None` if that is more than there can be.
-    pub fn bytes(self, weights: usize) -> Option<usize> {
-        (weights / self.block_len()).checked_mul(self.block_bytes())
+    /// Bytes of a row of this many weights, which are whole blocks, as files store it.
+    pub fn row_bytes(self, columns: usize) -> usize {
+        columns / self.block_len() * self.block_bytes()
     }
 
     /// Whether it is a number for each weight, without scales.

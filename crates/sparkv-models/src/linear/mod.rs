@@ -46,21 +46,19 @@ impl Linear {
             true => Some(weights.vector(&format!("{name}.bias"), shape[0])?),
             false => None,
         };
-        Ok(match weights.products {
-            Products::Packed => Self::Packed(Packed::new(&matrix, weights.format, bias)?),
-            Products::Plain => Self::Plain(Plain::new(&matrix, weights.format, bias, weights.device)?),
-        })
+        Self::new(weights, &matrix, weights.format, bias)
     }
 
-    /// A matrix without bias, which may be a table of rows, too.
-    pub(crate) fn table(
+    /// Of a matrix as it is stored, in `format`.
+    pub(crate) fn new(
         weights: &Weights<'_>,
         matrix: &Stored<'_>,
         format: MatrixFormat,
+        bias: Option<Vec<f32>>,
     ) -> std::result::Result<Self, LoadError> {
         Ok(match weights.products {
-            Products::Packed => Self::Packed(Packed::new(matrix, format, None)?),
-            Products::Plain => Self::Plain(Plain::new(matrix, format, None, weights.device)?),
+            Products::Packed => Self::Packed(Packed::new(matrix, format, bias)?),
+            Products::Plain => Self::Plain(Plain::new(matrix, format, bias, weights.device)?),
         })
     }
 
@@ -77,14 +75,6 @@ impl Linear {
         match self {
             Self::Packed(packed) => packed.bytes(),
             Self::Plain(plain) => plain.bytes(),
-        }
-    }
-
-    /// The same matrix in the same memory.
-    pub(crate) fn share(&self) -> Self {
-        match self {
-            Self::Packed(packed) => Self::Packed(packed.clone()),
-            Self::Plain(plain) => Self::Plain(plain.clone()),
         }
     }
 

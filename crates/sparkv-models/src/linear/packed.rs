@@ -1,6 +1,5 @@
 //! Layers on the CPU: Candle's tensors and the products of [`sparkv_kernels::matmul`].
 use std::ops::Range;
-use std::sync::Arc;
 
 use candle_core::quantized::QTensor;
 use candle_core::{CpuStorage, Device, InplaceOp1, InplaceOp2, Layout, Result, Storage, Tensor, bail};
@@ -18,13 +17,13 @@ use crate::weights::{MatrixFormat, Stored, StoredRows, ggml_type};
 /// Rows of a table that a thread reads at a time.
 const TABLE_ROWS: usize = 16;
 
-/// A layer whose matrix is packed. Clones share it.
-#[derive(Debug, Clone)]
+/// A layer whose matrix is packed.
+#[derive(Debug)]
 pub(crate) struct Packed {
     /// (out, in)
-    matrix: Arc<PackedMatrix>,
+    matrix: PackedMatrix,
     /// (out)
-    bias: Option<Arc<[f32]>>,
+    bias: Option<Vec<f32>>,
 }
 
 impl Packed {
@@ -41,14 +40,14 @@ impl Packed {
             Ok(if target == stored.weight_type {
                 Rows::Stored(rows)
             } else {
-                Rows::Converted(convert(stored, rows.bytes, target)?)
+                Rows::Converted(convert(stored, &rows, target)?)
             })
         };
         let matrix = PackedMatrix::pack(target, rows, columns, pack).map_err(|error| match error {
             PackError::Source(error) => LoadError::Candle(error),
             other => LoadError::Candle(candle_core::Error::msg(other)),
         })?;
-        Ok(Self { matrix: Arc::new(matrix), bias: bias.map(Arc::from) })
+        Ok(Self { matrix, bias })
     }
 
     fn affine(&self) -> Affine<'_> {
@@ -100,11 +99,11 @@ impl AsRef<[u8]> for Rows<'_> {
 }
 
 /// Bytes of the same rows in another type.
-fn convert(stored: &Stored<'_>, bytes: &[u8], target: WeightType) -> Result<Vec<u8>> {
+fn convert(stored: &Stored<'_>, rows: &StoredRows<'_>, target: WeightType) -> Result<Vec<u8>> {
     let columns = stored.columns();
-    let mut values =
-        vec![0f32; bytes.len() / stored.weight_type.block_bytes() * stored.weight_type.block_len()];
-    stored.weight_type.read(bytes, &mut values);
+    let count = rows.bytes.len() / stored.weight_type.row_bytes(columns);
+    let mut values = vec![0f32; count * columns];
+    stored.weight_type.read(rows.bytes, &mut values);
     Ok(match target {
         WeightType::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         WeightType::F16 => {
@@ -114,8 +113,7 @@ fn convert(stored: &Stored<'_>, bytes: &[u8], target: WeightType) -> Result<Vec<
             values.iter().flat_map(|value| half::bf16::from_f32(*value).to_le_bytes()).collect()
         }
         quantized => {
-            let rows = values.len() / columns;
-            let tensor = Tensor::from_vec(values, (rows, columns), &Device::Cpu)?;
+            let tensor = Tensor::from_vec(values, (count, columns), &Device::Cpu)?;
             QTensor::quantize(&tensor, ggml_type(quantized))?.data()?.into_owned()
         }
     })

@@ -1,6 +1,5 @@
 //! Layers on any device: Candle's products.
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use candle_core::quantized::{QStorage, QTensor};
 use candle_core::{DType, Device, Result, Tensor};
@@ -9,8 +8,8 @@ use sparkv_kernels::matmul::WeightType;
 use crate::error::LoadError;
 use crate::weights::{MatrixFormat, Stored, ggml_type};
 
-/// A layer as Candle multiplies it. Clones share it.
-#[derive(Debug, Clone)]
+/// A layer as Candle multiplies it.
+#[derive(Debug)]
 pub(crate) struct Plain {
     weight: Weight,
     /// (out), f32
@@ -18,11 +17,11 @@ pub(crate) struct Plain {
 }
 
 /// A matrix (out, in).
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 enum Weight {
     /// f32, f16 or bf16.
     Dense(Tensor),
-    Quantized(Arc<QTensor>),
+    Quantized(QTensor),
 }
 
 impl Plain {
@@ -39,11 +38,9 @@ impl Plain {
             Some(dtype) => Weight::Dense(stored.to_tensor(device)?.to_dtype(dtype)?),
             None if target == stored.weight_type => {
                 let blocks = QStorage::from_data(Cow::Borrowed(&stored.bytes), device, ggml_type(target))?;
-                Weight::Quantized(Arc::new(QTensor::new(blocks, (rows, columns))?))
+                Weight::Quantized(QTensor::new(blocks, (rows, columns))?)
             }
-            None => {
-                Weight::Quantized(Arc::new(QTensor::quantize(&stored.to_tensor(device)?, ggml_type(target))?))
-            }
+            None => Weight::Quantized(QTensor::quantize(&stored.to_tensor(device)?, ggml_type(target))?),
         };
         let bias = bias.map(|bias| Tensor::from_vec(bias, rows, device)).transpose()?;
         Ok(Self { weight, bias })
@@ -53,7 +50,7 @@ impl Plain {
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = match &self.weight {
             Weight::Dense(weight) => x.matmul(&weight.to_dtype(DType::F32)?.t()?)?,
-            Weight::Quantized(weight) => x.apply_op1_no_bwd(weight.as_ref())?,
+            Weight::Quantized(weight) => x.apply_op1_no_bwd(weight)?,
         };
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),

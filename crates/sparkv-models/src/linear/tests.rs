@@ -109,7 +109,7 @@ fn products_of_every_type_are_candles() {
 }
 
 #[test]
-fn what_is_added_and_shared_is_the_same() {
+fn what_is_added_is_the_same() {
     let (x, ops) = (matrix(3, 256), ops::on(&Device::Cpu));
     for of in [WeightType::F32, WeightType::Q8_0, WeightType::Q4K] {
         let [a, b] = [32, 50]
@@ -119,7 +119,7 @@ fn what_is_added_and_shared_is_the_same() {
             assert_eq!(y.to_vec2::<f32>().unwrap(), product(layer, &x).to_vec2::<f32>().unwrap());
             let normed = norm(256).apply(&x, ops).unwrap();
             let sums = Tensor::ones(y.shape(), candle_core::DType::F32, &Device::Cpu).unwrap();
-            layer.share().add_to(&sums, &normed, ops).unwrap();
+            layer.add_to(&sums, &normed, ops).unwrap();
             assert_eq!(sums.to_vec2::<f32>().unwrap(), (y + 1.0).unwrap().to_vec2::<f32>().unwrap());
         }
         // Rows that do not fit.

@@ -59,21 +59,15 @@ impl TensorSource for GgufWeights<'_> {
                 supported: SUPPORTED,
             });
         };
-        let stored = Stored {
-            weight_type,
-            shape: shape.to_vec(),
-            bytes: Cow::Borrowed(bytes),
-            file: Some(&self.file.bytes),
+        let (bytes, file) = match self.interleaved_heads(name) {
+            Some(heads) => {
+                let rows = half_split_rows(bytes, heads, self.config.head_dim);
+                self.file.bytes.give_back(bytes);
+                (Cow::Owned(rows), None)
+            }
+            None => (Cow::Borrowed(bytes), Some(&self.file.bytes)),
         };
-        Ok(match self.interleaved_heads(name) {
-            Some(heads) => Stored {
-                weight_type,
-                shape: shape.to_vec(),
-                bytes: Cow::Owned(half_split_rows(&stored.bytes, heads, self.config.head_dim)),
-                file: None,
-            },
-            None => stored,
-        })
+        Ok(Stored { weight_type, shape: shape.to_vec(), bytes, file })
     }
 }
 
