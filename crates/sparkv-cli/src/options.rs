@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Deserializer, Serialize};
 use sparkv::{Budget, KvOptions};
 use sparkv_models::{DeviceChoice, WeightFormat};
+use sparkv_server::UnknownFields;
 
 /// What one source sets; the layout of the TOML file.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -98,6 +99,12 @@ section! {
         /// Table that budgets choose from, of sparkv eval --calibrate; one for the model, or one for all, if left out
         #[arg(long, env = "SPARKV_CALIBRATION", value_name = "FILE")]
         calibration: Optional<PathBuf>,
+        /// Chat template (Jinja) in place of the model's own
+        #[arg(long, env = "SPARKV_CHAT_TEMPLATE", value_name = "FILE")]
+        chat_template: Optional<PathBuf>,
+        /// Text of messages is text: what spells a special token there is no token
+        #[arg(long, env = "SPARKV_LITERAL_CONTENT", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+        literal_content: Required<bool>,
         /// Never use the network
         #[arg(long, env = "SPARKV_OFFLINE", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
         offline: Required<bool>,
@@ -171,6 +178,9 @@ section! {
         /// Largest request body taken, in bytes
         #[arg(long, env = "SPARKV_BODY_LIMIT", value_name = "BYTES")]
         body_limit: Required<usize>,
+        /// What becomes of fields of requests that nobody knows: refuse them, or warn in the log and go on
+        #[arg(long, env = "SPARKV_UNKNOWN_FIELDS", value_name = "refuse|warn", hide_possible_values = true)]
+        unknown_fields: Required<UnknownFieldsOption>,
         /// Seconds that running requests get to finish when told to stop
         #[arg(long, env = "SPARKV_DRAIN_SECONDS", value_name = "SECONDS")]
         drain_seconds: Required<u32>,
@@ -189,6 +199,25 @@ pub(crate) enum LogFormat {
     Text,
     /// An object a line, for machines
     Json,
+}
+
+/// What becomes of fields of requests that nobody knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum UnknownFieldsOption {
+    /// They are refused
+    Refuse,
+    /// They are ignored; the log names them
+    Warn,
+}
+
+impl From<UnknownFieldsOption> for UnknownFields {
+    fn from(option: UnknownFieldsOption) -> Self {
+        match option {
+            UnknownFieldsOption::Refuse => Self::Refuse,
+            UnknownFieldsOption::Warn => Self::Warn,
+        }
+    }
 }
 
 section! {

@@ -41,6 +41,8 @@ pub struct ChatMessage {
     pub role: String,
     /// What was said.
     pub content: String,
+    /// What the assistant thought before it said that, for templates that show it.
+    pub reasoning_content: Option<String>,
     /// What the assistant called.
     pub tool_calls: Vec<ToolCall>,
     /// The call that a `tool` answers.
@@ -62,6 +64,9 @@ impl Serialize for ChatMessage {
         let mut fields = serializer.serialize_map(None)?;
         fields.serialize_entry("role", &self.role)?;
         fields.serialize_entry("content", &self.content)?;
+        if let Some(reasoning) = &self.reasoning_content {
+            fields.serialize_entry("reasoning_content", reasoning)?;
+        }
         if !self.tool_calls.is_empty() {
             fields.serialize_entry("tool_calls", &self.tool_calls)?;
         }
@@ -82,7 +87,7 @@ pub struct ToolCall {
     pub id: String,
     /// The tool.
     pub name: String,
-    /// What it was called with; an object.
+    /// What it was called with: an object, or the text of one that was cut off.
     pub arguments: Value,
 }
 

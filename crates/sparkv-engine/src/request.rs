@@ -46,6 +46,8 @@ pub struct GenerateRequest {
     pub format: Option<OutputFormat>,
     /// What the KV cache may cost.
     pub kv: KvChoice,
+    /// Only requests with the same salt share what is kept of their prompts; those without one, with each other.
+    pub cache_salt: Option<String>,
     /// How long it may take until it has ended; any time if `None`.
     pub timeout: Option<Duration>,
 }
@@ -64,6 +66,7 @@ impl GenerateRequest {
             ignore_eos: false,
             format: None,
             kv: KvChoice::default(),
+            cache_salt: None,
             timeout: None,
         }
     }

@@ -248,6 +248,7 @@ mod tests {
     use super::*;
     use crate::error::Fault;
     use crate::http::api_keys::ApiKeys;
+    use crate::refusals::UnknownFields;
 
     #[tokio::test]
     async fn a_few_prompts_are_encoded_at_a_time() {
@@ -266,6 +267,7 @@ mod tests {
                     default_kv: KvChoice::default(),
                     presets: Presets::built_in().unwrap(),
                 },
+                unknown_fields: UnknownFields::Refuse,
                 body_limit: 1 << 20,
                 drain_deadline: Duration::ZERO,
                 request_timeout: None,

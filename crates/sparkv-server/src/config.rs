@@ -6,6 +6,7 @@ use sparkv::{KvChoice, Presets};
 use tracing::Span;
 
 use crate::http::api_keys::ApiKeys;
+use crate::refusals::UnknownFields;
 
 /// Makes a request's span part of the trace that its client names in `traceparent`.
 pub type AdoptTrace = fn(&Span, &str);
@@ -19,6 +20,8 @@ pub struct ServerConfig {
     pub model_aliases: Vec<String>,
     /// What may change while it runs.
     pub policy: Policy,
+    /// What becomes of fields of requests that nobody knows.
+    pub unknown_fields: UnknownFields,
     /// The largest request body taken, in bytes.
     pub body_limit: usize,
     /// Running requests get this long to finish when the server is told to stop.

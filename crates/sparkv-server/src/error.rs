@@ -14,6 +14,9 @@ const RETRY_AFTER_SECONDS: u64 = 1;
 /// Characters of a message; parsers quote what they were given, which may be megabytes.
 const MAX_MESSAGE_CHARS: usize = 400;
 
+/// Faults of one request that are told.
+const MAX_LISTED: usize = 20;
+
 /// The code of errors that tell clients none.
 const INTERNAL: &str = "internal_error";
 
@@ -42,6 +45,14 @@ pub enum ApiError {
         param: String,
         /// What is missing.
         reason: String,
+    },
+    /// Several things at once; the first gives status, `code` and `param`.
+    #[error("{}", listed(first, others))]
+    Several {
+        /// What is named first.
+        first: Box<ApiError>,
+        /// What else there is.
+        others: Vec<ApiError>,
     },
     /// A field that nobody knows.
     #[error("unknown field `{param}`")]
@@ -180,6 +191,12 @@ impl ApiError {
         Self::Unsupported { param: param.into(), reason: reason.into() }
     }
 
+    /// All of them as one.
+    pub(crate) fn several(first: Self, others: impl IntoIterator<Item = Self>) -> Self {
+        let others: Vec<Self> = others.into_iter().collect();
+        if others.is_empty() { first } else { Self::Several { first: Box::new(first), others } }
+    }
+
     /// What the engine said when it refused a request.
     pub(crate) fn refused(error: RequestError, fault: &Fault) -> Self {
         let message = error.to_string();
@@ -215,6 +232,7 @@ impl ApiError {
     fn http(&self) -> (StatusCode, &'static str, Option<&'static str>) {
         const INVALID: &str = "invalid_request_error";
         match self {
+            Self::Several { first, .. } => first.http(),
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, INVALID, Some("invalid_json")),
             Self::Invalid { .. } => (StatusCode::BAD_REQUEST, INVALID, Some("invalid_value")),
             Self::Unsupported { .. } => (StatusCode::BAD_REQUEST, INVALID, Some("unsupported_parameter")),
@@ -249,6 +267,7 @@ impl ApiError {
                 Some(param)
             }
             Self::ContextExceeded { param, .. } => Some(param),
+            Self::Several { first, .. } => first.param(),
             Self::UnknownModel { .. } => Some("model"),
             Self::KvMemoryExceeded(_) => Some("kv_cache"),
             _ => None,
@@ -291,24 +310,52 @@ impl ApiError {
         match self.level() {
             Level::ERROR => tracing::error!(error = %self, "request failed"),
             Level::INFO => tracing::info!(error = %self, "request turned away"),
-            _ if matches!(self, Self::UnknownField { .. }) => {
+            _ if self.quotes_a_name() => {
                 tracing::debug!(code = self.code(), "request refused");
             }
             _ => tracing::debug!(code = self.code(), param = self.param(), "request refused"),
         }
     }
 
+    /// Whether its `param` is what the client called a field.
+    fn quotes_a_name(&self) -> bool {
+        match self {
+            Self::Several { first, .. } => first.quotes_a_name(),
+            error => matches!(error, Self::UnknownField { .. }),
+        }
+    }
+
     /// The error as clients read it, the same over HTTP and inside SSE.
     pub fn body(&self) -> ErrorBody {
         let (_, kind, code) = self.http();
-        let mut message = self.to_string();
-        if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE_CHARS) {
-            message.truncate(end);
-            message.push_str("...");
-        }
+        let message = match self {
+            Self::Several { .. } => self.to_string(),
+            one => shortened(one),
+        };
         let param = self.param().map(str::to_owned);
         ErrorBody { error: ErrorFields { message, kind, param, code } }
     }
+}
+
+/// What an error says, as far as a message goes.
+fn shortened(error: &ApiError) -> String {
+    let mut message = error.to_string();
+    if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE_CHARS) {
+        message.truncate(end);
+        message.push_str("...");
+    }
+    message
+}
+
+/// What several errors say, as many as are worth reading.
+fn listed(first: &ApiError, others: &[ApiError]) -> String {
+    let told = std::iter::once(first).chain(others).take(MAX_LISTED).map(shortened);
+    let mut message = told.collect::<Vec<_>>().join("; ");
+    match (others.len() + 1).saturating_sub(MAX_LISTED) {
+        0 => {}
+        more => message.push_str(&format!("; and {more} more")),
+    }
+    message
 }
 
 impl From<GenerateError> for ApiError {

@@ -7,7 +7,7 @@
 //! Each generating endpoint (`chat`, `completions`, `responses`, `messages`) is a trio:
 //! `types` are the bodies, `validate` makes the engine's request of one, `convert` writes the answer. What
 //! they share is in `generation` and `conversation`. Connections, keys and bodies are in `http`. Streamed and whole
-//! answers read the same events (`generation::reply`), so they cannot differ. A field is honoured, or refused with a reason (`unsupported`); none is ignored. All errors are one
+//! answers read the same events (`generation::reply`), so they cannot differ. A field is honoured, changes nothing, or is refused with a reason (`unsupported`, `refusals`). All errors are one
 //! type ([`ApiError`]), which alone knows HTTP.
 //!
 //! A client that goes away drops its response, with it the engine's event stream, and that cancels the request.
@@ -25,6 +25,7 @@ mod messages;
 mod metrics;
 mod models;
 mod openapi;
+mod refusals;
 mod responses;
 mod routes;
 mod schema;
@@ -38,4 +39,5 @@ pub use http::api_keys::{ApiKey, ApiKeys, InvalidApiKey};
 pub use http::cors::{CorsOrigins, InvalidOrigin};
 pub use http::server::{Connections, HttpServer};
 pub use http::tls::{Tls, TlsError};
+pub use refusals::UnknownFields;
 pub use server::{BindError, Drained, NoKeyLeft, PolicyHandle, Server};

@@ -14,7 +14,6 @@ use crate::error::{ApiError, Fault};
 use crate::generation::fields::ModelField;
 use crate::http::body::Fields;
 use crate::schema::described_as_one;
-use crate::unsupported;
 
 /// The tokens of a text.
 #[derive(Debug, Serialize, ToSchema)]
@@ -58,13 +57,13 @@ struct TokenizeFields {
 }
 
 impl TokenizeFields {
-    fn take(fields: &mut Fields) -> Result<Self, ApiError> {
-        Ok(Self {
-            model: fields.take("model")?,
-            prompt: fields.take("prompt")?,
-            add_special_tokens: fields.take("add_special_tokens")?,
-            return_token_strs: fields.take("return_token_strs")?,
-        })
+    fn take(fields: &mut Fields) -> Self {
+        Self {
+            model: fields.take("model"),
+            prompt: fields.take("prompt"),
+            add_special_tokens: fields.take("add_special_tokens"),
+            return_token_strs: fields.take("return_token_strs"),
+        }
     }
 }
 
@@ -87,16 +86,17 @@ pub(crate) async fn tokenize(
     State(app): State<App>,
     mut fields: Fields,
 ) -> Result<Json<Tokenized>, ApiError> {
-    let own = TokenizeFields::take(&mut fields)?;
-    app.check_model(own.model.as_deref())?;
-    let TokenizeFields { prompt, add_special_tokens: special, return_token_strs, .. } = own;
-    let conversation = ConversationFields::take(&mut fields)?;
-    unsupported::refuse(&fields.take_rest(), "", |_| None)?;
+    let TokenizeFields { model, prompt, add_special_tokens: special, return_token_strs } =
+        TokenizeFields::take(&mut fields);
+    let conversation = ConversationFields::take(&mut fields);
+    let mut refusals = fields.finish(|_| None)?;
+    app.check_model(model.as_deref())?;
     let prompt = match (prompt, conversation.messages.is_some()) {
-        (Some(text), false) => Written::Text(text),
-        (None, true) => Written::Chat(conversation::check(conversation)?),
-        _ => return Err(ApiError::invalid("prompt", "one of prompt and messages is required")),
+        (Some(text), false) => Ok(Written::Text(text)),
+        (None, true) => conversation::check(conversation, &mut refusals).map(Written::Chat),
+        _ => Err(ApiError::invalid("prompt", "one of prompt and messages is required")),
     };
+    let prompt = refusals.end(prompt)?;
     let param = if matches!(prompt, Written::Text(_)) { "prompt" } else { MESSAGES };
     let tokens = app.encode(move |engine| match prompt {
         Written::Text(text) => engine.text().tokenize(&text, special.unwrap_or(true)),
@@ -129,9 +129,9 @@ pub(crate) async fn detokenize(
 ) -> Result<Json<PromptText>, ApiError> {
     const TOKENS: &str = "tokens";
     let DetokenizeFields { model, tokens } =
-        DetokenizeFields { model: fields.take("model")?, tokens: fields.take(TOKENS)? };
+        DetokenizeFields { model: fields.take("model"), tokens: fields.take(TOKENS) };
+    fields.finish(|_| None)?.end(Ok(()))?;
     app.check_model(model.as_deref())?;
-    unsupported::refuse(&fields.take_rest(), "", |_| None)?;
     let tokens = tokens.ok_or_else(|| ApiError::invalid(TOKENS, "a list of token ids is required"))?;
     Ok(Json(PromptText { prompt: app.detokenize(TOKENS, &tokens)? }))
 }
@@ -147,10 +147,12 @@ pub(crate) async fn apply_template(
     State(app): State<App>,
     mut fields: Fields,
 ) -> Result<Json<PromptText>, ApiError> {
-    app.check_model(ModelField::take(&mut fields)?.model.as_deref())?;
-    let conversation = ConversationFields::take(&mut fields)?;
-    unsupported::refuse(&fields.take_rest(), "", |_| None)?;
-    let Conversation { chat, .. } = conversation::check(conversation)?;
+    let ModelField { model } = ModelField::take(&mut fields);
+    let conversation = ConversationFields::take(&mut fields);
+    let mut refusals = fields.finish(|_| None)?;
+    app.check_model(model.as_deref())?;
+    let conversation = conversation::check(conversation, &mut refusals);
+    let Conversation { chat, .. } = refusals.end(conversation)?;
     let prompt = app.encode(move |engine| engine.text().render(chat)).await?;
     Ok(Json(PromptText {
         prompt: prompt.map_err(|error| ApiError::refused(error, &Fault::of_prompt(MESSAGES)))?,

@@ -81,6 +81,7 @@ impl Start {
             model_name: loaded.name.clone(),
             model_aliases: vec![loaded.alias],
             policy,
+            unknown_fields: server.unknown_fields.into(),
             body_limit: server.body_limit,
             drain_deadline: Duration::from_secs(server.drain_seconds.into()),
             request_timeout: server.request_seconds.map(|seconds| Duration::from_secs(seconds.get().into())),

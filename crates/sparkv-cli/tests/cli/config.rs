@@ -63,7 +63,7 @@ fn the_default_file_explains_every_option() {
 type Case =
     (&'static str, &'static str, &'static str, &'static str, &'static str, &'static str, [&'static str; 4]);
 
-const CASES: [Case; 21] = [
+const CASES: [Case; 24] = [
     ("server", "port", "1001", "SPARKV_PORT", "1002", "--port=1003", ["8080", "1001", "1002", "1003"]),
     ("server", "host", "\"a\"", "SPARKV_HOST", "b", "--host=c", ["\"127.0.0.1\"", "\"a\"", "\"b\"", "\"c\""]),
     ("server", "max_queue", "1", "SPARKV_MAX_QUEUE", "2", "--max-queue=3", ["64", "1", "2", "3"]),
@@ -96,6 +96,15 @@ const CASES: [Case; 21] = [
         ["2.2", "1.0", "2.0", "3.0"],
     ),
     ("server", "body_limit", "1", "SPARKV_BODY_LIMIT", "2", "--body-limit=3", ["4194304", "1", "2", "3"]),
+    (
+        "server",
+        "unknown_fields",
+        "\"warn\"",
+        "SPARKV_UNKNOWN_FIELDS",
+        "refuse",
+        "--unknown-fields=warn",
+        ["\"refuse\"", "\"warn\"", "\"refuse\"", "\"warn\""],
+    ),
     ("server", "drain_seconds", "1", "SPARKV_DRAIN_SECONDS", "2", "--drain-seconds=3", ["30", "1", "2", "3"]),
     (
         "server",
@@ -124,6 +133,24 @@ const CASES: [Case; 21] = [
         "text",
         "--log-format=json",
         ["\"text\"", "\"json\"", "\"text\"", "\"json\""],
+    ),
+    (
+        "model",
+        "literal_content",
+        "false",
+        "SPARKV_LITERAL_CONTENT",
+        "true",
+        "--literal-content=false",
+        ["true", "false", "true", "false"],
+    ),
+    (
+        "model",
+        "chat_template",
+        "\"a\"",
+        "SPARKV_CHAT_TEMPLATE",
+        "b",
+        "--chat-template=c",
+        ["(nothing)", "\"a\"", "\"b\"", "\"c\""],
     ),
     ("model", "source", "\"a\"", "SPARKV_MODEL", "b", "--model=c", ["\"demo\"", "\"a\"", "\"b\"", "\"c\""]),
     (

@@ -31,7 +31,7 @@ impl<M: LanguageModel> Candidate<M> {
         let reuses = !job.is_restarted() && !job.wants_prompt_logits();
         if reuses
             && settings.continues()
-            && let Some(conversation) = kept.take_conversation(settings, &tokens)
+            && let Some(conversation) = kept.take_conversation(&job.request, &tokens)
         {
             let Conversation { cache, tokens: held, prompt_tokens } = conversation;
             let need = Need { info: model.info(), settings, prompt: prompt_tokens };
@@ -40,7 +40,7 @@ impl<M: LanguageModel> Candidate<M> {
         }
         let prompt_tokens = job.request.prompt.len();
         let mut cache = model.new_cache(settings, prompt_tokens)?;
-        let shared = if reuses { kept.shared(settings, &tokens) } else { None };
+        let shared = if reuses { kept.shared(&job.request, &tokens) } else { None };
         let held = match shared {
             Some((prefix, common)) => model.begin_with(&mut cache, prefix, common)?,
             None => 0,
@@ -64,7 +64,7 @@ impl<M: LanguageModel> Candidate<M> {
         if continues {
             let mut tokens = job.tokens();
             tokens.truncate(held);
-            kept.keep_conversation(model, job.request.kv.clone(), prompt_tokens, tokens, cache);
+            kept.keep_conversation(model, &job.request, prompt_tokens, tokens, cache);
         }
         job
     }

@@ -27,6 +27,8 @@ pub(super) struct CheckedRequest {
     pub(super) ends: Vec<u32>,
     pub(super) constraint: Option<Box<dyn Constraint>>,
     pub(super) kv: KvSettings,
+    /// Who may share what is kept of it: those with the same.
+    pub(super) cache_salt: Option<String>,
     /// When it is to have ended.
     pub(super) deadline: Option<Instant>,
 }

@@ -116,6 +116,8 @@ pub struct TokenRequest {
     pub grammar: Option<Arc<dyn Grammar>>,
     /// What the KV cache may cost.
     pub kv: KvChoice,
+    /// Only requests with the same salt share what is kept of their prompts; those without one, with each other.
+    pub cache_salt: Option<String>,
     /// The first tokens of the prompt that are a system prompt and definitions of tools.
     pub system_tokens: usize,
     /// How long it may take, from now on.
@@ -135,6 +137,7 @@ impl TokenRequest {
             stop_tokens: Vec::new(),
             grammar: None,
             kv: KvChoice::default(),
+            cache_salt: None,
             system_tokens: 0,
             timeout: None,
         }
@@ -205,7 +208,8 @@ impl TokenEngine {
 
     /// Everything about a request that can be known before it runs.
     fn check(&self, request: TokenRequest) -> Result<CheckedRequest, RequestError> {
-        let TokenRequest { prompt, prompt_logprobs, max_tokens, fit_memory, sampling, .. } = request;
+        let TokenRequest { prompt, prompt_logprobs, max_tokens, fit_memory, sampling, cache_salt, .. } =
+            request;
         let biased = sampling.logit_bias.keys().copied().max();
         let mut sampler = Sampler::new(sampling)?;
         if prompt.is_empty() {
@@ -229,7 +233,17 @@ impl TokenEngine {
             ends.extend(&self.info.eos_token_ids);
         }
         let constraint = request.grammar.map(|grammar| grammar.start());
-        Ok(CheckedRequest { prompt, prompt_logprobs, max_tokens, sampler, ends, constraint, kv, deadline })
+        Ok(CheckedRequest {
+            prompt,
+            prompt_logprobs,
+            max_tokens,
+            sampler,
+            ends,
+            constraint,
+            kv,
+            cache_salt,
+            deadline,
+        })
     }
 
     /// Tokens to generate, of those `wanted`, that memory suffices for were the request alone: all of them, if

@@ -7,6 +7,8 @@ use sparkv::KvSettings;
 use sparkv::settings::Precision;
 use sparkv_models::LanguageModel;
 
+use super::job::CheckedRequest;
+
 /// What is kept of sequences that ended, or that run.
 #[derive(Debug)]
 pub(super) struct PrefixCache<M: LanguageModel> {
@@ -17,6 +19,8 @@ pub(super) struct PrefixCache<M: LanguageModel> {
 
 #[derive(Debug)]
 struct Entry<M: LanguageModel> {
+    /// Keeps it apart from requests with another one.
+    salt: Option<String>,
     tokens: Vec<u32>,
     cached: Cached<M>,
     /// About the bytes that are freed when it is dropped; fewer if others share them.
@@ -48,12 +52,12 @@ impl<M: LanguageModel> PrefixCache<M> {
     }
 
     /// What has the most tokens in common with `tokens`, and how many those are.
-    pub(super) fn shared(&mut self, settings: &KvSettings, tokens: &[u32]) -> Option<(&M::Prefix, usize)> {
+    pub(super) fn shared(&mut self, request: &CheckedRequest, tokens: &[u32]) -> Option<(&M::Prefix, usize)> {
         self.clock += 1;
-        let wanted = is_f32(settings);
+        let wanted = is_f32(&request.kv);
         let mut best: Option<(&mut Entry<M>, usize)> = None;
         for entry in &mut self.entries {
-            if !matches!(entry.cached, Cached::Shared { f32, .. } if f32 == wanted) {
+            if !entry.is_shared(wanted, request) {
                 continue;
             }
             let common = common(&entry.tokens, tokens);
@@ -69,14 +73,15 @@ impl<M: LanguageModel> PrefixCache<M> {
         }
     }
 
-    /// Takes out the longest conversation with these settings that `tokens` continue.
+    /// Takes out the longest conversation with the request's settings that `tokens` continue.
     pub(super) fn take_conversation(
         &mut self,
-        settings: &KvSettings,
+        request: &CheckedRequest,
         tokens: &[u32],
     ) -> Option<Conversation<M::Cache>> {
         let continues = |entry: &Entry<M>| {
-            matches!(&entry.cached, Cached::Conversation { settings: theirs, .. } if theirs == settings)
+            matches!(&entry.cached, Cached::Conversation { settings, .. } if *settings == request.kv)
+                && entry.salt == request.cache_salt
                 && entry.tokens.len() < tokens.len()
                 && tokens.starts_with(&entry.tokens)
         };
@@ -95,13 +100,13 @@ impl<M: LanguageModel> PrefixCache<M> {
     pub(super) fn keep_shared(
         &mut self,
         model: &M,
-        settings: &KvSettings,
+        request: &CheckedRequest,
         tokens: &[u32],
         prefix: M::Prefix,
     ) {
         self.clock += 1;
-        let ours = is_f32(settings);
-        let same = |entry: &Entry<M>| matches!(entry.cached, Cached::Shared { f32, .. } if f32 == ours);
+        let ours = is_f32(&request.kv);
+        let same = |entry: &Entry<M>| entry.is_shared(ours, request);
         if let Some(longer) =
             self.entries.iter_mut().find(|entry| same(entry) && entry.tokens.starts_with(tokens))
         {
@@ -111,22 +116,24 @@ impl<M: LanguageModel> PrefixCache<M> {
         self.entries.retain(|entry| !(same(entry) && tokens.starts_with(&entry.tokens)));
         let bytes = model.info().kv_shape.dense_bytes(tokens.len()) * if ours { 2 } else { 1 };
         let cached = Cached::Shared { f32: ours, prefix };
-        self.entries.push(Entry { tokens: tokens.to_vec(), cached, bytes, used: self.clock });
+        let salt = request.cache_salt.clone();
+        self.entries.push(Entry { salt, tokens: tokens.to_vec(), cached, bytes, used: self.clock });
     }
 
     /// Keeps the cache of a conversation, in which `tokens` are.
     pub(super) fn keep_conversation(
         &mut self,
         model: &M,
-        settings: KvSettings,
+        request: &CheckedRequest,
         prompt_tokens: usize,
         tokens: Vec<u32>,
         cache: M::Cache,
     ) {
         self.clock += 1;
         let bytes = model.kv_usage(&cache).bytes;
-        let cached = Cached::Conversation { settings, prompt_tokens, cache };
-        self.entries.push(Entry { tokens, cached, bytes, used: self.clock });
+        let cached = Cached::Conversation { settings: request.kv.clone(), prompt_tokens, cache };
+        let salt = request.cache_salt.clone();
+        self.entries.push(Entry { salt, tokens, cached, bytes, used: self.clock });
     }
 
     /// About the bytes that are freed when all is forgotten; fewer as far as whoever runs shares them, more where they
@@ -141,6 +148,14 @@ impl<M: LanguageModel> PrefixCache<M> {
         let Some((index, _)) = oldest else { return false };
         self.entries.swap_remove(index);
         true
+    }
+}
+
+impl<M: LanguageModel> Entry<M> {
+    /// Whether `request` may begin with it, whose rows are in f32 or not.
+    fn is_shared(&self, f32_rows: bool, request: &CheckedRequest) -> bool {
+        matches!(self.cached, Cached::Shared { f32, .. } if f32 == f32_rows)
+            && self.salt == request.cache_salt
     }
 }
 

@@ -143,7 +143,7 @@ impl<M: LanguageModel> Sequence<M> {
     /// last whole group move to memory of their own.
     pub(super) fn publish_prefix(&mut self, model: &M, kept: &mut PrefixCache<M>) {
         if let Some((prefix, tokens)) = model.share(&mut self.cache) {
-            kept.keep_shared(model, &self.job.request.kv, &self.job.tokens()[..tokens], prefix);
+            kept.keep_shared(model, &self.job.request, &self.job.tokens()[..tokens], prefix);
         }
     }
 
@@ -168,7 +168,7 @@ impl<M: LanguageModel> Sequence<M> {
         let mut tokens = job.tokens();
         // The last token was drawn, but not run.
         tokens.truncate(job.request.prompt.len() + job.generated.len().saturating_sub(1));
-        kept.keep_conversation(model, job.request.kv, prompt_tokens, tokens, cache);
+        kept.keep_conversation(model, &job.request, prompt_tokens, tokens, cache);
         job.events
     }
 

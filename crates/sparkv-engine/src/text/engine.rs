@@ -139,6 +139,7 @@ impl TextEngine {
             stop_tokens: request.stop_tokens,
             grammar,
             kv: request.kv,
+            cache_salt: request.cache_salt,
             system_tokens,
             timeout: request.timeout,
         };

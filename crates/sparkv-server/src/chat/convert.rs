@@ -28,7 +28,7 @@ impl ChatReply {
     pub(crate) fn new(model: &str, delivery: Delivery, asked: &CheckedRequests) -> Self {
         let object = match delivery {
             Delivery::Whole => "chat.completion",
-            Delivery::Stream { .. } => "chat.completion.chunk",
+            Delivery::Stream(_) => "chat.completion.chunk",
         };
         Self {
             envelope: Envelope::new("chatcmpl", object, model, asked.answers, delivery),
@@ -85,6 +85,10 @@ impl Reply for ChatReply {
     fn opening(&mut self) -> Vec<sse::Event> {
         let delta = || Delta { role: Some(ROLE), content: Some(String::new()), tool_calls: Vec::new() };
         (0..self.calls.len()).map(|index| self.delta(index, delta(), Vec::new())).collect()
+    }
+
+    fn count(&mut self, index: usize, prompt_tokens: usize, completion_tokens: usize) {
+        self.envelope.count(index, prompt_tokens, completion_tokens);
     }
 
     fn add(&mut self, index: usize, delta: AnswerDelta) -> Vec<sse::Event> {

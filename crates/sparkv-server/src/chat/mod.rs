@@ -11,6 +11,7 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::generation::answer::answer;
 use crate::http::body::Fields;
+use crate::unsupported;
 
 /// Answers a conversation.
 #[utoipa::path(
@@ -22,9 +23,11 @@ use crate::http::body::Fields;
         (types::ChatChunk = "text/event-stream"),
     )))
 )]
-pub(crate) async fn complete(State(app): State<App>, fields: Fields) -> Result<Response, ApiError> {
-    let body = types::ChatBody::take(fields)?;
-    let checked = validate::validate(body, &app)?;
+pub(crate) async fn complete(State(app): State<App>, mut fields: Fields) -> Result<Response, ApiError> {
+    let body = types::ChatBody::take(&mut fields);
+    let mut refusals = fields.finish(unsupported::chat)?;
+    let checked = validate::validate(body, &mut refusals, &app);
+    let checked = refusals.end(checked)?;
     let reply = convert::ChatReply::new(app.model_name(), checked.delivery, &checked.requests);
     answer(&app, checked, |_| reply).await
 }

@@ -1,11 +1,9 @@
 //! Bodies of /v1/chat/completions, as they come and go.
 
 use serde::Serialize;
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::conversation::types::ConversationFields;
-use crate::error::ApiError;
 use crate::generation::fields::{FormatFields, GenerationFields};
 use crate::generation::head::Head;
 use crate::generation::logprobs::ChatLogprobs;
@@ -19,26 +17,19 @@ pub(crate) struct ChatBody {
     pub(crate) conversation: ConversationFields,
     pub(crate) logprobs: LogprobFields,
     pub(crate) generation: GenerationFields,
-    /// Fields to be refused.
-    pub(crate) rest: Map<String, Value>,
 }
 
 impl ChatBody {
     /// Sorts the fields of a body.
-    ///
-    /// # Errors
-    /// If one has another type.
-    pub(crate) fn take(mut fields: Fields) -> Result<Self, ApiError> {
-        let fields = &mut fields;
-        Ok(Self {
-            conversation: ConversationFields::take(fields)?,
+    pub(crate) fn take(fields: &mut Fields) -> Self {
+        Self {
+            conversation: ConversationFields::take(fields),
             logprobs: LogprobFields {
-                logprobs: fields.take("logprobs")?,
-                top_logprobs: fields.take("top_logprobs")?,
+                logprobs: fields.take("logprobs"),
+                top_logprobs: fields.take("top_logprobs"),
             },
-            generation: GenerationFields::take(fields)?,
-            rest: fields.take_rest(),
-        })
+            generation: GenerationFields::take(fields),
+        }
     }
 }
 

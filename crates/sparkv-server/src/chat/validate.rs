@@ -10,16 +10,15 @@ use crate::conversation::{self, Conversation};
 use crate::error::ApiError;
 use crate::generation;
 use crate::generation::validate::{Asked, Checked, Names};
-use crate::unsupported;
+use crate::refusals::Refusals;
 
 /// Checks a body and makes the engine's request of it.
 ///
 /// # Errors
 /// The first field that cannot be honoured.
-pub(crate) fn validate(body: ChatBody, app: &App) -> Result<Checked, ApiError> {
-    let ChatBody { conversation, logprobs, generation, rest } = body;
-    unsupported::refuse(&rest, "", unsupported::chat)?;
-    let Conversation { chat, choice } = conversation::check(conversation)?;
+pub(crate) fn validate(body: ChatBody, refusals: &mut Refusals, app: &App) -> Result<Checked, ApiError> {
+    let ChatBody { conversation, logprobs, generation } = body;
+    let Conversation { chat, choice } = conversation::check(conversation, refusals)?;
     let (calls, parser) = tools::calls(&chat.tools, choice, app);
     let asked = Asked {
         prompts: vec![Prompt::Chat(chat)],
@@ -32,7 +31,7 @@ pub(crate) fn validate(body: ChatBody, app: &App) -> Result<Checked, ApiError> {
         calls,
         parser,
     };
-    generation::validate::validate(generation, asked, app)
+    generation::validate::validate(generation, asked, refusals, app)
 }
 
 fn check_logprobs(logprobs: Option<bool>, top: Option<usize>) -> Result<Option<usize>, ApiError> {

@@ -96,6 +96,10 @@ impl Reply for CompletionReply {
         vec![self.echo(index, logprobs)]
     }
 
+    fn count(&mut self, index: usize, prompt_tokens: usize, completion_tokens: usize) {
+        self.envelope.count(index, prompt_tokens, completion_tokens);
+    }
+
     fn add(&mut self, index: usize, delta: AnswerDelta) -> Vec<sse::Event> {
         // There are no tools, so there is nothing but text.
         let AnswerDelta::Text { text, logprobs } = delta else { return Vec::new() };

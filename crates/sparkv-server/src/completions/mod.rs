@@ -11,6 +11,7 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::generation::answer::answer;
 use crate::http::body::Fields;
+use crate::unsupported;
 
 /// The field that holds the prompts.
 const PROMPT: &str = "prompt";
@@ -25,10 +26,12 @@ const PROMPT: &str = "prompt";
         (types::Completion = "text/event-stream"),
     )))
 )]
-pub(crate) async fn complete(State(app): State<App>, fields: Fields) -> Result<Response, ApiError> {
-    let body = types::CompletionBody::take(fields)?;
+pub(crate) async fn complete(State(app): State<App>, mut fields: Fields) -> Result<Response, ApiError> {
+    let body = types::CompletionBody::take(&mut fields);
+    let mut refusals = fields.finish(unsupported::completions)?;
     let echo = body.own.echo.unwrap_or(false);
-    let checked = validate::validate(body, &app)?;
+    let checked = validate::validate(body, &mut refusals, &app);
+    let checked = refusals.end(checked)?;
     let echo = if echo { validate::echo(&checked.requests.requests, &app)? } else { Vec::new() };
     let reply = convert::CompletionReply::new(app.model_name(), checked.delivery, &checked.requests, echo);
     answer(&app, checked, |_| reply).await

@@ -1,11 +1,9 @@
 //! Bodies of /v1/completions, as they come and go.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::completions::PROMPT;
-use crate::error::ApiError;
 use crate::generation::fields::{FormatFields, GenerationFields};
 use crate::generation::head::Head;
 use crate::generation::logprobs::CompletionLogprobs;
@@ -18,26 +16,19 @@ use crate::schema::described_as_one;
 pub(crate) struct CompletionBody {
     pub(crate) own: CompletionFields,
     pub(crate) generation: GenerationFields,
-    /// Fields to be refused.
-    pub(crate) rest: Map<String, Value>,
 }
 
 impl CompletionBody {
     /// Sorts the fields of a body.
-    ///
-    /// # Errors
-    /// If one has another type.
-    pub(crate) fn take(mut fields: Fields) -> Result<Self, ApiError> {
-        let fields = &mut fields;
-        Ok(Self {
+    pub(crate) fn take(fields: &mut Fields) -> Self {
+        Self {
             own: CompletionFields {
-                prompt: fields.take(PROMPT)?,
-                echo: fields.take("echo")?,
-                logprobs: fields.take("logprobs")?,
+                prompt: fields.take(PROMPT),
+                echo: fields.take("echo"),
+                logprobs: fields.take("logprobs"),
             },
-            generation: GenerationFields::take(fields)?,
-            rest: fields.take_rest(),
-        })
+            generation: GenerationFields::take(fields),
+        }
     }
 }
 

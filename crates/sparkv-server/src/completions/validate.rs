@@ -8,7 +8,7 @@ use crate::completions::types::{CompletionBody, CompletionFields, PromptField};
 use crate::error::ApiError;
 use crate::generation;
 use crate::generation::validate::{Asked, Checked, Names};
-use crate::unsupported;
+use crate::refusals::Refusals;
 
 /// Tokens of an answer if the request does not say, as the API has it; fewer where the context ends.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -17,9 +17,12 @@ const DEFAULT_MAX_TOKENS: usize = 16;
 ///
 /// # Errors
 /// The first field that cannot be honoured.
-pub(crate) fn validate(body: CompletionBody, app: &App) -> Result<Checked, ApiError> {
-    let CompletionBody { own: CompletionFields { prompt, echo, logprobs }, generation, rest } = body;
-    unsupported::refuse(&rest, "", unsupported::completions)?;
+pub(crate) fn validate(
+    body: CompletionBody,
+    refusals: &mut Refusals,
+    app: &App,
+) -> Result<Checked, ApiError> {
+    let CompletionBody { own: CompletionFields { prompt, echo, logprobs }, generation } = body;
     if logprobs.is_some_and(|top| top > MAX_TOP_LOGPROBS) {
         return Err(ApiError::invalid("logprobs", format!("must be at most {MAX_TOP_LOGPROBS}")));
     }
@@ -34,7 +37,7 @@ pub(crate) fn validate(body: CompletionBody, app: &App) -> Result<Checked, ApiEr
         calls: None,
         parser: None,
     };
-    generation::validate::validate(generation, asked, app)
+    generation::validate::validate(generation, asked, refusals, app)
 }
 
 fn check_prompts(prompt: Option<PromptField>) -> Result<Vec<Prompt>, ApiError> {

@@ -4,11 +4,12 @@
 pub(crate) mod tools;
 pub(crate) mod types;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sparkv_engine::{Chat, ChatMessage, ToolCall, Turn};
 
 use self::types::{Content, ContentPart, ConversationFields, MESSAGES, Message, ToolCallBody};
 use crate::error::ApiError;
+use crate::refusals::Refusals;
 use crate::unsupported::{self, Rule};
 
 /// A conversation that passed the checks.
@@ -32,17 +33,18 @@ impl Conversation {
 ///
 /// # Errors
 /// The first field that cannot be honoured.
-pub(crate) fn check(fields: ConversationFields) -> Result<Conversation, ApiError> {
+pub(crate) fn check(fields: ConversationFields, refusals: &mut Refusals) -> Result<Conversation, ApiError> {
     let messages =
         fields.messages.ok_or_else(|| ApiError::invalid(MESSAGES, "a conversation is required"))?;
     if messages.is_empty() {
         return Err(ApiError::invalid(MESSAGES, "a conversation has one or more messages"));
     }
-    let messages: Vec<ChatMessage> = messages
-        .into_iter()
-        .enumerate()
-        .map(|(index, message)| check_message(&format!("{MESSAGES}[{index}]"), message))
-        .collect::<Result<_, _>>()?;
+    let bodies = messages;
+    let mut messages = Vec::with_capacity(bodies.len());
+    for (index, body) in bodies.into_iter().enumerate() {
+        let message = check_message(&format!("{MESSAGES}[{index}]"), body, &messages, refusals);
+        messages.extend(refusals.note(message));
+    }
     let next = check_turn(fields.add_generation_prompt, fields.continue_final_message, &messages)?;
     let all = tools::check(fields.tools.unwrap_or_default())?;
     let choice = tools::check_choice(fields.tool_choice, fields.parallel_tool_calls, &all)?;
@@ -70,30 +72,45 @@ fn check_turn(
     }
 }
 
-fn check_message(path: &str, message: Message) -> Result<ChatMessage, ApiError> {
-    let Message { role, content, tool_calls, tool_call_id, name, rest } = message;
+fn check_message(
+    path: &str,
+    message: Message,
+    before: &[ChatMessage],
+    refusals: &mut Refusals,
+) -> Result<ChatMessage, ApiError> {
+    let Message { role, content, refusal, reasoning_content, tool_calls, tool_call_id, name, rest } = message;
     let role = check_role(&format!("{path}.role"), role.as_deref())?;
-    unsupported::refuse(&rest, path, unsupported::message)?;
+    refusals.rest(&rest, path, unsupported::message);
     let calls = tool_calls.unwrap_or_default();
     if !calls.is_empty() && role != "assistant" {
         return Err(ApiError::invalid(format!("{path}.tool_calls"), "only the assistant calls tools"));
     }
-    if tool_call_id.is_some() != (role == "tool") {
-        let message = "a message of the role tool says which call it answers, and no other does";
+    if tool_call_id.is_some() && role != "tool" {
+        let message = "only a message of the role tool says which call it answers";
         return Err(ApiError::invalid(format!("{path}.tool_call_id"), message));
     }
+    let so_far = before.iter().map(|message| message.tool_calls.len()).sum::<usize>();
     let calls = calls.into_iter().enumerate();
     let tool_calls: Vec<ToolCall> = calls
-        .map(|(index, call)| check_call(&format!("{path}.tool_calls[{index}]"), call))
+        .map(|(index, call)| check_call(&format!("{path}.tool_calls[{index}]"), call, so_far + index))
         .collect::<Result<_, _>>()?;
     let content = match content {
-        None if tool_calls.is_empty() => {
-            return Err(ApiError::invalid(format!("{path}.content"), "a message has content"));
-        }
-        None => String::new(),
-        Some(content) => text_of(&format!("{path}.content"), content, &PARTS)?,
+        Some(content) => text_of(&format!("{path}.content"), content, &PARTS, refusals)?,
+        // Answers come back as they were, whatever they were.
+        None if matches!(role, "assistant" | "tool") => refusal.unwrap_or_default(),
+        None => return Err(ApiError::invalid(format!("{path}.content"), "a message has content")),
     };
-    Ok(ChatMessage { role: role.to_owned(), content, tool_calls, tool_call_id, name })
+    let tool_call_id = if role == "tool" { tool_call_id.or_else(|| unanswered(before)) } else { None };
+    Ok(ChatMessage { role: role.to_owned(), content, reasoning_content, tool_calls, tool_call_id, name })
+}
+
+/// The first call before that has no answer yet.
+fn unanswered(before: &[ChatMessage]) -> Option<String> {
+    let calling = before.iter().rposition(|message| !message.tool_calls.is_empty())?;
+    let (calling, answers) = before[calling..].split_first()?;
+    let is_open =
+        |call: &&ToolCall| !answers.iter().any(|answer| answer.tool_call_id.as_ref() == Some(&call.id));
+    calling.tool_calls.iter().find(is_open).map(|call| call.id.clone())
 }
 
 /// The parts that texts of an endpoint have.
@@ -103,26 +120,32 @@ pub(crate) struct PartKinds {
     pub(crate) text: &'static [&'static str],
     /// Their fields that change nothing.
     pub(crate) rules: fn(&str) -> Option<Rule>,
-    /// What stands between two of them.
-    pub(crate) between: &'static str,
 }
 
 /// Those of chats.
-const PARTS: PartKinds = PartKinds { text: &["text"], rules: |_| None, between: "" };
+const PARTS: PartKinds = PartKinds { text: &["text"], rules: unsupported::part };
+
+/// What stands between two texts of one message, as llama.cpp's server and vLLM have it.
+pub(crate) const BETWEEN_PARTS: &str = "\n";
 
 /// The text of a message, its parts joined.
 ///
 /// # Errors
 /// If a part is not text.
-pub(crate) fn text_of(path: &str, content: Content, kinds: &PartKinds) -> Result<String, ApiError> {
+pub(crate) fn text_of(
+    path: &str,
+    content: Content,
+    kinds: &PartKinds,
+    refusals: &mut Refusals,
+) -> Result<String, ApiError> {
     match content {
         Content::Text(text) => Ok(text),
         Content::Parts(parts) => {
             let parts = parts.into_iter().enumerate();
             let texts: Vec<String> = parts
-                .map(|(index, part)| check_part(&format!("{path}[{index}]"), part, kinds))
+                .map(|(index, part)| check_part(&format!("{path}[{index}]"), part, kinds, refusals))
                 .collect::<Result<_, _>>()?;
-            Ok(texts.join(kinds.between))
+            Ok(texts.join(BETWEEN_PARTS))
         }
     }
 }
@@ -152,23 +175,32 @@ pub(crate) fn check_role(param: &str, role: Option<&str>) -> Result<&'static str
 ///
 /// # Errors
 /// If it is something else.
-pub(crate) fn check_part(path: &str, part: ContentPart, kinds: &PartKinds) -> Result<String, ApiError> {
-    let ContentPart { kind, text, rest } = part;
+pub(crate) fn check_part(
+    path: &str,
+    part: ContentPart,
+    kinds: &PartKinds,
+    refusals: &mut Refusals,
+) -> Result<String, ApiError> {
+    let ContentPart { kind, text, refusal, rest } = part;
+    // An answer's refusal, sent back.
+    if kind == "refusal" {
+        return Ok(refusal.or(text).unwrap_or_default());
+    }
     if !kinds.text.contains(&kind.as_str()) {
         return Err(ApiError::unsupported(format!("{path}.type"), "the model reads text parts only"));
     }
-    unsupported::refuse(&rest, path, kinds.rules)?;
+    refusals.rest(&rest, path, kinds.rules);
     text.ok_or_else(|| ApiError::invalid(format!("{path}.text"), "a text part has a text"))
 }
 
-fn check_call(path: &str, call: ToolCallBody) -> Result<ToolCall, ApiError> {
-    let ToolCallBody { id, kind, function, rest } = call;
+/// A call; without an id it gets one by its place in the conversation, of a form that all templates take.
+fn check_call(path: &str, call: ToolCallBody, place: usize) -> Result<ToolCall, ApiError> {
+    let ToolCallBody { id, kind, function } = call;
     if kind.is_some_and(|kind| kind != "function") {
         return Err(ApiError::unsupported(format!("{path}.type"), "only functions are called"));
     }
-    unsupported::refuse(&rest, path, unsupported::tool_call)?;
-    let id = id.ok_or_else(|| ApiError::invalid(format!("{path}.id"), "a call has an id"))?;
-    let arguments = check_arguments(&format!("{path}.function.arguments"), &function.arguments)?;
+    let arguments = check_arguments(&format!("{path}.function.arguments"), function.arguments)?;
+    let id = id.unwrap_or_else(|| format!("{place:09}"));
     Ok(ToolCall { id, name: function.name, arguments })
 }
 
@@ -182,15 +214,21 @@ pub(crate) fn called(messages: &[ChatMessage], param: &str, id: &str) -> Result<
     call.map(|call| call.name.clone()).ok_or_else(|| ApiError::invalid(param, "no call before has this id"))
 }
 
-/// The arguments of a call, which history has as JSON.
+/// The arguments of a call, which history has as JSON, or as the object itself. Text that is no object was cut off, and
+/// stays text.
 ///
 /// # Errors
 /// If it is something else.
-pub(crate) fn check_arguments(param: &str, arguments: &str) -> Result<Value, ApiError> {
-    match serde_json::from_str(arguments) {
-        Ok(arguments @ Value::Object(_)) => Ok(arguments),
+pub(crate) fn check_arguments(param: &str, arguments: Option<Value>) -> Result<Value, ApiError> {
+    match arguments {
         // Some clients send nothing for no arguments.
-        _ if arguments.trim().is_empty() => Ok(Value::Object(serde_json::Map::new())),
-        _ => Err(ApiError::invalid(param, "must be the JSON of an object")),
+        None | Some(Value::Null) => Ok(Value::Object(Map::new())),
+        Some(Value::String(text)) if text.trim().is_empty() => Ok(Value::Object(Map::new())),
+        Some(Value::String(text)) => match serde_json::from_str(&text) {
+            Ok(arguments @ Value::Object(_)) => Ok(arguments),
+            _ => Ok(Value::String(text)),
+        },
+        Some(arguments @ Value::Object(_)) => Ok(arguments),
+        Some(_) => Err(ApiError::invalid(param, "must be the JSON of an object, or the object")),
     }
 }

@@ -68,7 +68,7 @@ pub(crate) fn check(tools: Vec<ToolBody>) -> Result<Vec<Offered>, ApiError> {
 /// The first that cannot be offered.
 pub(crate) fn check_each<T>(
     tools: Vec<T>,
-    function: impl Fn(String, T) -> Result<(String, FunctionBody), ApiError>,
+    mut function: impl FnMut(String, T) -> Result<(String, FunctionBody), ApiError>,
 ) -> Result<Vec<Offered>, ApiError> {
     if tools.len() > MAX_TOOLS {
         let message = format!("at most {MAX_TOOLS} tools can be offered, got {}", tools.len());

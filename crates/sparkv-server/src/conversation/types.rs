@@ -4,7 +4,6 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::error::ApiError;
 use crate::http::body::Fields;
 
 /// The field that holds a chat's messages.
@@ -27,19 +26,16 @@ pub(crate) struct ConversationFields {
 
 impl ConversationFields {
     /// Takes these fields out of a body.
-    ///
-    /// # Errors
-    /// If one has another type.
-    pub(crate) fn take(fields: &mut Fields) -> Result<Self, ApiError> {
-        Ok(Self {
-            messages: fields.take(MESSAGES)?,
-            tools: fields.take("tools")?,
-            tool_choice: fields.take("tool_choice")?,
-            parallel_tool_calls: fields.take("parallel_tool_calls")?,
-            chat_template_kwargs: fields.take("chat_template_kwargs")?,
-            add_generation_prompt: fields.take("add_generation_prompt")?,
-            continue_final_message: fields.take("continue_final_message")?,
-        })
+    pub(crate) fn take(fields: &mut Fields) -> Self {
+        Self {
+            messages: fields.take(MESSAGES),
+            tools: fields.take("tools"),
+            tool_choice: fields.take("tool_choice"),
+            parallel_tool_calls: fields.take("parallel_tool_calls"),
+            chat_template_kwargs: fields.take("chat_template_kwargs"),
+            add_generation_prompt: fields.take("add_generation_prompt"),
+            continue_final_message: fields.take("continue_final_message"),
+        }
     }
 }
 
@@ -51,6 +47,10 @@ pub(crate) struct Message {
     #[schema(required = true, value_type = String, pattern = "^(system|developer|user|assistant|tool)$")]
     pub(crate) role: Option<String>,
     pub(crate) content: Option<Content>,
+    /// What an assistant says in place of content.
+    pub(crate) refusal: Option<String>,
+    /// What an assistant thought; some templates show it.
+    pub(crate) reasoning_content: Option<String>,
     /// What the assistant called.
     pub(crate) tool_calls: Option<Vec<ToolCallBody>>,
     /// The call that a `tool` answers.
@@ -80,15 +80,18 @@ pub(crate) struct ContentPart {
     pub(crate) kind: String,
     #[schema(required = true, value_type = String)]
     pub(crate) text: Option<String>,
+    /// That of a part of the type `refusal`, which answers of others have.
+    #[schema(ignore)]
+    pub(crate) refusal: Option<String>,
     /// Fields to be refused.
     #[serde(flatten)]
     #[schema(ignore)]
     pub(crate) rest: Map<String, Value>,
 }
 
-/// A tool that may be called; only functions are supported.
+/// A tool that may be called; only functions are supported. Further keys say nothing to a model.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, expecting = "a tool, which is an object")]
+#[serde(expecting = "a tool, which is an object")]
 pub(crate) struct ToolBody {
     #[serde(rename = "type")]
     #[schema(pattern = "^function$")]
@@ -99,7 +102,7 @@ pub(crate) struct ToolBody {
 
 /// A function that may be called.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, expecting = "a function, which is an object")]
+#[serde(expecting = "a function, which is an object")]
 pub(crate) struct FunctionBody {
     #[schema(pattern = "^[A-Za-z0-9_.-]{1,64}$")]
     pub(crate) name: String,
@@ -124,7 +127,6 @@ pub(crate) enum ToolChoice {
 
 /// One function, to be called.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct FunctionChoice {
     #[serde(rename = "type")]
     pub(crate) kind: String,
@@ -133,12 +135,11 @@ pub(crate) struct FunctionChoice {
 
 /// The function's name.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct FunctionName {
     pub(crate) name: String,
 }
 
-/// A call of a tool, as history has it.
+/// A call of a tool, as history has it, with whatever clients and their parsers add.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(expecting = "a call, which is an object")]
 pub(crate) struct ToolCallBody {
@@ -146,17 +147,13 @@ pub(crate) struct ToolCallBody {
     #[serde(rename = "type")]
     pub(crate) kind: Option<String>,
     pub(crate) function: CalledFunction,
-    /// Fields to be refused. (Deltas of a stream, put together by clients, have an index.)
-    #[serde(flatten)]
-    #[schema(ignore)]
-    pub(crate) rest: Map<String, Value>,
 }
 
 /// The function that was called.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, expecting = "a function's name and arguments")]
+#[serde(expecting = "a function's name and arguments")]
 pub(crate) struct CalledFunction {
     pub(crate) name: String,
-    /// JSON.
-    pub(crate) arguments: String,
+    /// JSON, what is left of it if it was cut off, or the object itself.
+    pub(crate) arguments: Option<Value>,
 }

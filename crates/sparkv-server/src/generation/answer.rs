@@ -33,7 +33,7 @@ pub(crate) async fn answer<R: Reply>(
             let (answers, usage) = collect(answers).await?;
             Ok(Json(reply.body(answers, usage)).into_response())
         }
-        Delivery::Stream { .. } => {
+        Delivery::Stream(_) => {
             let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
             Ok(Sse::new(server_sent(answers, reply)).keep_alive(keep_alive).into_response())
         }

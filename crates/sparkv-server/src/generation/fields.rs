@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 use sparkv::KvOptions;
 use utoipa::ToSchema;
 
-use crate::error::ApiError;
 use crate::http::body::Fields;
 use crate::schema::kv_cache;
 
@@ -36,7 +35,7 @@ pub(crate) struct GenerationFields {
     pub(crate) logit_bias: Option<BTreeMap<String, f32>>,
     /// An integer of 64 bits.
     #[schema(value_type = Option<i64>)]
-    pub(crate) seed: Option<Number>,
+    pub(crate) seed: Option<Seed>,
     pub(crate) stop: Option<Stop>,
     /// Tokens that end an answer (vLLM).
     pub(crate) stop_token_ids: Option<Vec<u32>>,
@@ -57,51 +56,52 @@ pub(crate) struct GenerationFields {
     #[schema(ignore)]
     pub(crate) formats: FormatFields,
     /// What the KV cache may cost; absent, null and `{}` mean the server's default.
-    #[schema(value_type = Option<kv_cache::KvOptions>)]
+    #[schema(value_type = Option<kv_cache::KvField>)]
     pub(crate) kv_cache: Option<KvOptions>,
+    /// Keeps what is kept of the prompt apart from requests with another one (vLLM).
+    pub(crate) cache_salt: Option<String>,
 }
 
 impl GenerationFields {
     /// Takes these fields out of a body.
-    ///
-    /// # Errors
-    /// If one has another type.
-    pub(crate) fn take(fields: &mut Fields) -> Result<Self, ApiError> {
-        Ok(Self {
-            model: fields.take("model")?,
-            temperature: fields.take("temperature")?,
-            top_p: fields.take("top_p")?,
-            top_k: fields.take("top_k")?,
-            min_p: fields.take("min_p")?,
-            presence_penalty: fields.take("presence_penalty")?,
-            frequency_penalty: fields.take("frequency_penalty")?,
-            repetition_penalty: fields.take("repetition_penalty")?,
-            logit_bias: fields.take("logit_bias")?,
-            seed: fields.take("seed")?,
-            stop: fields.take("stop")?,
-            stop_token_ids: fields.take("stop_token_ids")?,
-            max_tokens: fields.take("max_tokens")?,
-            max_completion_tokens: fields.take("max_completion_tokens")?,
-            min_tokens: fields.take("min_tokens")?,
-            stream: fields.take("stream")?,
-            stream_options: fields.take("stream_options")?,
-            n: fields.take("n")?,
-            ignore_eos: fields.take("ignore_eos")?,
-            formats: FormatFields::take(fields)?,
-            kv_cache: take_kv(fields)?,
-        })
+    pub(crate) fn take(fields: &mut Fields) -> Self {
+        Self {
+            model: fields.take("model"),
+            temperature: fields.take("temperature"),
+            top_p: fields.take("top_p"),
+            top_k: fields.take("top_k"),
+            min_p: fields.take("min_p"),
+            presence_penalty: fields.take("presence_penalty"),
+            frequency_penalty: fields.take("frequency_penalty"),
+            repetition_penalty: fields.take("repetition_penalty"),
+            logit_bias: fields.take("logit_bias"),
+            seed: fields.take("seed"),
+            stop: fields.take("stop"),
+            stop_token_ids: fields.take("stop_token_ids"),
+            max_tokens: fields.take("max_tokens"),
+            max_completion_tokens: fields.take("max_completion_tokens"),
+            min_tokens: fields.take("min_tokens"),
+            stream: fields.take("stream"),
+            stream_options: fields.take("stream_options"),
+            n: fields.take("n"),
+            ignore_eos: fields.take("ignore_eos"),
+            formats: FormatFields::take(fields),
+            kv_cache: take_kv(fields),
+            cache_salt: fields.take("cache_salt"),
+        }
     }
 }
 
-/// Takes `kv_cache` out of a body.
-///
-/// # Errors
-/// If it, or a field of it, has another type.
-pub(crate) fn take_kv(fields: &mut Fields) -> Result<Option<KvOptions>, ApiError> {
-    fields.check_object(&["kv_cache"], r#"{"preset": "balanced"}"#)?;
-    fields.check_object(&["kv_cache", "eviction"], r#"{"policy": "snapkv", "keep_ratio": 0.5}"#)?;
-    fields.check_object(&["kv_cache", "pruning"], r#"{"key_ratio": 0.5, "value_ratio": 0.5}"#)?;
-    Ok(fields.take("kv_cache")?.filter(|options| *options != KvOptions::default()))
+/// Takes `kv_cache` out of a body: settings, or a preset's name alone.
+pub(crate) fn take_kv(fields: &mut Fields) -> Option<KvOptions> {
+    const FIELD: &str = "kv_cache";
+    if let Some(Value::String(_)) = fields.get(FIELD) {
+        return Some(KvOptions { preset: fields.take(FIELD), ..KvOptions::default() });
+    }
+    fields.check_object(&[FIELD], r#"{"preset": "balanced"}, or a preset's name"#);
+    fields.check_object(&[FIELD, "eviction"], r#"{"policy": "snapkv", "keep_ratio": 0.5}"#);
+    fields.check_object(&[FIELD, "pruning"], r#"{"key_ratio": 0.5, "value_ratio": 0.5}"#);
+    fields.take(FIELD).filter(|options| *options != KvOptions::default())
 }
 
 /// The model's name, where nothing is generated.
@@ -113,11 +113,8 @@ pub(crate) struct ModelField {
 
 impl ModelField {
     /// Takes the field out of a body.
-    ///
-    /// # Errors
-    /// If it has another type.
-    pub(crate) fn take(fields: &mut Fields) -> Result<Self, ApiError> {
-        Ok(Self { model: fields.take("model")? })
+    pub(crate) fn take(fields: &mut Fields) -> Self {
+        Self { model: fields.take("model") }
     }
 }
 
@@ -133,15 +130,15 @@ pub(crate) struct FormatFields {
 }
 
 impl FormatFields {
-    fn take(fields: &mut Fields) -> Result<Self, ApiError> {
-        Ok(Self {
-            response_format: fields.take("response_format")?,
-            structured_outputs: fields.take("structured_outputs")?,
-            guided_json: fields.take("guided_json")?,
-            guided_regex: fields.take("guided_regex")?,
-            guided_choice: fields.take("guided_choice")?,
-            guided_grammar: fields.take("guided_grammar")?,
-        })
+    fn take(fields: &mut Fields) -> Self {
+        Self {
+            response_format: fields.take("response_format"),
+            structured_outputs: fields.take("structured_outputs"),
+            guided_json: fields.take("guided_json"),
+            guided_regex: fields.take("guided_regex"),
+            guided_choice: fields.take("guided_choice"),
+            guided_grammar: fields.take("guided_grammar"),
+        }
     }
 }
 
@@ -165,12 +162,32 @@ pub(crate) enum Stop {
     Several(Vec<String>),
 }
 
+/// Any integer of 64 bits.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(untagged, expecting = "expected an integer of 64 bits")]
+pub(crate) enum Seed {
+    Unsigned(u64),
+    Signed(i64),
+}
+
+impl Seed {
+    /// As a number; a negative one stands for its two's complement.
+    pub(crate) fn get(self) -> u64 {
+        match self {
+            Self::Unsigned(seed) => seed,
+            Self::Signed(seed) => seed.cast_unsigned(),
+        }
+    }
+}
+
 /// How to stream.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(expecting = "an object of options")]
 pub(crate) struct StreamOptions {
     /// Whether a last chunk reports the usage.
     pub(crate) include_usage: Option<bool>,
+    /// Whether all other chunks tell what was used so far, too (vLLM).
+    pub(crate) continuous_usage_stats: Option<bool>,
     /// Fields to be refused.
     #[serde(flatten)]
     #[schema(ignore)]

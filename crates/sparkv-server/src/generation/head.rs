@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::generation::ids::{SYSTEM_FINGERPRINT, unix_time};
-use crate::generation::reply::Delivery;
+use crate::generation::reply::{Delivery, StreamUsage};
 use crate::generation::usage::UsageBody;
 
 /// What an answer and its chunks begin with.
@@ -30,8 +30,10 @@ pub(crate) struct Envelope {
     pub(crate) head: Head,
     /// Answers to each prompt.
     each: NonZeroUsize,
-    /// Whether chunks carry `usage`, null in all but the last.
-    include_usage: bool,
+    /// Which chunks carry `usage`.
+    stream_usage: StreamUsage,
+    /// Tokens of each answer's prompt, and of the answer so far.
+    counts: Vec<(usize, usize)>,
 }
 
 impl Envelope {
@@ -50,7 +52,11 @@ impl Envelope {
             model: model.to_owned(),
             system_fingerprint: SYSTEM_FINGERPRINT,
         };
-        Self { head, each, include_usage: matches!(delivery, Delivery::Stream { include_usage: true }) }
+        let stream_usage = match delivery {
+            Delivery::Whole => StreamUsage::Never,
+            Delivery::Stream(usage) => usage,
+        };
+        Self { head, each, stream_usage, counts: Vec::new() }
     }
 
     /// What answers cost together.
@@ -58,13 +64,25 @@ impl Envelope {
         UsageBody::of(usages, self.each)
     }
 
-    /// `usage` of a chunk with a choice: absent, or null if a last chunk reports it.
+    /// Takes note of how far an answer has come.
+    pub(crate) fn count(&mut self, index: usize, prompt_tokens: usize, completion_tokens: usize) {
+        if self.counts.len() <= index {
+            self.counts.resize(index + 1, (0, 0));
+        }
+        self.counts[index] = (prompt_tokens, completion_tokens);
+    }
+
+    /// `usage` of a chunk with a choice: absent, null if a last chunk reports it, or what was used so far.
     pub(crate) fn chunk_usage(&self) -> Option<Option<UsageBody>> {
-        self.include_usage.then_some(None)
+        match self.stream_usage {
+            StreamUsage::Never => None,
+            StreamUsage::Last => Some(None),
+            StreamUsage::Everywhere => Some(Some(UsageBody::so_far(&self.counts, self.each))),
+        }
     }
 
     /// `usage` of the last chunk, if there is to be one.
     pub(crate) fn last_usage(&self, usages: &[Usage]) -> Option<Option<UsageBody>> {
-        self.include_usage.then(|| self.usage(usages))
+        (self.stream_usage != StreamUsage::Never).then(|| self.usage(usages))
     }
 }

@@ -18,10 +18,17 @@ pub(crate) enum Delivery {
     /// In one piece.
     Whole,
     /// As server-sent events.
-    Stream {
-        /// With a last chunk that reports the usage.
-        include_usage: bool,
-    },
+    Stream(StreamUsage),
+}
+
+/// Which chunks of a stream report the usage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StreamUsage {
+    Never,
+    /// A last one, without a choice; the others say null.
+    Last,
+    /// All of them, as far as the answers have come, and a last one.
+    Everywhere,
 }
 
 /// What an answer goes on with.
@@ -124,6 +131,8 @@ pub(crate) trait Reply: Send + 'static {
     fn prompt(&mut self, _index: usize, _tokens: Vec<PromptToken>) -> Vec<sse::Event> {
         Vec::new()
     }
+    /// Tokens of an answer's prompt, and of the answer so far.
+    fn count(&mut self, _index: usize, _prompt_tokens: usize, _completion_tokens: usize) {}
     /// More of an answer.
     fn add(&mut self, index: usize, delta: AnswerDelta) -> Vec<sse::Event>;
     /// The end of an answer.
@@ -139,6 +148,11 @@ pub(crate) trait Reply: Send + 'static {
 /// What is heard of one answer.
 enum Heard {
     Prompt(Vec<PromptToken>),
+    /// Tokens of the answer so far, and of its prompt.
+    Count {
+        prompt_tokens: usize,
+        completion_tokens: usize,
+    },
     Delta(AnswerDelta),
     End(End, Usage),
 }
@@ -149,27 +163,41 @@ type Hearing = (usize, Result<Heard, GenerateError>);
 fn listen(answers: Answers) -> SelectAll<BoxStream<'static, Hearing>> {
     let Answers { events, parser } = answers;
     let each = events.into_iter().enumerate().map(|(index, events)| {
-        let heard = stream::unfold(Some((events, parser.clone())), hear);
+        let source = Source { events, parser: parser.clone(), completion_tokens: 0 };
+        let heard = stream::unfold(Some(source), hear);
         heard.flat_map(stream::iter).map(move |heard| (index, heard)).boxed()
     });
     stream::select_all(each)
 }
 
-type Source = Option<(InstrumentedEvents, Option<CallParser>)>;
+/// One answer, as it comes from the engine.
+struct Source {
+    events: InstrumentedEvents,
+    parser: Option<CallParser>,
+    /// Tokens of it so far.
+    completion_tokens: usize,
+}
 
 /// What the next event of an answer tells.
-async fn hear(source: Source) -> Option<(Vec<Result<Heard, GenerateError>>, Source)> {
-    let (mut events, mut parser) = source?;
-    Some(match events.next().await.unwrap_or(Err(GenerateError::Stopped)) {
-        Ok(Event::Prompt(tokens)) => (vec![Ok(Heard::Prompt(tokens))], Some((events, parser))),
-        Ok(Event::Text { text, logprobs, .. }) => {
-            let deltas = match &mut parser {
+async fn hear(source: Option<Source>) -> Option<(Vec<Result<Heard, GenerateError>>, Option<Source>)> {
+    let mut source = source?;
+    Some(match source.events.next().await.unwrap_or(Err(GenerateError::Stopped)) {
+        Ok(Event::Prompt(tokens)) => (vec![Ok(Heard::Prompt(tokens))], Some(source)),
+        Ok(Event::Text { text, token_ids, logprobs }) => {
+            source.completion_tokens += token_ids.len();
+            let count = Heard::Count {
+                prompt_tokens: source.events.prompt_tokens(),
+                completion_tokens: source.completion_tokens,
+            };
+            let deltas = match &mut source.parser {
                 Some(parser) => parser.push(&text),
                 None => vec![ParsedDelta::Text(text)],
             };
-            (deltas_with(deltas, logprobs).map(Heard::Delta).map(Ok).collect(), Some((events, parser)))
+            let heard = deltas_with(deltas, logprobs).map(Heard::Delta);
+            ([count].into_iter().chain(heard).map(Ok).collect(), Some(source))
         }
         Ok(Event::Done { reason, stop, usage, .. }) => {
+            let mut parser = source.parser;
             let last = parser.as_mut().map(CallParser::finish).unwrap_or_default();
             let called = parser.is_some_and(|parser| parser.has_called());
             let end = Heard::End(End { reason, stop, called }, usage);
@@ -201,6 +229,7 @@ pub(crate) async fn collect(answers: Answers) -> Result<(Vec<Answer>, Vec<Usage>
     while let Some((index, heard)) = heard.next().await {
         match heard? {
             Heard::Prompt(tokens) => prompts[index] = tokens,
+            Heard::Count { .. } => {}
             Heard::Delta(delta) => Answer::push(&mut collected[index], delta),
             Heard::End(end, usage) => ends[index] = Some((end, usage)),
         }
@@ -238,6 +267,10 @@ pub(crate) fn server_sent<R: Reply>(
         };
         Some(match heard {
             Ok(Heard::Prompt(tokens)) => (writing.reply.prompt(index, tokens), Some(writing)),
+            Ok(Heard::Count { prompt_tokens, completion_tokens }) => {
+                writing.reply.count(index, prompt_tokens, completion_tokens);
+                (Vec::new(), Some(writing))
+            }
             Ok(Heard::Delta(delta)) => (writing.reply.add(index, delta), Some(writing)),
             Ok(Heard::End(end, usage)) => {
                 writing.usage[index] = Some(usage);

@@ -16,12 +16,14 @@ pub(crate) struct UsageBody {
     pub(crate) completion_tokens: usize,
     pub(crate) total_tokens: usize,
     pub(crate) prompt_tokens_details: PromptTokensDetails,
-    #[schema(value_type = kv_cache::KvUsage)]
-    pub(crate) kv_cache: KvUsage,
+    /// Absent as long as answers have not ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<kv_cache::KvUsage>)]
+    pub(crate) kv_cache: Option<KvUsage>,
 }
 
 /// Where the tokens of a prompt came from.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub(crate) struct PromptTokensDetails {
     /// Those that were not computed for this request.
     pub(crate) cached_tokens: usize,
@@ -50,7 +52,20 @@ impl UsageBody {
             completion_tokens,
             total_tokens: prompt_tokens + completion_tokens,
             prompt_tokens_details: PromptTokensDetails { cached_tokens },
-            kv_cache,
+            kv_cache: Some(kv_cache),
         })
+    }
+
+    /// The same of answers that go on; of each, the tokens of its prompt, and its own so far.
+    pub(crate) fn so_far(counts: &[(usize, usize)], each: NonZeroUsize) -> Self {
+        let prompt_tokens = counts.iter().step_by(each.get()).map(|(prompt, _)| prompt).sum();
+        let completion_tokens = counts.iter().map(|(_, completion)| completion).sum();
+        Self {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens + completion_tokens,
+            prompt_tokens_details: PromptTokensDetails::default(),
+            kv_cache: None,
+        }
     }
 }

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
-use serde_json::Number;
 use sparkv::{KvChoice, KvOptions};
 use sparkv_engine::{CallParser, GenerateRequest, OutputFormat, Prompt, SamplingParams};
 
 use crate::app::App;
 use crate::error::{ApiError, Fault};
-use crate::generation::fields::{GenerationFields, Stop, StreamOptions};
+use crate::generation::fields::{GenerationFields, Seed, Stop, StreamOptions};
 use crate::generation::format::{self, AskedFormat};
-use crate::generation::reply::Delivery;
+use crate::generation::reply::{Delivery, StreamUsage};
 use crate::generation::requests::CheckedRequests;
+use crate::refusals::Refusals;
 use crate::unsupported;
 
 /// Stop strings of a request: every one is searched for at every token.
@@ -75,7 +75,12 @@ pub(crate) struct Asked {
 ///
 /// # Errors
 /// The first field that cannot be honoured.
-pub(crate) fn validate(fields: GenerationFields, asked: Asked, app: &App) -> Result<Checked, ApiError> {
+pub(crate) fn validate(
+    fields: GenerationFields,
+    asked: Asked,
+    refusals: &mut Refusals,
+    app: &App,
+) -> Result<Checked, ApiError> {
     app.check_model(fields.model.as_deref())?;
     let answers = check_n(fields.n, asked.prompts.len())?;
     let names = asked.names;
@@ -117,7 +122,7 @@ pub(crate) fn validate(fields: GenerationFields, asked: Asked, app: &App) -> Res
         logit_bias: check_logit_bias(fields.logit_bias)?,
         min_tokens: check_min_tokens(fields.min_tokens, max_tokens, names)?,
         logprobs: asked.logprobs,
-        seed: check_seed(fields.seed)?,
+        seed: fields.seed.map(Seed::get),
     };
     sampling.validate().map_err(|error| ApiError::invalid(error.param, error.message))?;
     let (stop, kv) = (check_stop(fields.stop, names.stop)?, check_kv(fields.kv_cache, app)?);
@@ -134,11 +139,12 @@ pub(crate) fn validate(fields: GenerationFields, asked: Asked, app: &App) -> Res
         ignore_eos: fields.ignore_eos.unwrap_or(false),
         format: format.clone(),
         kv: kv.clone(),
+        cache_salt: fields.cache_salt.clone(),
         // Set for all requests where they enter the queue.
         timeout: None,
     };
     let requests = asked.prompts.into_iter().map(request).collect();
-    let delivery = check_delivery(fields.stream, fields.stream_options)?;
+    let delivery = check_delivery(fields.stream, fields.stream_options, refusals);
     let requests = CheckedRequests { requests, answers, fault };
     Ok(Checked { requests, delivery, parser: asked.parser })
 }
@@ -187,16 +193,6 @@ fn check_top_k(top_k: Option<i64>) -> Result<usize, ApiError> {
         Some(k) => usize::try_from(k)
             .map_err(|_| ApiError::invalid("top_k", format!("must be -1 (off), 0 (off) or more, got {k}"))),
     }
-}
-
-/// Any 64-bit integer is a seed; a negative one stands for its two's complement.
-fn check_seed(seed: Option<Number>) -> Result<Option<u64>, ApiError> {
-    seed.map(|seed| {
-        seed.as_u64()
-            .or_else(|| seed.as_i64().map(i64::cast_unsigned))
-            .ok_or_else(|| ApiError::invalid("seed", format!("must be an integer of 64 bits, got {seed}")))
-    })
-    .transpose()
 }
 
 fn check_max_tokens(
@@ -250,14 +246,16 @@ fn check_kv(options: Option<KvOptions>, app: &App) -> Result<KvChoice, ApiError>
     }
 }
 
-fn check_delivery(stream: Option<bool>, options: Option<StreamOptions>) -> Result<Delivery, ApiError> {
-    let streamed = stream.unwrap_or(false);
-    let Some(StreamOptions { include_usage, rest }) = options else {
-        return Ok(if streamed { Delivery::Stream { include_usage: false } } else { Delivery::Whole });
-    };
-    if !streamed {
-        return Err(ApiError::invalid("stream_options", "only allowed with `stream`: true"));
+fn check_delivery(stream: Option<bool>, options: Option<StreamOptions>, refusals: &mut Refusals) -> Delivery {
+    let StreamOptions { include_usage, continuous_usage_stats, rest } = options.unwrap_or_default();
+    refusals.rest(&rest, "stream_options", unsupported::stream_options);
+    if !stream.unwrap_or(false) {
+        // A whole answer always tells.
+        return Delivery::Whole;
     }
-    unsupported::refuse(&rest, "stream_options", unsupported::stream_options)?;
-    Ok(Delivery::Stream { include_usage: include_usage.unwrap_or(false) })
+    Delivery::Stream(match (include_usage.unwrap_or(false), continuous_usage_stats.unwrap_or(false)) {
+        (false, _) => StreamUsage::Never,
+        (true, false) => StreamUsage::Last,
+        (true, true) => StreamUsage::Everywhere,
+    })
 }

@@ -1,7 +1,7 @@
 //! Request bodies: read within limits, parsed into fields, taken one by one.
 //!
 //! Routes take from [`Fields`] the fields they honour, by name; whatever nobody took is refused at the end. So
-//! a field can be honoured or refused, but not forgotten.
+//! a field can be honoured or refused, but not forgotten, and all that is refused is named at once.
 
 use std::time::Duration;
 
@@ -15,6 +15,8 @@ use serde_json::{Map, Value};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::http::json;
+use crate::refusals::{Refusals, UnknownFields};
+use crate::unsupported::Rule;
 
 /// A body may pause this long between two pieces.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -26,65 +28,77 @@ const WHOLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// connection closes sees a reset connection in place of the 413.
 const DISCARD_LIMIT: usize = 64 << 20;
 
-/// The fields of a JSON object that nobody has taken yet.
+/// The fields of a JSON object that nobody has taken yet, and what is wrong with those that were.
 #[derive(Debug)]
-pub(crate) struct Fields(Map<String, Value>);
+pub(crate) struct Fields {
+    left: Map<String, Value>,
+    refusals: Refusals,
+}
 
 impl Fields {
-    /// Takes a field out; `None` if it is absent or null.
-    ///
-    /// # Errors
-    /// If its value has another type; `param` is the path of the innermost field at fault.
-    pub(crate) fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, ApiError> {
-        match self.0.remove(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => read_value(name, value).map(Some),
+    /// Takes a field out; `None` if it is absent or null, or has another type, which is refused at the end.
+    pub(crate) fn take<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+        match self.left.shift_remove(name)? {
+            Value::Null => None,
+            value => self.refusals.note(read_value(name, value)),
         }
     }
 
-    /// Checks that what is at `path`, if anything, is an object: serde takes an array for the fields of a
-    /// struct, in the order they happen to be declared in.
-    ///
-    /// # Errors
-    /// If it is something else; `example` is what it could be.
-    pub(crate) fn check_object(&self, path: &[&str], example: &str) -> Result<(), ApiError> {
-        let Some((first, rest)) = path.split_first() else { return Ok(()) };
-        let mut value = self.0.get(*first);
+    /// A field that is still there.
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
+        self.left.get(name)
+    }
+
+    /// Checks that what is at `path`, if anything, is an object, and refuses the whole field if not: serde takes an
+    /// array for the fields of a struct, in the order they happen to be declared in. `example` is what it could be.
+    pub(crate) fn check_object(&mut self, path: &[&str], example: &str) {
+        let Some((first, rest)) = path.split_first() else { return };
+        let mut value = self.left.get(*first);
         for name in rest {
             value = value.and_then(|value| value.get(name));
         }
-        match value {
-            None | Some(Value::Null | Value::Object(_)) => Ok(()),
-            Some(_) => {
-                Err(ApiError::invalid(path.join("."), format!("must be an object, such as {example}")))
-            }
+        if !matches!(value, None | Some(Value::Null | Value::Object(_))) {
+            self.left.remove(*first);
+            let message = format!("must be an object, such as {example}");
+            self.refusals.note::<()>(Err(ApiError::invalid(path.join("."), message)));
         }
     }
 
-    /// Takes the fields that are left.
-    pub(crate) fn take_rest(&mut self) -> Map<String, Value> {
-        std::mem::take(&mut self.0)
+    /// Refuses the fields that are left, unless they are neutral by `rules`; what is refused can grow.
+    ///
+    /// # Errors
+    /// All that is wrong so far, if fields that were taken had other types: there is no sense in checking the others.
+    pub(crate) fn finish(self, rules: fn(&str) -> Option<Rule>) -> Result<Refusals, ApiError> {
+        let Self { left, mut refusals } = self;
+        let are_right = refusals.is_empty();
+        refusals.rest(&left, "", rules);
+        if are_right { Ok(refusals) } else { refusals.end(Ok(Refusals::new(UnknownFields::Refuse))) }
     }
 
     /// Parses a JSON object.
     ///
     /// # Errors
     /// If `bytes` are not UTF-8, not JSON, not an object, or name a field twice.
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ApiError> {
+    pub(crate) fn parse(bytes: &[u8], unknown: UnknownFields) -> Result<Self, ApiError> {
         let text = std::str::from_utf8(bytes)
             .map_err(|error| ApiError::Malformed(format!("the body is not valid UTF-8: {error}")))?;
-        json::parse_object(text)
-            .map(Self)
-            .map_err(|error| ApiError::Malformed(format!("the body is not a JSON object: {error}")))
+        let left = json::parse_object(text)
+            .map_err(|error| ApiError::Malformed(format!("the body is not a JSON object: {error}")))?;
+        Ok(Self { left, refusals: Refusals::new(unknown) })
     }
 }
 
-/// Reads the value of the field `name`.
+/// Reads the value of the field `name`. JSON has one kind of numbers: 4.0 is an integer where one is wanted.
 ///
 /// # Errors
 /// If it has another type; `param` is the path of the innermost field at fault.
 pub(crate) fn read_value<T: DeserializeOwned>(name: &str, value: Value) -> Result<T, ApiError> {
+    let integers = json::with_integers(&value);
     serde_path_to_error::deserialize(value)
+        .or_else(|error| match integers {
+            Some(value) => serde_path_to_error::deserialize(value),
+            None => Err(error),
+        })
         .map_err(|error| ApiError::invalid(join(name, error.path()), in_json_s_words(error.inner())))
 }
 
@@ -128,7 +142,7 @@ impl FromRequest<App> for Fields {
         if announces_more_than(limit, request.headers()) {
             return Err(ApiError::BodyTooLarge { limit });
         }
-        Self::parse(&read(request.into_body(), limit).await?)
+        Self::parse(&read(request.into_body(), limit).await?, app.config().unknown_fields)
     }
 }
 
@@ -202,62 +216,94 @@ mod tests {
         assert_eq!(read(dripping(16, seconds(20)), 100).await, Err(ApiError::BodyTimeout));
     }
 
+    fn parse(bytes: &[u8]) -> Result<Fields, ApiError> {
+        Fields::parse(bytes, UnknownFields::Refuse)
+    }
+
+    /// What is refused of a body whose fields `take` takes.
+    fn refused(bytes: &[u8], take: impl FnOnce(&mut Fields)) -> ApiError {
+        let mut fields = parse(bytes).unwrap();
+        take(&mut fields);
+        fields.finish(|_| None).unwrap_err()
+    }
+
+    fn param(error: &ApiError) -> String {
+        error.body().error.param.unwrap()
+    }
+
     #[test]
     fn a_type_error_names_the_innermost_field() {
-        let mut fields = Fields::parse(br#"{"kv_cache": {"pruning": {"key_ratio": "much"}}}"#).unwrap();
-        let error = fields.take::<sparkv::KvOptions>("kv_cache").unwrap_err();
-        assert_eq!(error.body().error.param.unwrap(), "kv_cache.pruning.key_ratio");
+        let error = refused(br#"{"kv_cache": {"pruning": {"key_ratio": "much"}}}"#, |fields| {
+            assert_eq!(fields.take::<sparkv::KvOptions>("kv_cache"), None);
+        });
+        assert_eq!(param(&error), "kv_cache.pruning.key_ratio");
     }
 
     #[test]
     fn an_unknown_nested_field_is_named() {
-        let mut fields = Fields::parse(br#"{"kv_cache": {"pruning": {"keys": 1}}}"#).unwrap();
-        let error = fields.take::<sparkv::KvOptions>("kv_cache").unwrap_err();
-        assert_eq!(error.body().error.param.unwrap(), "kv_cache.pruning.keys");
+        let error = refused(br#"{"kv_cache": {"pruning": {"keys": 1}}}"#, |fields| {
+            assert_eq!(fields.take::<sparkv::KvOptions>("kv_cache"), None);
+        });
+        assert_eq!(param(&error), "kv_cache.pruning.keys");
     }
 
     #[test]
     fn an_object_is_not_an_array() {
-        let fields = Fields::parse(br#"{"a": {"b": [1], "c": null}, "d": "x"}"#).unwrap();
+        let body = br#"{"a": {"b": [1], "c": null}, "d": "x"}"#;
+        let check = |path: &[&str], left: usize| {
+            let mut fields = parse(body).unwrap();
+            fields.check_object(path, "{\"n\": 1}");
+            assert_eq!((fields.left.len(), fields.refusals.is_empty()), (left, left == 2), "{path:?}");
+            fields.refusals.end(Ok(()))
+        };
         for path in [&["a"][..], &["a", "c"], &["a", "e"], &["f", "g"], &["d", "g"]] {
-            assert_eq!(fields.check_object(path, "{}"), Ok(()), "{path:?}");
+            assert_eq!(check(path, 2), Ok(()));
         }
-        let error = fields.check_object(&["a", "b"], "{\"n\": 1}").unwrap_err();
-        assert_eq!(error, ApiError::invalid("a.b", "must be an object, such as {\"n\": 1}"));
-        assert!(fields.check_object(&["d"], "{}").is_err());
+        let wrong = |path| Err(ApiError::invalid(path, "must be an object, such as {\"n\": 1}"));
+        assert_eq!(check(&["a", "b"], 1), wrong("a.b"));
+        assert_eq!(check(&["d"], 1), wrong("d"));
     }
 
     #[test]
     fn types_have_json_s_names() {
-        let message = |name| {
-            let mut fields = Fields::parse(br#"{"n": "x", "list": 1}"#).unwrap();
-            let error = if name == "n" {
-                fields.take::<usize>(name).unwrap_err()
-            } else {
-                fields.take::<Vec<u32>>(name).unwrap_err()
-            };
-            error.to_string()
-        };
-        assert!(
-            message("n").ends_with("string \"x\", expected an integer of at least 0"),
-            "{}",
-            message("n")
-        );
-        assert!(message("list").ends_with("integer `1`, expected an array"), "{}", message("list"));
+        let error = refused(br#"{"n": "x", "list": 1}"#, |fields| {
+            assert_eq!(fields.take::<usize>("n"), None);
+            assert_eq!(fields.take::<Vec<u32>>("list"), None);
+        });
+        let message = error.to_string();
+        assert!(message.contains("string \"x\", expected an integer of at least 0; list"), "{message}");
+        assert!(message.ends_with("integer `1`, expected an array"), "{message}");
     }
 
     #[test]
-    fn null_is_absent_and_the_rest_stays() {
-        let mut fields = Fields::parse(br#"{"seed": null, "other": 1}"#).unwrap();
-        assert_eq!(fields.take::<u64>("seed").unwrap(), None);
-        assert_eq!(fields.take_rest().len(), 1);
+    fn null_is_absent_and_the_rest_is_refused_together() {
+        let error =
+            refused(br#"{"seed": null, "other": 1, "nothing": null, "n": -1, "more": {}}"#, |fields| {
+                assert_eq!((fields.take::<u64>("seed"), fields.take::<u64>("n")), (None, None));
+            });
+        let message = error.to_string();
+        assert_eq!(param(&error), "n");
+        assert!(message.ends_with("; unknown field `other`; unknown field `more`"), "{message}");
+    }
+
+    #[test]
+    fn a_whole_number_is_an_integer_however_it_is_written() {
+        let mut fields =
+            parse(br#"{"a": 4.0, "b": [1e2, 2], "c": {"window": 64.0}, "d": 4.0, "e": 4.5}"#).unwrap();
+        assert_eq!(fields.take::<usize>("a"), Some(4));
+        assert_eq!(fields.take::<Vec<u32>>("b"), Some(vec![100, 2]));
+        assert_eq!(fields.take::<sparkv::KvOptions>("c").unwrap().window, Some(64));
+        // Nobody asked for an integer here.
+        assert_eq!(fields.take::<Value>("d").unwrap().to_string(), "4.0");
+        assert_eq!(fields.take::<usize>("e"), None);
+        assert_eq!(param(&fields.finish(|_| None).unwrap_err()), "e");
     }
 
     #[test]
     fn what_is_not_one_json_object_is_malformed() {
         for bytes in [&b"[]"[..], b"{", b"", b"{} {}", b"\xff", br#"{"a": 1, "a": 2}"#, b"{\"a\": \"\xff\"}"]
         {
-            assert!(matches!(Fields::parse(bytes), Err(ApiError::Malformed(_))), "{bytes:?}");
+            assert!(matches!(parse(bytes), Err(ApiError::Malformed(_))), "{bytes:?}");
         }
     }
 }

@@ -16,6 +16,9 @@ pub(crate) fn parse_object(text: &str) -> serde_json::Result<Map<String, Value>>
     Ok(fields)
 }
 
+/// Floats are integers up to here without gaps: 2^53.
+const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+
 /// Where in the body a value is.
 enum Path<'a> {
     Top,
@@ -115,6 +118,36 @@ impl<'de> Visitor<'de> for Any<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Value, A::Error> {
         Object(self.0).visit_map(map).map(Value::Object)
+    }
+}
+
+/// A value whose whole numbers are integers, however they are written (`4.0`, `1e3`); `None` if they are already.
+pub(crate) fn with_integers(value: &Value) -> Option<Value> {
+    match value {
+        Value::Number(number) => {
+            let float = number.as_f64().filter(|float| number.is_f64() && float.fract() == 0.0)?;
+            // Beyond 2^53 a float says no integer in particular.
+            (float.abs() <= MAX_EXACT).then(|| Value::from(float as i64))
+        }
+        Value::Array(items) => {
+            let mut changed = None;
+            for (index, item) in items.iter().enumerate() {
+                if let Some(item) = with_integers(item) {
+                    changed.get_or_insert_with(|| items.clone())[index] = item;
+                }
+            }
+            changed.map(Value::Array)
+        }
+        Value::Object(fields) => {
+            let mut changed = None;
+            for (name, field) in fields {
+                if let Some(field) = with_integers(field) {
+                    changed.get_or_insert_with(|| fields.clone()).insert(name.clone(), field);
+                }
+            }
+            changed.map(Value::Object)
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => None,
     }
 }
 

@@ -10,21 +10,20 @@ use crate::error::ApiError;
 use crate::http::body::read_value;
 use crate::messages::PROMPT;
 use crate::messages::types::{ConversationFields, Message, ToolBody, ToolChoice, ToolResult, ToolUse};
+use crate::refusals::Refusals;
 use crate::unsupported;
 
-/// What stands between two texts of one turn: blocks are texts of their own.
-const BETWEEN: &str = "\n";
-
-const PARTS: PartKinds = PartKinds { text: &["text"], rules: unsupported::block, between: BETWEEN };
+const PARTS: PartKinds = PartKinds { text: &["text"], rules: unsupported::block };
 
 /// Checks a conversation.
 ///
 /// # Errors
 /// The first field that cannot be honoured.
-pub(crate) fn check(fields: ConversationFields) -> Result<Conversation, ApiError> {
+pub(crate) fn check(fields: ConversationFields, refusals: &mut Refusals) -> Result<Conversation, ApiError> {
     let ConversationFields { messages: bodies, system, tools, tool_choice } = fields;
     let mut messages = Vec::new();
-    let system = system.map(|system| conversation::text_of("system", system, &PARTS)).transpose()?;
+    let system =
+        system.map(|system| conversation::text_of("system", system, &PARTS, refusals)).transpose()?;
     messages.extend(system.filter(|text| !text.is_empty()).map(|text| ChatMessage::new("system", text)));
     let bodies = bodies.unwrap_or_default();
     if bodies.is_empty() {
@@ -32,11 +31,12 @@ pub(crate) fn check(fields: ConversationFields) -> Result<Conversation, ApiError
     }
     let last = format!("{PROMPT}[{}].content", bodies.len() - 1);
     for (index, body) in bodies.into_iter().enumerate() {
-        check_message(&format!("{PROMPT}[{index}]"), body, &mut messages)?;
+        let message = check_message(&format!("{PROMPT}[{index}]"), body, &mut messages, refusals);
+        refusals.note(message);
     }
     let next = check_turn(&last, messages.last())?;
-    let offered = check_tools(tools.unwrap_or_default())?;
-    let choice = check_choice(tool_choice, &offered)?;
+    let offered = check_tools(tools.unwrap_or_default(), refusals)?;
+    let choice = check_choice(tool_choice, &offered, refusals)?;
     Ok(Conversation::new(Chat { messages, next, ..Chat::default() }, offered, choice))
 }
 
@@ -60,7 +60,12 @@ fn check_turn(path: &str, last: Option<&ChatMessage>) -> Result<Turn, ApiError> 
     }
 }
 
-fn check_message(path: &str, body: Message, messages: &mut Vec<ChatMessage>) -> Result<(), ApiError> {
+fn check_message(
+    path: &str,
+    body: Message,
+    messages: &mut Vec<ChatMessage>,
+    refusals: &mut Refusals,
+) -> Result<(), ApiError> {
     let Message { role, content, rest } = body;
     let role = match role.as_deref() {
         Some("user") => "user",
@@ -68,13 +73,14 @@ fn check_message(path: &str, body: Message, messages: &mut Vec<ChatMessage>) -> 
         Some(_) => return Err(ApiError::invalid(format!("{path}.role"), "must be user or assistant")),
         None => return Err(ApiError::invalid(format!("{path}.role"), "a message has a role")),
     };
-    unsupported::refuse(&rest, path, |_| None)?;
+    refusals.rest(&rest, path, |_| None);
     let path = format!("{path}.content");
     match content {
         Some(Value::String(text)) => say(role, text, messages),
         Some(Value::Array(blocks)) if !blocks.is_empty() => {
             for (index, block) in blocks.into_iter().enumerate() {
-                check_block(&format!("{path}[{index}]"), role, block, messages)?;
+                let block = check_block(&format!("{path}[{index}]"), role, block, messages, refusals);
+                refusals.note(block);
             }
         }
         None => return Err(ApiError::invalid(path, "a message has content")),
@@ -88,7 +94,7 @@ fn say(role: &str, text: String, messages: &mut Vec<ChatMessage>) {
     match messages.last_mut() {
         Some(last) if last.role == role => {
             if !last.content.is_empty() && !text.is_empty() {
-                last.content.push_str(BETWEEN);
+                last.content.push_str(conversation::BETWEEN_PARTS);
             }
             last.content.push_str(&text);
         }
@@ -101,6 +107,7 @@ fn check_block(
     role: &str,
     block: Value,
     messages: &mut Vec<ChatMessage>,
+    refusals: &mut Refusals,
 ) -> Result<(), ApiError> {
     let kind = match block.get("type") {
         Some(Value::String(kind)) => kind.clone(),
@@ -108,12 +115,12 @@ fn check_block(
     };
     match (kind.as_str(), role) {
         ("text", _) => {
-            let text = conversation::check_part(path, read_value(path, block)?, &PARTS)?;
+            let text = conversation::check_part(path, read_value(path, block)?, &PARTS, refusals)?;
             say(role, text, messages);
         }
         ("tool_use", "assistant") => {
             let ToolUse { id, name, input, rest } = read_value(path, without_type(block))?;
-            unsupported::refuse(&rest, path, unsupported::block)?;
+            refusals.rest(&rest, path, unsupported::block);
             say(role, String::new(), messages);
             let call = ToolCall { id, name, arguments: Value::Object(input) };
             if let Some(last) = messages.last_mut() {
@@ -121,7 +128,7 @@ fn check_block(
             }
         }
         ("tool_result", "user") => {
-            let result = check_result(path, read_value(path, without_type(block))?, messages)?;
+            let result = check_result(path, read_value(path, without_type(block))?, messages, refusals)?;
             messages.push(result);
         }
         ("tool_use", _) => {
@@ -130,9 +137,8 @@ fn check_block(
         ("tool_result", _) => {
             return Err(ApiError::invalid(format!("{path}.type"), "results of calls come from the user"));
         }
-        ("thinking" | "redacted_thinking", _) => {
-            return Err(ApiError::unsupported(format!("{path}.type"), "the model has no reasoning channel"));
-        }
+        // What another model thought says nothing to this one.
+        ("thinking" | "redacted_thinking", _) => say(role, String::new(), messages),
         _ => {
             let reason = "the model reads text, tool_use and tool_result only";
             return Err(ApiError::unsupported(format!("{path}.type"), reason));
@@ -148,11 +154,17 @@ fn without_type(mut block: Value) -> Value {
 }
 
 /// A call's result. Templates have no mark for failures, so that they are told in words.
-fn check_result(path: &str, block: ToolResult, messages: &[ChatMessage]) -> Result<ChatMessage, ApiError> {
+fn check_result(
+    path: &str,
+    block: ToolResult,
+    messages: &[ChatMessage],
+    refusals: &mut Refusals,
+) -> Result<ChatMessage, ApiError> {
     let ToolResult { tool_use_id, content, is_error, rest } = block;
-    unsupported::refuse(&rest, path, unsupported::block)?;
+    refusals.rest(&rest, path, unsupported::block);
     let name = conversation::called(messages, &format!("{path}.tool_use_id"), &tool_use_id)?;
-    let content = content.map(|content| conversation::text_of(&format!("{path}.content"), content, &PARTS));
+    let content =
+        content.map(|content| conversation::text_of(&format!("{path}.content"), content, &PARTS, refusals));
     let mut content = content.transpose()?.unwrap_or_default();
     if is_error.unwrap_or(false) {
         content.insert_str(0, "Error: ");
@@ -160,13 +172,13 @@ fn check_result(path: &str, block: ToolResult, messages: &[ChatMessage]) -> Resu
     Ok(ChatMessage { tool_call_id: Some(tool_use_id), name: Some(name), ..ChatMessage::new("tool", content) })
 }
 
-fn check_tools(tools: Vec<ToolBody>) -> Result<Vec<Offered>, ApiError> {
+fn check_tools(tools: Vec<ToolBody>, refusals: &mut Refusals) -> Result<Vec<Offered>, ApiError> {
     tools::check_each(tools, |path, tool| {
         let ToolBody { kind, name, description, input_schema, strict, rest } = tool;
         if kind.is_some_and(|kind| kind != "custom") {
             return Err(ApiError::unsupported(format!("{path}.type"), "tools are run by clients only"));
         }
-        unsupported::refuse(&rest, &path, unsupported::tool)?;
+        refusals.rest(&rest, &path, unsupported::tool);
         let name = name.ok_or_else(|| ApiError::invalid(format!("{path}.name"), "a tool has a name"))?;
         if input_schema.is_none() {
             return Err(ApiError::invalid(format!("{path}.input_schema"), "a tool has a schema"));
@@ -175,13 +187,17 @@ fn check_tools(tools: Vec<ToolBody>) -> Result<Vec<Offered>, ApiError> {
     })
 }
 
-fn check_choice(choice: Option<ToolChoice>, tools: &[Offered]) -> Result<tools::Choice, ApiError> {
+fn check_choice(
+    choice: Option<ToolChoice>,
+    tools: &[Offered],
+    refusals: &mut Refusals,
+) -> Result<tools::Choice, ApiError> {
     const PARAM: &str = "tool_choice";
     const NAME: &str = "tool_choice.name";
     let Some(ToolChoice { kind, name, disable_parallel_tool_use, rest }) = choice else {
         return tools::choose(Mode::Maybe, NAME, None, tools);
     };
-    unsupported::refuse(&rest, PARAM, |_| None)?;
+    refusals.rest(&rest, PARAM, |_| None);
     let mode = match (kind.as_str(), name) {
         ("tool", Some(name)) => Mode::Only(name),
         ("tool", None) => return Err(ApiError::invalid(NAME, "a tool has a name")),

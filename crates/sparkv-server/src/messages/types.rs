@@ -1,13 +1,12 @@
 //! Bodies of /v1/messages, as they come and go.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 use sparkv::{KvOptions, KvUsage};
 use utoipa::ToSchema;
 
 use crate::conversation::types::Content;
-use crate::error::ApiError;
-use crate::generation::fields::{GenerationFields, ModelField, Stop, take_kv};
+use crate::generation::fields::{GenerationFields, ModelField, Seed, Stop, take_kv};
 use crate::http::body::Fields;
 use crate::messages::PROMPT;
 use crate::schema::described_as_one;
@@ -18,19 +17,13 @@ use crate::schema::kv_cache;
 pub(crate) struct MessagesBody {
     pub(crate) conversation: ConversationFields,
     pub(crate) generation: GenerationFields,
-    /// Fields to be refused.
-    pub(crate) rest: Map<String, Value>,
 }
 
 impl MessagesBody {
     /// Sorts the fields of a body.
-    ///
-    /// # Errors
-    /// If one has another type.
-    pub(crate) fn take(mut fields: Fields) -> Result<Self, ApiError> {
-        let fields = &mut fields;
-        let generation = MessageFields::take(fields)?.into();
-        Ok(Self { conversation: ConversationFields::take(fields)?, generation, rest: fields.take_rest() })
+    pub(crate) fn take(fields: &mut Fields) -> Self {
+        let generation = MessageFields::take(fields).into();
+        Self { conversation: ConversationFields::take(fields), generation }
     }
 }
 
@@ -60,25 +53,28 @@ struct MessageFields {
     stream: Option<bool>,
     /// An integer of 64 bits; not Anthropic's.
     #[schema(value_type = Option<i64>)]
-    seed: Option<Number>,
+    seed: Option<Seed>,
     /// What the KV cache may cost; not Anthropic's.
-    #[schema(value_type = Option<kv_cache::KvOptions>)]
+    #[schema(value_type = Option<kv_cache::KvField>)]
     kv_cache: Option<KvOptions>,
+    /// Keeps what is kept of the prompt apart from requests with another one; not Anthropic's.
+    cache_salt: Option<String>,
 }
 
 impl MessageFields {
-    fn take(fields: &mut Fields) -> Result<Self, ApiError> {
-        Ok(Self {
-            model: fields.take("model")?,
-            max_tokens: fields.take("max_tokens")?,
-            temperature: fields.take("temperature")?,
-            top_p: fields.take("top_p")?,
-            top_k: fields.take("top_k")?,
-            stop_sequences: fields.take("stop_sequences")?,
-            stream: fields.take("stream")?,
-            seed: fields.take("seed")?,
-            kv_cache: take_kv(fields)?,
-        })
+    fn take(fields: &mut Fields) -> Self {
+        Self {
+            model: fields.take("model"),
+            max_tokens: fields.take("max_tokens"),
+            temperature: fields.take("temperature"),
+            top_p: fields.take("top_p"),
+            top_k: fields.take("top_k"),
+            stop_sequences: fields.take("stop_sequences"),
+            stream: fields.take("stream"),
+            seed: fields.take("seed"),
+            kv_cache: take_kv(fields),
+            cache_salt: fields.take("cache_salt"),
+        }
     }
 }
 
@@ -94,6 +90,7 @@ impl From<MessageFields> for GenerationFields {
             stream: fields.stream,
             seed: fields.seed,
             kv_cache: fields.kv_cache,
+            cache_salt: fields.cache_salt,
             ..Self::default()
         }
     }
@@ -113,16 +110,13 @@ pub(crate) struct ConversationFields {
 
 impl ConversationFields {
     /// Takes these fields out of a body.
-    ///
-    /// # Errors
-    /// If one has another type.
-    pub(crate) fn take(fields: &mut Fields) -> Result<Self, ApiError> {
-        Ok(Self {
-            messages: fields.take(PROMPT)?,
-            system: fields.take("system")?,
-            tools: fields.take("tools")?,
-            tool_choice: fields.take("tool_choice")?,
-        })
+    pub(crate) fn take(fields: &mut Fields) -> Self {
+        Self {
+            messages: fields.take(PROMPT),
+            system: fields.take("system"),
+            tools: fields.take("tools"),
+            tool_choice: fields.take("tool_choice"),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::generation;
 use crate::generation::validate::{Asked, Checked, Names};
 use crate::messages::types::MessagesBody;
 use crate::messages::{PROMPT, conversation};
-use crate::unsupported;
+use crate::refusals::Refusals;
 
 const NAMES: Names =
     Names { prompt: PROMPT, max_tokens: "max_tokens", stop: "stop_sequences", format: "tools" };
@@ -19,13 +19,12 @@ const NAMES: Names =
 ///
 /// # Errors
 /// The first field that cannot be honoured.
-pub(crate) fn validate(body: MessagesBody, app: &App) -> Result<Checked, ApiError> {
-    let MessagesBody { conversation, generation, rest } = body;
-    unsupported::refuse(&rest, "", unsupported::messages)?;
+pub(crate) fn validate(body: MessagesBody, refusals: &mut Refusals, app: &App) -> Result<Checked, ApiError> {
+    let MessagesBody { conversation, generation } = body;
     if generation.max_tokens.is_none() {
         return Err(ApiError::invalid(NAMES.max_tokens, "is required"));
     }
-    let Conversation { chat, choice } = conversation::check(conversation)?;
+    let Conversation { chat, choice } = conversation::check(conversation, refusals)?;
     let (calls, parser) = tools::calls(&chat.tools, choice, app);
     let asked = Asked {
         prompts: vec![Prompt::Chat(chat)],
@@ -38,5 +37,5 @@ pub(crate) fn validate(body: MessagesBody, app: &App) -> Result<Checked, ApiErro
         calls,
         parser,
     };
-    generation::validate::validate(generation, asked, app)
+    generation::validate::validate(generation, asked, refusals, app)
 }

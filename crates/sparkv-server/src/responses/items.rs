@@ -6,13 +6,14 @@ use sparkv_engine::{ChatMessage, ToolCall};
 use crate::conversation::{self, PartKinds};
 use crate::error::ApiError;
 use crate::http::body::read_value;
+use crate::refusals::Refusals;
 use crate::responses::PROMPT;
 use crate::responses::types::{CallItem, MessageItem, OutputOfCall};
 use crate::unsupported;
 
 /// Texts that are sent, and those of answers that are sent back.
 const PARTS: PartKinds =
-    PartKinds { text: &["input_text", "output_text"], rules: unsupported::output_text, between: "" };
+    PartKinds { text: &["input_text", "output_text", "text"], rules: unsupported::output_text };
 
 /// The messages that items stand for, after those that `instructions` are.
 ///
@@ -21,6 +22,7 @@ const PARTS: PartKinds =
 pub(crate) fn check(
     instructions: Option<String>,
     input: Option<Value>,
+    refusals: &mut Refusals,
 ) -> Result<Vec<ChatMessage>, ApiError> {
     let instructions = instructions.filter(|text| !text.is_empty());
     let mut messages: Vec<ChatMessage> =
@@ -29,7 +31,8 @@ pub(crate) fn check(
         Some(Value::String(text)) => messages.push(ChatMessage::new("user", text)),
         Some(Value::Array(items)) if !items.is_empty() => {
             for (index, item) in items.into_iter().enumerate() {
-                check_item(&format!("{PROMPT}[{index}]"), item, &mut messages)?;
+                let item = check_item(&format!("{PROMPT}[{index}]"), item, &mut messages, refusals);
+                refusals.note(item);
             }
         }
         None => return Err(ApiError::invalid(PROMPT, "a text or a list of items is required")),
@@ -40,7 +43,12 @@ pub(crate) fn check(
     Ok(messages)
 }
 
-fn check_item(path: &str, item: Value, messages: &mut Vec<ChatMessage>) -> Result<(), ApiError> {
+fn check_item(
+    path: &str,
+    item: Value,
+    messages: &mut Vec<ChatMessage>,
+    refusals: &mut Refusals,
+) -> Result<(), ApiError> {
     let Value::Object(mut fields) = item else { return Err(ApiError::invalid(path, "an item is an object")) };
     let kind = match fields.remove("type") {
         None | Some(Value::Null) => "message".to_owned(),
@@ -49,9 +57,9 @@ fn check_item(path: &str, item: Value, messages: &mut Vec<ChatMessage>) -> Resul
     };
     let item = Value::Object(fields);
     match kind.as_str() {
-        "message" => messages.push(check_message(path, read_value(path, item)?)?),
+        "message" => messages.push(check_message(path, read_value(path, item)?, refusals)?),
         "function_call" => {
-            let call = check_call(path, read_value(path, item)?)?;
+            let call = check_call(path, read_value(path, item)?, refusals)?;
             // Items are one turn of the assistant until somebody else speaks.
             match messages.last_mut() {
                 Some(last) if last.role == "assistant" => last.tool_calls.push(call),
@@ -61,10 +69,11 @@ fn check_item(path: &str, item: Value, messages: &mut Vec<ChatMessage>) -> Resul
             }
         }
         "function_call_output" => {
-            let output = check_output(path, read_value(path, item)?, messages)?;
+            let output = check_output(path, read_value(path, item)?, messages, refusals)?;
             messages.push(output);
         }
-        "reasoning" => return Err(ApiError::unsupported(path, "the model has no reasoning channel")),
+        // What another model thought says nothing to this one.
+        "reasoning" => {}
         "item_reference" => {
             return Err(ApiError::unsupported(path, "answers are not stored; send the item itself"));
         }
@@ -76,7 +85,7 @@ fn check_item(path: &str, item: Value, messages: &mut Vec<ChatMessage>) -> Resul
     Ok(())
 }
 
-fn check_message(path: &str, message: MessageItem) -> Result<ChatMessage, ApiError> {
+fn check_message(path: &str, message: MessageItem, refusals: &mut Refusals) -> Result<ChatMessage, ApiError> {
     let MessageItem { role, content, rest } = message;
     let role_path = format!("{path}.role");
     let role = conversation::check_role(&role_path, role.as_deref())?;
@@ -84,26 +93,35 @@ fn check_message(path: &str, message: MessageItem) -> Result<ChatMessage, ApiErr
         let message = "what a tool gave is an item of the type function_call_output";
         return Err(ApiError::invalid(role_path, message));
     }
-    unsupported::refuse(&rest, path, unsupported::item)?;
+    refusals.rest(&rest, path, unsupported::item);
     let path = format!("{path}.content");
-    let content = content.ok_or_else(|| ApiError::invalid(&*path, "a message has content"))?;
-    Ok(ChatMessage::new(role, conversation::text_of(&path, content, &PARTS)?))
+    let content = match content {
+        Some(content) => conversation::text_of(&path, content, &PARTS, refusals)?,
+        None if role == "assistant" => String::new(),
+        None => return Err(ApiError::invalid(path, "a message has content")),
+    };
+    Ok(ChatMessage::new(role, content))
 }
 
-fn check_call(path: &str, call: CallItem) -> Result<ToolCall, ApiError> {
+fn check_call(path: &str, call: CallItem, refusals: &mut Refusals) -> Result<ToolCall, ApiError> {
     let CallItem { call_id, name, arguments, rest } = call;
-    unsupported::refuse(&rest, path, unsupported::item)?;
-    let arguments = conversation::check_arguments(&format!("{path}.arguments"), &arguments)?;
+    refusals.rest(&rest, path, unsupported::item);
+    let arguments = conversation::check_arguments(&format!("{path}.arguments"), arguments)?;
     Ok(ToolCall { id: call_id, name, arguments })
 }
 
-fn check_output(path: &str, item: OutputOfCall, messages: &[ChatMessage]) -> Result<ChatMessage, ApiError> {
+fn check_output(
+    path: &str,
+    item: OutputOfCall,
+    messages: &[ChatMessage],
+    refusals: &mut Refusals,
+) -> Result<ChatMessage, ApiError> {
     let OutputOfCall { call_id, name: told, output, rest } = item;
-    unsupported::refuse(&rest, path, unsupported::item)?;
+    refusals.rest(&rest, path, unsupported::item);
     let name = conversation::called(messages, &format!("{path}.call_id"), &call_id)?;
     if told.is_some_and(|told| told != name) {
         return Err(ApiError::invalid(format!("{path}.name"), "the call with this id has another name"));
     }
-    let output = conversation::text_of(&format!("{path}.output"), output, &PARTS)?;
+    let output = conversation::text_of(&format!("{path}.output"), output, &PARTS, refusals)?;
     Ok(ChatMessage { tool_call_id: Some(call_id), name: Some(name), ..ChatMessage::new("tool", output) })
 }

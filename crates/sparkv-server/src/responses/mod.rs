@@ -12,6 +12,7 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::generation::answer::answer;
 use crate::http::body::Fields;
+use crate::unsupported;
 
 /// The field that holds the conversation.
 const PROMPT: &str = "input";
@@ -26,8 +27,10 @@ const PROMPT: &str = "input";
         (String = "text/event-stream"),
     )))
 )]
-pub(crate) async fn create(State(app): State<App>, fields: Fields) -> Result<Response, ApiError> {
-    let body = types::ResponsesBody::take(fields)?;
-    let (checked, echo) = validate::validate(body, &app)?;
+pub(crate) async fn create(State(app): State<App>, mut fields: Fields) -> Result<Response, ApiError> {
+    let body = types::ResponsesBody::take(&mut fields);
+    let mut refusals = fields.finish(unsupported::responses)?;
+    let checked = validate::validate(body, &mut refusals, &app);
+    let (checked, echo) = refusals.end(checked)?;
     answer(&app, checked, |_| convert::ResponsesReply::new(app.model_name(), echo)).await
 }

@@ -8,7 +8,6 @@ use sparkv::KvUsage;
 use utoipa::ToSchema;
 
 use crate::conversation::types::Content;
-use crate::error::ApiError;
 use crate::generation::fields::{FormatFields, GenerationFields};
 use crate::generation::logprobs::ChatToken;
 use crate::http::body::Fields;
@@ -40,34 +39,26 @@ pub(crate) struct ResponsesBody {
     pub(crate) chat_template_kwargs: Option<Map<String, Value>>,
     #[schema(ignore)]
     pub(crate) generation: GenerationFields,
-    /// Fields to be refused.
-    #[schema(ignore)]
-    pub(crate) rest: Map<String, Value>,
 }
 
 impl ResponsesBody {
     /// Sorts the fields of a body.
-    ///
-    /// # Errors
-    /// If one has another type.
-    pub(crate) fn take(mut fields: Fields) -> Result<Self, ApiError> {
-        let fields = &mut fields;
-        Ok(Self {
-            input: fields.take(PROMPT)?,
-            instructions: fields.take("instructions")?,
-            max_output_tokens: fields.take("max_output_tokens")?,
-            tools: fields.take("tools")?,
-            tool_choice: fields.take("tool_choice")?,
-            parallel_tool_calls: fields.take("parallel_tool_calls")?,
-            text: fields.take("text")?,
-            include: fields.take("include")?,
-            top_logprobs: fields.take("top_logprobs")?,
-            metadata: fields.take("metadata")?,
-            user: fields.take("user")?,
-            chat_template_kwargs: fields.take("chat_template_kwargs")?,
-            generation: GenerationFields::take(fields)?,
-            rest: fields.take_rest(),
-        })
+    pub(crate) fn take(fields: &mut Fields) -> Self {
+        Self {
+            input: fields.take(PROMPT),
+            instructions: fields.take("instructions"),
+            max_output_tokens: fields.take("max_output_tokens"),
+            tools: fields.take("tools"),
+            tool_choice: fields.take("tool_choice"),
+            parallel_tool_calls: fields.take("parallel_tool_calls"),
+            text: fields.take("text"),
+            include: fields.take("include"),
+            top_logprobs: fields.take("top_logprobs"),
+            metadata: fields.take("metadata"),
+            user: fields.take("user"),
+            chat_template_kwargs: fields.take("chat_template_kwargs"),
+            generation: GenerationFields::take(fields),
+        }
     }
 }
 
@@ -99,8 +90,8 @@ pub(crate) struct MessageItem {
 pub(crate) struct CallItem {
     pub(crate) call_id: String,
     pub(crate) name: String,
-    /// JSON.
-    pub(crate) arguments: String,
+    /// JSON, or what became of it: a call that was cut off comes back, too.
+    pub(crate) arguments: Option<Value>,
     /// Fields to be refused.
     #[serde(flatten)]
     #[schema(ignore)]
@@ -157,10 +148,6 @@ pub(crate) struct FunctionChoice {
     #[serde(rename = "type")]
     pub(crate) kind: String,
     pub(crate) name: Option<String>,
-    /// Fields to be refused.
-    #[serde(flatten)]
-    #[schema(ignore)]
-    pub(crate) rest: Map<String, Value>,
 }
 
 /// What the text of the answer is to be like.

@@ -15,6 +15,7 @@ use crate::generation::fields::GenerationFields;
 use crate::generation::format::{self, AskedFormat, Place};
 use crate::generation::validate::{Asked, Checked, Names};
 use crate::http::body::read_value;
+use crate::refusals::Refusals;
 use crate::responses::types::{
     Echo, FunctionChoice, Reasoning, ResponsesBody, TextBody, TextEcho, ToolBody, ToolChoice, ToolEcho,
 };
@@ -34,15 +35,18 @@ const MAX_METADATA: (usize, usize, usize) = (16, 64, 512);
 ///
 /// # Errors
 /// The first field that cannot be honoured.
-pub(crate) fn validate(body: ResponsesBody, app: &App) -> Result<(Checked, Echo), ApiError> {
-    unsupported::refuse(&body.rest, "", unsupported::responses)?;
+pub(crate) fn validate(
+    body: ResponsesBody,
+    refusals: &mut Refusals,
+    app: &App,
+) -> Result<(Checked, Echo), ApiError> {
     let mut generation = check_generation(body.generation)?;
     generation.max_tokens = body.max_output_tokens;
     check_metadata(body.metadata.as_ref())?;
     let tools = body.tools.unwrap_or_default();
-    let offered = check_tools(tools.clone())?;
+    let offered = check_tools(tools.clone(), refusals)?;
     let choice = check_choice(body.tool_choice.as_ref(), body.parallel_tool_calls, &offered)?;
-    let format = body.text.map(check_text).transpose()?.flatten();
+    let format = body.text.and_then(|text| check_text(text, refusals));
     let logprobs = check_include(body.include.unwrap_or_default(), body.top_logprobs)?;
     let echo = Echo {
         background: false,
@@ -63,7 +67,7 @@ pub(crate) fn validate(body: ResponsesBody, app: &App) -> Result<(Checked, Echo)
         truncation: "disabled",
         user: body.user,
     };
-    let messages = items::check(body.instructions, body.input)?;
+    let messages = items::check(body.instructions, body.input, refusals)?;
     let template_args = body.chat_template_kwargs.unwrap_or_default();
     let chat = Chat { messages, template_args, ..Chat::default() };
     let Conversation { chat, choice } = Conversation::new(chat, offered, choice);
@@ -83,7 +87,7 @@ pub(crate) fn validate(body: ResponsesBody, app: &App) -> Result<(Checked, Echo)
         calls,
         parser,
     };
-    Ok((generation::validate::validate(generation, asked, app)?, echo))
+    Ok((generation::validate::validate(generation, asked, refusals, app)?, echo))
 }
 
 /// Refuses what goes by another name here.
@@ -100,10 +104,6 @@ fn check_generation(fields: GenerationFields) -> Result<GenerationFields, ApiErr
     }
     if fields.n.is_some_and(|n| n != 1) {
         return Err(ApiError::unsupported("n", "a response is one answer"));
-    }
-    if fields.stream_options.as_ref().is_some_and(|options| options.include_usage.is_some()) {
-        let reason = "the last event always has the usage";
-        return Err(ApiError::unsupported("stream_options.include_usage", reason));
     }
     Ok(fields)
 }
@@ -123,18 +123,18 @@ fn check_metadata(metadata: Option<&BTreeMap<String, String>>) -> Result<(), Api
 }
 
 /// The format that the text is to have.
-fn check_text(text: TextBody) -> Result<Option<Value>, ApiError> {
-    unsupported::refuse(&text.rest, "text", unsupported::text)?;
-    Ok(text.format)
+fn check_text(text: TextBody, refusals: &mut Refusals) -> Option<Value> {
+    refusals.rest(&text.rest, "text", unsupported::text);
+    text.format
 }
 
-fn check_tools(tools: Vec<ToolBody>) -> Result<Vec<Offered>, ApiError> {
+fn check_tools(tools: Vec<ToolBody>, refusals: &mut Refusals) -> Result<Vec<Offered>, ApiError> {
     tools::check_each(tools, |path, tool| {
         let ToolBody { kind, name, description, parameters, strict, rest } = tool;
         if kind != "function" {
             return Err(ApiError::unsupported(format!("{path}.type"), "only functions can be called"));
         }
-        unsupported::refuse(&rest, &path, unsupported::function)?;
+        refusals.rest(&rest, &path, unsupported::function);
         let name = name.ok_or_else(|| ApiError::invalid(format!("{path}.name"), "a function has a name"))?;
         Ok((path, FunctionBody { name, description, parameters, strict }))
     })
@@ -150,9 +150,8 @@ fn check_choice(
     let mode = match choice.map(|choice| read_value(PARAM, choice.clone())).transpose()? {
         None => Mode::Maybe,
         Some(ToolChoice::Mode(mode)) => tools::check_mode(&mode)?,
-        Some(ToolChoice::Function(FunctionChoice { kind, name, rest })) => {
+        Some(ToolChoice::Function(FunctionChoice { kind, name })) => {
             tools::check_kind(&kind)?;
-            unsupported::refuse(&rest, PARAM, |_| None)?;
             Mode::Only(name.ok_or_else(|| ApiError::invalid(NAME, "a function has a name"))?)
         }
     };
@@ -160,14 +159,11 @@ fn check_choice(
 }
 
 fn check_include(include: Vec<String>, top: Option<usize>) -> Result<Option<usize>, ApiError> {
-    if let Some(index) = include.iter().position(|included| included != LOGPROBS) {
-        let reason = format!("answers have nothing else to include than {LOGPROBS}");
-        return Err(ApiError::unsupported(format!("include[{index}]"), reason));
-    }
-    match (include.is_empty(), top) {
-        (false, top) => Ok(Some(top.unwrap_or(0))),
-        (true, None | Some(0)) => Ok(None),
-        (true, Some(_)) => {
+    // Answers have nothing of all else that may be included.
+    match (include.iter().any(|included| included == LOGPROBS), top) {
+        (true, top) => Ok(Some(top.unwrap_or(0))),
+        (false, None | Some(0)) => Ok(None),
+        (false, Some(_)) => {
             Err(ApiError::invalid("top_logprobs", format!("only allowed with {LOGPROBS} in include")))
         }
     }

@@ -39,6 +39,13 @@ macro_rules! described {
 }
 
 described!(
+    KvField = OneOfBuilder::new().item(Ref::from_schema_name("KvOptions")).item(
+        ObjectBuilder::new().schema_type(Type::String).description(Some("A preset's name.")),
+    ),
+    refers to [KvOptions]
+);
+
+described!(
     KvOptions = settings("Wire form of the `kv_cache` object. Fields that are set override those of the named preset.")
         .property("preset", text("A preset to start from; `exact` if nothing is set."))
         .property(

@@ -1,13 +1,23 @@
 //! Every field that is honoured has an effect.
 
+use std::num::NonZeroUsize;
+
 use serde_json::{Value, json};
 use sparkv::KvOptions;
+use sparkv_engine::EngineConfig;
 use sparkv_models::fake::{BOS, BYTE_OFFSET, EOS, FakeConfig, greedy};
+use sparkv_server::UnknownFields;
 
 use crate::support::*;
 
 async fn completion(routes: &axum::Router, extra: Value) -> Value {
     let reply = complete(routes, &completion_body(extra)).await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    reply.json()
+}
+
+async fn chat_answer(routes: &axum::Router, extra: Value) -> Value {
+    let reply = chat(routes, &chat_body(extra)).await;
     assert_eq!(reply.status, 200, "{}", reply.text);
     reply.json()
 }
@@ -37,7 +47,7 @@ async fn prompts_in_all_their_forms() {
 #[tokio::test]
 async fn messages_go_through_the_chat_template() {
     let routes = Setup::default().routes();
-    let prompt = "[system] be brief\n[user] hello\n[assistant] hi\n[user] bye\n[assistant]";
+    let prompt = "[system] be brief\n[user] hel\nlo\n[assistant] hi\n[user] bye\n[assistant]";
     let prompt: Vec<u32> = [BOS].into_iter().chain(tokens_of(prompt)).collect();
     let expected = text_of(&greedy(&FakeConfig::default(), &prompt, 12));
     // The second message is an answer of this API, sent back with its empty fields.
@@ -209,13 +219,100 @@ async fn neutral_values_of_unsupported_fields_are_accepted() {
         "n": 1, "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "logprobs": false,
         "top_logprobs": 0, "tools": [], "tool_choice": "none", "parallel_tool_calls": true, "functions": [],
         "response_format": { "type": "text" }, "modalities": ["text"], "audio": null, "user": "me",
-        "metadata": null, "store": false, "service_tier": "auto", "prediction": null, "stream": false,
-        "stream_options": null, "reasoning_effort": null, "seed": null, "stop": null, "top_p": null,
+        "metadata": { "a": "b" }, "store": true, "stream": false,
+        "stream_options": { "include_usage": true, "continuous_usage_stats": true }, "seed": null, "stop": null,
+        "top_p": null, "max_tokens": 12.0, "whatever": null,
     });
-    let reply = chat(&routes, &chat_body(neutral)).await;
-    assert_eq!(reply.status, 200, "{}", reply.text);
-    assert_eq!(reply.json()["choices"], expected);
-    let neutral =
-        json!({ "echo": false, "best_of": 1, "suffix": null, "logprobs": null, "n": null, "stop": [] });
+    // What routers and other servers' clients send with every request.
+    let of_others = json!({
+        "separate_reasoning": true, "stream_reasoning": true, "return_hidden_states": false, "no_stop_trim": false,
+        "skip_special_tokens": true, "spaces_between_special_tokens": true, "add_special_tokens": true,
+        "include_reasoning": true, "priority": 0, "include_stop_str_in_output": false, "cache_prompt": true,
+        "length_penalty": 1, "early_stopping": false, "return_token_ids": false, "use_beam_search": false,
+        "typical_p": 1.0, "mirostat": 0, "mirostat_tau": 5.0, "dry_multiplier": 0.0, "xtc_probability": 0.0,
+        "top_n_sigma": 0, "repeat_penalty": 1.0, "bad_words": [], "truncate_prompt_tokens": -1, "lora_path": "",
+        "detokenize": true, "return_meta_info": false, "vllm_xargs": {}, "echo": false,
+    });
+    let hints = json!({
+        "reasoning_effort": "low", "verbosity": "low", "prompt_cache_key": "a", "safety_identifier": "b",
+        "reasoning": { "effort": "low" }, "include": ["usage"], "thinking": { "type": "enabled" },
+        "context_management": {}, "cache_control": { "type": "ephemeral" }, "request_id": "r", "service_tier": "flex",
+        "prediction": { "type": "content", "content": "a" }, "cache_salt": "c",
+    });
+    for neutral in [neutral, of_others, hints] {
+        let reply = chat(&routes, &chat_body(neutral)).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        assert_eq!(reply.json()["choices"], expected);
+    }
+    let neutral = json!({ "echo": false, "best_of": 1, "suffix": null, "logprobs": null, "n": null, "stop": [],
+            "skip_special_tokens": true, "no_stop_trim": false, "return_hidden_states": false, "add_special_tokens": true });
     assert_eq!(complete(&routes, &completion_body(neutral)).await.status, 200);
+}
+
+/// A preset's name says the same as the object that names it.
+#[tokio::test]
+async fn kv_cache_may_be_a_preset_s_name() {
+    let routes = Setup::default().routes();
+    let named = chat_answer(&routes, json!({ "kv_cache": "balanced" })).await;
+    let spelled_out = chat_answer(&routes, json!({ "kv_cache": { "preset": "balanced" } })).await;
+    assert_eq!(named["choices"], spelled_out["choices"]);
+    assert_eq!(named["usage"], spelled_out["usage"]);
+    assert_eq!(named.pointer("/usage/kv_cache/preset").unwrap(), "balanced");
+}
+
+#[tokio::test]
+async fn usage_may_come_with_every_chunk() {
+    let routes = Setup::default().routes();
+    let everywhere = json!({ "include_usage": true, "continuous_usage_stats": true });
+    let fields = json!({ "n": 2, "stream": true, "stream_options": everywhere, "ignore_eos": true });
+    for (reply, prompt_tokens) in [
+        (chat(&routes, &chat_body(fields.clone())).await, 25),
+        (complete(&routes, &completion_body(fields)).await, 6),
+    ] {
+        let chunks = chunks(&reply);
+        let count = |chunk: &Value, name: &str| chunk["usage"][name].as_u64().unwrap();
+        let counts: Vec<u64> = chunks.iter().map(|chunk| count(chunk, "completion_tokens")).collect();
+        assert!(counts.is_sorted() && counts.last() == Some(&24), "{counts:?}");
+        assert!(counts.iter().filter(|&&count| count > 0 && count < 24).count() >= 12, "{counts:?}");
+        let last = chunks.last().unwrap();
+        assert_eq!(
+            (count(last, "prompt_tokens"), last["choices"].as_array().unwrap().len()),
+            (prompt_tokens, 0)
+        );
+        assert!(last["usage"]["kv_cache"].is_object() && chunks[3]["usage"].get("kv_cache").is_none());
+    }
+}
+
+/// Whoever does not know the salt cannot learn, by how long an answer takes, what others sent.
+#[tokio::test]
+async fn a_salt_keeps_prefixes_apart() {
+    let engine = EngineConfig { max_running: NonZeroUsize::MIN, ..EngineConfig::default() };
+    let routes = Setup { engine, ..Setup::default() }.routes();
+    let prompt =
+        "the same words at the beginning of all of these prompts, and long enough to be kept for others";
+    let cached = async |salt: Value| {
+        let body = completion(&routes, json!({ "prompt": prompt, "cache_salt": salt })).await;
+        body.pointer("/usage/prompt_tokens_details/cached_tokens").unwrap().as_u64().unwrap()
+    };
+    assert_eq!(cached(Value::Null).await, 0);
+    let shared = cached(Value::Null).await;
+    assert!(shared > 32, "{shared}");
+    for salt in ["a", "b"] {
+        assert_eq!((cached(json!(salt)).await, cached(json!(salt)).await), (0, shared));
+    }
+    assert_eq!(cached(Value::Null).await, shared);
+}
+
+/// Without its unknown fields, a request is what it would be without them.
+#[tokio::test]
+async fn unknown_fields_can_be_ignored() {
+    let expected = chat_answer(&Setup::default().routes(), json!({})).await["choices"].clone();
+    let routes = Setup { unknown_fields: UnknownFields::Warn, ..Setup::default() }.routes();
+    let mut body = chat_body(json!({ "colour": "red", "stream_options": { "often": true } }));
+    body["messages"][0]["font"] = json!("serif");
+    let reply = chat(&routes, &body).await;
+    assert_eq!((reply.status.as_u16(), &reply.json()["choices"]), (200, &expected));
+    // What is known, but not done, is another matter.
+    let reply = chat(&routes, &chat_body(json!({ "colour": "red", "best_of": 2 }))).await;
+    assert_eq!((reply.status.as_u16(), &reply.json()["error"]["param"]), (400, &json!("best_of")));
 }

@@ -26,6 +26,8 @@ mod responses;
 #[cfg(test)]
 mod responses_errors;
 #[cfg(test)]
+mod sent_back;
+#[cfg(test)]
 mod socket;
 #[cfg(test)]
 mod support;

@@ -198,7 +198,7 @@ async fn a_conversation_is_what_a_chat_makes_of_it() {
     };
     let chat_call = |id: &str| json!({ "id": id, "type": "function", "function": { "name": "weather", "arguments": "{\"city\": \"Bonn\"}" } });
     let output = |id: &str| json!({ "type": "function_call_output", "call_id": id, "output": "rain" });
-    let parts = json!([{ "type": "input_text", "text": "ra" }, { "type": "input_text", "text": "in" }]);
+    let parts = json!([{ "type": "input_text", "text": "ra" }, { "type": "text", "text": "in" }]);
     let cases = [
         (json!({ "input": "bye" }), json!([message("user", "bye")])),
         (json!({ "input": [message("user", "bye")] }), json!([message("user", "bye")])),
@@ -222,7 +222,7 @@ async fn a_conversation_is_what_a_chat_makes_of_it() {
             json!([message("user", "Bonn?"),
                 { "role": "assistant", "content": "I look.", "tool_calls": [chat_call("1"), chat_call("2")] },
                 { "role": "tool", "tool_call_id": "1", "content": "rain" },
-                { "role": "tool", "tool_call_id": "2", "content": "rain" }]),
+                { "role": "tool", "tool_call_id": "2", "content": "ra\nin" }]),
         ),
         (
             json!({ "input": [message("user", "Bonn?"), call("1"), output("1")] }),

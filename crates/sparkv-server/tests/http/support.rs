@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sparkv::{KvOptions, Presets};
 use sparkv_engine::{EngineConfig, TextEngine, TextModel};
 use sparkv_models::fake::{CHAT_TEMPLATE, FakeConfig, FakeModel, Probe, tokenizer};
-use sparkv_server::{ApiKey, Policy, Server, ServerConfig};
+use sparkv_server::{ApiKey, Policy, Server, ServerConfig, UnknownFields};
 use tower::ServiceExt;
 
 /// What a test may want to be different.
@@ -25,6 +25,7 @@ pub(crate) struct Setup {
     pub(crate) drain_deadline: Duration,
     pub(crate) engine: EngineConfig,
     pub(crate) request_timeout: Option<Duration>,
+    pub(crate) unknown_fields: UnknownFields,
 }
 
 impl Default for Setup {
@@ -42,6 +43,7 @@ impl Default for Setup {
                 ..EngineConfig::default()
             },
             request_timeout: None,
+            unknown_fields: UnknownFields::Refuse,
         }
     }
 }
@@ -78,6 +80,7 @@ impl Setup {
                 default_kv: presets.resolve(&self.default_kv).unwrap(),
                 presets,
             },
+            unknown_fields: self.unknown_fields,
             body_limit: 1 << 20,
             drain_deadline: self.drain_deadline,
             request_timeout: self.request_timeout,
