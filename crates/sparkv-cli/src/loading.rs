@@ -62,7 +62,7 @@ pub(crate) fn load_model(
 ) -> anyhow::Result<(LoadedModel, TextModel)> {
     let options = LoadOptions { weights, device: settings.model.device, hub: hub_options(settings) };
     let loaded = load_files(source, &options, progress)?;
-    let text = TextModel::from_files(&loaded.text)?;
+    let text = TextModel::from_files(&loaded.text);
     Ok((loaded, text))
 }
 

@@ -172,6 +172,9 @@ pub enum RequestError {
     /// A conversation for a model that has no chat template.
     #[error("this model has no chat template; send a plain prompt")]
     NoChatTemplate,
+    /// A conversation for a model whose chat template is none.
+    #[error("this model's chat template cannot be compiled, so that it takes no chats: {0}")]
+    BrokenTemplate(String),
     /// The chat template refused the conversation, in its own words.
     #[error("the chat template refused the messages: {0}")]
     Template(String),

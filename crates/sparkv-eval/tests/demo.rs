@@ -10,7 +10,7 @@ const SHAPE: SampleShape = SampleShape { facts: 4, tokens: 256 };
 #[test]
 fn settings_trade_bytes_for_right_answers() {
     let model = load(&ModelSource::Demo, &LoadOptions::default(), &()).expect("demo model");
-    let text = TextModel::from_files(&model.text).expect("text files");
+    let text = TextModel::from_files(&model.text);
     let tasks = TaskSet::demo().expect("tasks");
     let measure = |json: &str, mode: Mode| -> Measurement {
         let retrieval =

@@ -19,7 +19,7 @@ fn few_bits_by_queries_beat_packed_rows_of_more_bytes() {
     let options = LoadOptions { weights: WeightFormat::F32, ..LoadOptions::default() };
     let source: ModelSource = path.to_str().unwrap().parse().unwrap();
     let loaded = load(&source, &options, &()).unwrap();
-    let text = TextModel::from_files(&loaded.text).unwrap();
+    let text = TextModel::from_files(&loaded.text);
     let presets = Presets::built_in().unwrap();
     let settings = [
         "{}",
@@ -93,7 +93,7 @@ fn weights_of_8_bits_predict_what_weights_of_32_bits_do() {
     let source: ModelSource = path.to_str().unwrap().parse().unwrap();
     let load = |weights| load(&source, &LoadOptions { weights, ..LoadOptions::default() }, &()).unwrap();
     let (exact, rounded) = (load(WeightFormat::F32), load(WeightFormat::Q8_0));
-    let text = TextModel::from_files(&exact.text).unwrap();
+    let text = TextModel::from_files(&exact.text);
     let texts =
         [TextSet::Prose, TextSet::Code].map(|set| set.texts(2 * CHUNK, &|text| text.len() / 2).remove(0).1);
     let tokens = texts.map(|prose| text.encode(Prompt::Text(prose)).unwrap()).concat();

@@ -253,7 +253,7 @@ mod tests {
     #[tokio::test]
     async fn a_few_prompts_are_encoded_at_a_time() {
         let (model, _probe) = FakeModel::new(FakeConfig::default());
-        let text = TextModel::new(tokenizer().unwrap(), None, None, None).unwrap();
+        let text = TextModel::new(tokenizer().unwrap(), None, None, None);
         let config = EngineConfig { max_queue: NonZeroUsize::MIN, ..EngineConfig::default() };
         let presets = Presets::built_in().unwrap();
         let engine = TextEngine::start(model, text, config, presets).unwrap();

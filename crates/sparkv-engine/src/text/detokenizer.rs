@@ -118,7 +118,7 @@ mod tests {
     use crate::text::testing::sentencepiece;
 
     fn model(tokenizer: Tokenizer) -> Arc<TextModel> {
-        Arc::new(TextModel::new(tokenizer, None, None, None).unwrap())
+        Arc::new(TextModel::new(tokenizer, None, None, None))
     }
 
     fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {

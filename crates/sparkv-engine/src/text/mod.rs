@@ -1,14 +1,16 @@
 //! Strings around the token core.
 //!
-//! A request is rendered by the model's chat template (`template`), encoded, and handed to the core; the
-//! tokens that come back become text (`detokenizer`), which is searched for stop strings (`stop`) before
+//! A request is rendered by the model's chat template (`template`), encoded so that what clients said stays text
+//! (`control_tokens`), and handed to the core; the tokens that come back become text (`detokenizer`), which is searched for stop strings (`stop`) before
 //! anybody sees it (`stream`). Formats are compiled to what the core restricts its draws by (`grammar`), over the
 //! bytes of the tokens (`vocabulary`); calls of tools are written as the model's template has it (`tools`), and found
 //! in answers (`calls`). All of it runs where the events are read, none of it on the model's thread.
 mod calls;
+mod control_tokens;
 mod detokenizer;
 mod engine;
 mod grammar;
+mod jinja_dialect;
 mod lark;
 mod model;
 mod stop;
@@ -16,6 +18,7 @@ mod stream;
 mod template;
 #[cfg(test)]
 mod testing;
+mod tojson;
 mod tools;
 mod vocabulary;
 
@@ -24,6 +27,5 @@ pub use self::{
     engine::TextEngine,
     model::TextModel,
     stream::EventStream,
-    template::TextModelError,
     tools::ToolFormat,
 };

@@ -30,3 +30,13 @@ pub(super) fn sentencepiece() -> Tokenizer {
     });
     json.to_string().parse().unwrap()
 }
+
+/// A byte-level tokenizer whose special tokens take the white space beside them, as those of Phi do.
+pub(super) fn phi() -> Tokenizer {
+    let mut tokenizer = sparkv_models::fake::tokenizer().unwrap();
+    let taking = tokenizers::AddedToken::from("<|end|>", true).rstrip(true);
+    tokenizer
+        .add_special_tokens([taking, tokenizers::AddedToken::from("<|user|>", true).lstrip(true)])
+        .unwrap();
+    tokenizer
+}

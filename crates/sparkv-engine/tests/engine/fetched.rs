@@ -33,7 +33,7 @@ fn a_real_model_says_what_transformers_says() {
     let options = LoadOptions { weights: WeightFormat::F32, ..LoadOptions::default() };
     let source: ModelSource = path.to_str().unwrap().parse().unwrap();
     let loaded = load(&source, &options, &()).unwrap();
-    let text = TextModel::from_files(&loaded.text).unwrap();
+    let text = TextModel::from_files(&loaded.text);
     let presets = Presets::built_in().unwrap();
     let engine = TextEngine::start(loaded.decoder, text, EngineConfig::default(), presets).unwrap();
 

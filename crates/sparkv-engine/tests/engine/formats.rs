@@ -16,7 +16,7 @@ use crate::support::config;
 fn engine() -> TextEngine {
     let options = LoadOptions { weights: WeightFormat::F32, ..LoadOptions::default() };
     let model = load(&ModelSource::Demo, &options, &()).unwrap();
-    let text = TextModel::from_files(&model.text).unwrap();
+    let text = TextModel::from_files(&model.text);
     let config = EngineConfig { max_running: NonZeroUsize::new(8).unwrap(), ..config(8) };
     TextEngine::start(model.decoder, text, config, Presets::built_in().unwrap()).unwrap()
 }

@@ -22,4 +22,6 @@ mod simulation;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod templates;
+#[cfg(test)]
 mod text;

@@ -160,7 +160,7 @@ fn scores_of_a_real_model_are_the_log_softmax_of_its_logits() {
 fn tokens_of_a_prompt_have_their_places_in_its_text() {
     let fake = FakeConfig::default();
     let (model, _) = FakeModel::new(fake.clone());
-    let text = TextModel::new(fake::tokenizer().unwrap(), None, None, None).unwrap();
+    let text = TextModel::new(fake::tokenizer().unwrap(), None, None, None);
     let engine = TextEngine::start(model, text, many(), Presets::built_in().unwrap()).unwrap();
     let prompt = "a\u{20ac}b";
     let request = GenerateRequest {

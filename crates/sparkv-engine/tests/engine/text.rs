@@ -22,7 +22,7 @@ fn start(fake: &FakeConfig, template: Option<&str>) -> (TextEngine, Probe) {
 
 fn start_with(fake: &FakeConfig, template: Option<&str>, tokenizer: Tokenizer) -> (TextEngine, Probe) {
     let (model, probe) = FakeModel::new(fake.clone());
-    let text = TextModel::new(tokenizer, template, Some("<s>"), Some("</s>")).unwrap();
+    let text = TextModel::new(tokenizer, template, Some("<s>"), Some("</s>"));
     (TextEngine::start(model, text, config(4), Presets::built_in().unwrap()).unwrap(), probe)
 }
 
@@ -303,7 +303,7 @@ fn dropping_a_stream_cancels() {
 fn many_clients_at_once() {
     let fake = FakeConfig::default();
     let (model, probe) = FakeModel::new(fake.clone());
-    let text = TextModel::new(fake::tokenizer().unwrap(), None, None, None).unwrap();
+    let text = TextModel::new(fake::tokenizer().unwrap(), None, None, None);
     let engine = TextEngine::start(model, text, config(32), Presets::built_in().unwrap()).unwrap();
     std::thread::scope(|scope| {
         for client in 0..16 {

@@ -36,7 +36,7 @@ static SERVER: LazyLock<(Runtime, Router)> = LazyLock::new(|| {
     let fake = FakeConfig { context_length: 512, ..FakeConfig::default() };
     let (model, _) = FakeModel::new(fake);
     let tokenizer = tokenizer().expect("it is fixed");
-    let text = TextModel::new(tokenizer, Some(CHAT_TEMPLATE), Some("<s>"), Some("</s>")).expect("it is fixed");
+    let text = TextModel::new(tokenizer, Some(CHAT_TEMPLATE), Some("<s>"), Some("</s>"));
     let presets = Presets::built_in().expect("they are built in");
     let engine =
         TextEngine::start(model, text, EngineConfig::default(), presets.clone()).expect("a thread");

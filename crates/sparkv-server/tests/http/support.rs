@@ -63,8 +63,7 @@ impl Setup {
     pub(crate) fn server(self) -> (Server, TextEngine, Probe) {
         hear_everything();
         let (model, probe) = FakeModel::new(self.fake);
-        let text =
-            TextModel::new(tokenizer().unwrap(), self.chat_template, Some("<s>"), Some("</s>")).unwrap();
+        let text = TextModel::new(tokenizer().unwrap(), self.chat_template, Some("<s>"), Some("</s>"));
         let max_queue = NonZeroUsize::new(self.max_queue).unwrap();
         let small =
             KvOptions { precision: Some(sparkv::settings::Precision::Int8.into()), ..KvOptions::default() };

@@ -1,0 +1,96 @@
+//! Chat templates, rendered as transformers renders them.
+use serde_json::{Map, Value};
+use sparkv_engine::{Chat, ChatMessage, TextModel, Tool, ToolCall, Turn};
+use sparkv_models::fake;
+
+/// Templates made up variation by variation, and what transformers makes of them (scripts/models/templates.py).
+const VARIATIONS: &str = include_str!("../golden/templates.json");
+
+/// The variable that names a file of the same form, of templates that cannot be here.
+const MORE: &str = "SPARKV_TEMPLATES";
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn chat(conversation: &Value) -> Chat {
+    let call = |call: &Value| ToolCall {
+        id: text(&call["id"]),
+        name: text(&call["function"]["name"]),
+        arguments: call["function"]["arguments"].clone(),
+    };
+    let message = |message: &Value| ChatMessage {
+        tool_calls: list(&message["tool_calls"]).map(call).collect(),
+        tool_call_id: message["tool_call_id"].as_str().map(str::to_owned),
+        name: message["name"].as_str().map(str::to_owned),
+        ..ChatMessage::new(text(&message["role"]), text(&message["content"]))
+    };
+    let tool = |tool: &Value| Tool {
+        name: text(&tool["function"]["name"]),
+        description: tool["function"]["description"].as_str().map(str::to_owned),
+        parameters: tool["function"]["parameters"].clone(),
+    };
+    Chat {
+        messages: list(&conversation["messages"]).map(message).collect(),
+        tools: list(&conversation["tools"]).map(tool).collect(),
+        next: if conversation["add_generation_prompt"] == false { Turn::Open } else { Turn::Answer },
+        template_args: conversation["template_args"].as_object().cloned().unwrap_or_else(Map::new),
+    }
+}
+
+/// Cases that are not rendered as transformers renders them; those that are refused here alone are told apart.
+fn differences(file: &Value) -> (Vec<String>, Vec<String>) {
+    let (mut different, mut refused) = (Vec::new(), Vec::new());
+    let cases = file["cases"].as_array().unwrap();
+    assert!(!cases.is_empty());
+    for case in cases {
+        let source = text(&case["template"]);
+        let conversation = &file["conversations"][text(&case["conversation"])];
+        // Tools that a template does not know are put in words here.
+        if conversation["tools"].is_array() && !source.contains("tools") {
+            continue;
+        }
+        let model = TextModel::new(fake::tokenizer().unwrap(), Some(&source), Some("<s>"), Some("</s>"));
+        let name = format!("{} ({})", text(&case["name"]), text(&case["conversation"]));
+        match (model.render(chat(conversation)), case["rendered"].as_str()) {
+            (Ok(rendered), Some(expected)) if rendered == expected => {}
+            (Ok(rendered), Some(expected)) => {
+                let at = rendered.bytes().zip(expected.bytes()).take_while(|(a, b)| a == b).count();
+                let from = |text: &str| {
+                    String::from_utf8_lossy(&text.as_bytes()[at.min(text.len())..])
+                        .chars()
+                        .take(60)
+                        .collect::<String>()
+                };
+                different.push(format!("{name}: {:?} is not {:?}", from(&rendered), from(expected)));
+            }
+            (Err(reason), Some(_)) => refused.push(format!("{name}: {reason}")),
+            // What transformers refuses may be refused, or said in other words.
+            (_, None) => {}
+        }
+    }
+    (different, refused)
+}
+
+#[test]
+fn variations_are_rendered_as_transformers_renders_them() {
+    let (different, refused) = differences(&serde_json::from_str(VARIATIONS).unwrap());
+    insta::assert_snapshot!("different", different.join("\n"));
+    insta::assert_snapshot!("refused", refused.join("\n"));
+}
+
+#[test]
+fn more_templates_are_rendered_as_transformers_renders_them() {
+    let Some(path) = std::env::var_os(MORE) else {
+        eprintln!("{MORE} names no file: nothing more to compare");
+        return;
+    };
+    let file = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let (different, refused) = differences(&file);
+    println!("different:\n{}\nrefused:\n{}", different.join("\n"), refused.join("\n"));
+    assert!(different.is_empty(), "{} of {}", different.len(), file["cases"].as_array().unwrap().len());
+}
