@@ -214,7 +214,8 @@ impl HfConfig {
     }
 
     fn rope(&self, defaults: &Defaults, context_length: usize) -> Result<RopeConfig, ConfigError> {
-        let rope = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
+        // Of the two, transformers takes the older.
+        let rope = self.rope_scaling.as_ref().or(self.rope_parameters.as_ref());
         let theta = rope.and_then(|rope| rope.rope_theta).or(self.rope_theta).unwrap_or(defaults.rope_theta);
         let scaling = rope.map_or(Ok(RopeScaling::None), |rope| rope.scaling(context_length))?;
         Ok(RopeConfig { theta, scaling })
