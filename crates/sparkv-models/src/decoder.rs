@@ -228,14 +228,15 @@ impl Layer {
         } else {
             None
         };
+        let [q_bias, k_bias, v_bias] = config.attention_bias;
         let mlp = |module: &Name, shape| {
             Linear::load(weights, &names.in_layer(index, module), shape, config.mlp_bias)
         };
         Ok(Self {
             attention_norm: norm(&names.attention_norm, hidden)?,
-            q: attention(&names.q, [query, hidden], config.attention_bias)?,
-            k: attention(&names.k, [kv, hidden], config.attention_bias)?,
-            v: attention(&names.v, [kv, hidden], config.attention_bias)?,
+            q: attention(&names.q, [query, hidden], q_bias)?,
+            k: attention(&names.k, [kv, hidden], k_bias)?,
+            v: attention(&names.v, [kv, hidden], v_bias)?,
             o: attention(&names.o, [hidden, query], config.attention_output_bias)?,
             query_key_norm,
             mlp: Mlp {
@@ -262,9 +263,10 @@ fn load_ends(config: &DecoderConfig, weights: &Weights<'_>) -> Result<(Option<Li
     let [table_name, head_name] = [&names.embeddings, &names.head].map(|name| format!("{}.weight", name.hf));
     let Weights { source, format, .. } = *weights;
     let shape = [config.vocab_size, config.hidden_size];
-    let only_head = config.tied_embeddings && !source.contains(&table_name) && source.contains(&head_name);
+    let tied = config.tied_embeddings.unwrap_or_else(|| !source.contains(&head_name));
+    let only_head = tied && !source.contains(&table_name) && source.contains(&head_name);
     let table = weights.stored(if only_head { &head_name } else { &table_name }, &shape)?;
-    if config.tied_embeddings {
+    if tied {
         return Ok((None, Linear::new(weights, &table, format, None)?));
     }
     let of_table = match format {

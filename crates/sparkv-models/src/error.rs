@@ -7,8 +7,11 @@ use crate::config::ConfigError;
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// `--model` names nothing that exists.
-    #[error("no model at `{0}`: expected a folder, a .gguf file, or a hub name like ORG/NAME")]
+    #[error("no model at `{0}`: expected a folder, a GGUF file, or a hub name like ORG/NAME")]
     NoSuchModel(String),
+    /// `--model` names a file of another kind.
+    #[error("{} is no GGUF file; of a model in safetensors, name the folder", .0.display())]
+    NotGguf(PathBuf),
     /// A file that a model needs is not there.
     #[error("{} has no {file}", folder.display())]
     MissingFile {
@@ -67,6 +70,14 @@ pub enum LoadError {
         /// The types that are.
         supported: &'static str,
     },
+    /// None of several chat templates is meant for all conversations.
+    #[error("{file}: chat_template has no `default` among {names}; name one of them so")]
+    ChatTemplates {
+        /// The file.
+        file: String,
+        /// What they are called.
+        names: String,
+    },
     /// The tokenizer cannot be used.
     #[error("{file}: unsupported tokenizer: {reason}")]
     Tokenizer {
@@ -82,7 +93,7 @@ pub enum LoadError {
         device: String,
     },
     /// Offline, and the hub's cache lacks a file.
-    #[error("offline, and the cache {} lacks {file} of {repo}", cache.display())]
+    #[error("offline, and the cache {} lacks {file} of {repo}; run `sparkv pull {repo}` once online", cache.display())]
     NotCached {
         /// The hub's name of the model.
         repo: String,

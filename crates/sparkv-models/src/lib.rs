@@ -10,7 +10,7 @@
 //! - `family/`: what Llama and Mistral have of their own, as values; a family more is a file there.
 //! - `span`: tokens of a sequence on their way through the layers; `step`: a batch of spans.
 //! - [`config`]: the shape of a model, read from `config.json` and checked.
-//! - `source/`: where tensors and texts come from.
+//! - `source/`: where tensors and texts come from; `json`: JSON as Python writes it.
 //! - `linear/`: products with weight matrices. `ops/`: what else is done to rows, for each device.
 //! - [`profile`]: where the time of a step goes.
 //! - [`fake`]: a model without weights, for tests of the engine and the server.
@@ -34,6 +34,7 @@ mod device;
 mod error;
 pub mod fake;
 mod family;
+mod json;
 pub mod language_model;
 mod linear;
 mod load;

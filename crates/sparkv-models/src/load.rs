@@ -10,7 +10,7 @@ use crate::error::LoadError;
 use crate::progress::Progress;
 use crate::source::dummy::Random;
 use crate::source::folder::ModelFiles;
-use crate::source::gguf::{GgufFile, GgufWeights};
+use crate::source::gguf::{self, GgufFile, GgufWeights};
 use crate::source::hub::{self, HubOptions};
 use crate::source::safetensors::SafetensorsFiles;
 use crate::source::text::TextFiles;
@@ -58,7 +58,9 @@ pub fn load(
         ModelSource::Gguf(path) => load_gguf(path, options.weights, device, progress),
         ModelSource::Hub(repo) => {
             let folder = hub::fetch(repo, &options.hub, progress)?;
-            load_folder(&folder, repo.clone(), options.weights, device, progress)
+            let mut model = load_folder(&folder, repo.clone(), options.weights, device, progress)?;
+            model.text.not_cached = hub::not_cached(&folder);
+            Ok(model)
         }
     }
 }
@@ -108,10 +110,11 @@ fn load_gguf(
     progress: &dyn Progress,
 ) -> Result<LoadedModel, LoadError> {
     let file = GgufFile::open(path)?;
-    let config = file.config()?;
+    let mut config = file.config()?;
     let text = file.text_files()?;
+    config.add_ends(text.ends());
     let decoder = Decoder::load(&config, &GgufWeights::new(&file, &config), weights, device, progress)?;
-    Ok(LoadedModel { decoder, text, name: name_of(&path.with_extension("")) })
+    Ok(LoadedModel { decoder, text, name: name_of(&gguf::model_name(path)) })
 }
 
 /// The last part of a path, of its absolute form if it is one like `.`.

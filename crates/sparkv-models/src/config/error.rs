@@ -3,9 +3,17 @@
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Not JSON, or fields of the wrong type.
-    #[error("not a model configuration: {0}")]
+    /// Not JSON, or not of the right form.
+    #[error("not JSON of the right form: {0}")]
     Json(#[from] serde_json::Error),
+    /// A field of the wrong type.
+    #[error("{field}: {source}")]
+    Field {
+        /// The field.
+        field: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
     /// A model this decoder does not run.
     #[error("unsupported {what} `{name}`")]
     Unsupported {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::{ConfigError, DecoderConfig, RopeConfig, RopeScaling};
 use crate::family::{AttentionBias, Defaults, Family, SlidingWindow};
+use crate::json;
 
 impl DecoderConfig {
     /// Reads Hugging Face's `config.json`.
@@ -13,40 +14,47 @@ impl DecoderConfig {
     /// If it is not JSON, names a model or an option this decoder does not have, or makes no sense.
     pub fn from_json(json: &str) -> Result<Self, ConfigError> {
         // First of all: other architectures have other fields, and one that is missing would hide the reason.
-        let names: HfNames = serde_json::from_str(json)?;
+        let names: HfNames = json::read(json)?;
         let family = Family::of_json(names.architectures.as_deref(), names.model_type.as_deref())?;
-        serde_json::from_str::<HfConfig>(json)?.check(family)
+        json::read::<HfConfig>(json)?.check(family)
     }
 }
 
-/// Token ids, as one number or a list.
+/// Token ids, as one number or a list; one below zero stands for none.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "must be a token's id or a list of ids")]
 enum TokenIds {
-    One(u32),
-    Many(Vec<u32>),
+    One(i64),
+    Many(Vec<i64>),
 }
 
-impl From<TokenIds> for Vec<u32> {
-    fn from(ids: TokenIds) -> Self {
-        match ids {
-            TokenIds::One(id) => vec![id],
-            TokenIds::Many(ids) => ids,
-        }
+impl TokenIds {
+    /// # Errors
+    /// If a number is too large for an id.
+    fn ids(self) -> Result<Vec<u32>, ConfigError> {
+        let ids = match self {
+            Self::One(id) => vec![id],
+            Self::Many(ids) => ids,
+        };
+        let id = |id: i64| {
+            u32::try_from(id)
+                .map_err(|_| ConfigError::invalid("eos_token_id", format!("{id} is no token's id")))
+        };
+        ids.into_iter().filter(|id| *id >= 0).map(id).collect()
     }
 }
 
-/// The end tokens in `generation_config.json`, which overrule those of `config.json`; empty if it names none.
+/// The end tokens in `generation_config.json`; empty if it names none.
 ///
 /// # Errors
-/// If it is not JSON.
+/// If it is not JSON, or names something else than tokens.
 pub fn eos_from_generation_config(json: &str) -> Result<Vec<u32>, ConfigError> {
     #[derive(Deserialize)]
     struct GenerationConfig {
         eos_token_id: Option<TokenIds>,
     }
-    let config: GenerationConfig = serde_json::from_str(json)?;
-    Ok(config.eos_token_id.map(Into::into).unwrap_or_default())
+    let config: GenerationConfig = json::read(json)?;
+    config.eos_token_id.map_or(Ok(Vec::new()), TokenIds::ids)
 }
 
 /// The fields of `config.json` that every architecture has.
@@ -60,16 +68,15 @@ struct HfNames {
 /// generation; options that change the computation are listed here, to be refused where set.
 #[derive(Debug, Deserialize)]
 struct HfConfig {
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
+    vocab_size: Option<usize>,
+    hidden_size: Option<usize>,
+    intermediate_size: Option<usize>,
+    num_hidden_layers: Option<usize>,
+    num_attention_heads: Option<usize>,
     #[serde(default, deserialize_with = "stated")]
     num_key_value_heads: Option<Option<usize>>,
     head_dim: Option<usize>,
-    max_position_embeddings: usize,
-    #[serde(default, deserialize_with = "not_null")]
+    max_position_embeddings: Option<usize>,
     rms_norm_eps: Option<f32>,
     hidden_act: Option<String>,
     rope_theta: Option<f32>,
@@ -81,23 +88,18 @@ struct HfConfig {
     use_sliding_window: Option<bool>,
     max_window_layers: Option<usize>,
     layer_types: Option<Vec<String>>,
-    #[serde(default, deserialize_with = "not_null")]
     attention_bias: Option<bool>,
-    #[serde(default, deserialize_with = "not_null")]
     mlp_bias: Option<bool>,
-    #[serde(default, deserialize_with = "not_null")]
     tie_word_embeddings: Option<bool>,
-    eos_token_id: Option<TokenIds>,
+    #[serde(default, deserialize_with = "stated")]
+    eos_token_id: Option<Option<TokenIds>>,
     quantization_config: Option<serde_json::Value>,
 }
 
-/// A field that may be missing, but not null.
-fn not_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
-}
-
 /// Tells a field that is null, `Some(None)`, from one that is missing, which takes the default, `None`.
-fn stated<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<usize>>, D::Error> {
+fn stated<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
 
@@ -123,28 +125,33 @@ impl HfConfig {
     fn check(self, family: &'static Family) -> Result<DecoderConfig, ConfigError> {
         self.refuse_unsupported()?;
         let defaults = &family.defaults;
-        let sliding_window = self.sliding_window(defaults)?;
+        let layers = self.num_hidden_layers.unwrap_or(defaults.layers);
+        let hidden_size = self.hidden_size.unwrap_or(defaults.hidden_size);
+        let query_heads = self.num_attention_heads.unwrap_or(defaults.query_heads);
+        let context_length = self.max_position_embeddings.unwrap_or(defaults.context_length);
+        let sliding_window = self.sliding_window(defaults, layers)?;
         self.check_layer_types(sliding_window)?;
-        let rope = self.rope(defaults)?;
+        let rope = self.rope(defaults, context_length)?;
         let head_dim = match self.head_dim.or(defaults.head_dim) {
             Some(head_dim) => head_dim,
-            None => self.implied_head_dim()?,
+            None => implied_head_dim(hidden_size, query_heads)?,
         };
         let stated_bias = self.attention_bias.unwrap_or(false);
-        let [attention_bias, attention_output_bias] = match defaults.attention_bias {
-            AttentionBias::Stated => [stated_bias; 2],
-            AttentionBias::QueryKeyValue => [true, false],
+        let (attention_bias, attention_output_bias) = match defaults.attention_bias {
+            AttentionBias::Stated => ([stated_bias; 3], stated_bias),
+            AttentionBias::QueryKeyValue => ([true; 3], false),
         };
         DecoderConfig {
             tensors: family.tensors,
-            vocab_size: self.vocab_size,
-            hidden_size: self.hidden_size,
-            intermediate_size: self.intermediate_size,
-            layers: self.num_hidden_layers,
-            query_heads: self.num_attention_heads,
-            kv_heads: self.kv_heads(defaults),
+            vocab_size: self.vocab_size.unwrap_or(defaults.vocab_size),
+            hidden_size,
+            intermediate_size: self.intermediate_size.unwrap_or(defaults.intermediate_size),
+            layers,
+            query_heads,
+            // Null is one for each query head, in all families.
+            kv_heads: self.num_key_value_heads.unwrap_or(defaults.kv_heads).unwrap_or(query_heads),
             head_dim,
-            context_length: self.max_position_embeddings,
+            context_length,
             rms_norm_eps: self.rms_norm_eps.unwrap_or(defaults.rms_norm_eps),
             rope,
             sliding_window,
@@ -152,14 +159,17 @@ impl HfConfig {
             attention_output_bias,
             query_key_norm: family.query_key_norm,
             mlp_bias: self.mlp_bias.unwrap_or(defaults.mlp_bias),
-            tied_embeddings: self.tie_word_embeddings.unwrap_or(defaults.tied_embeddings),
-            eos_token_ids: self.eos_token_id.map(Into::into).unwrap_or_default(),
+            tied_embeddings: self.tie_word_embeddings,
+            eos_token_ids: match self.eos_token_id {
+                None => defaults.eos_token_id.into_iter().collect(),
+                Some(stated) => stated.map_or(Ok(Vec::new()), TokenIds::ids)?,
+            },
         }
         .check()
     }
 
     /// Positions a query sees.
-    fn sliding_window(&self, defaults: &Defaults) -> Result<Option<usize>, ConfigError> {
+    fn sliding_window(&self, defaults: &Defaults, layers: usize) -> Result<Option<usize>, ConfigError> {
         match defaults.sliding_window {
             SlidingWindow::Ignored => Ok(None),
             SlidingWindow::Stated { default } => Ok(self.sliding_window.unwrap_or(Some(default))),
@@ -167,22 +177,18 @@ impl HfConfig {
             // Transformers' defaults for what is missing.
             SlidingWindow::IfUsed => match self.max_window_layers.unwrap_or(28) {
                 // `layer_types`, where it is, says more, and is checked.
-                layers if layers == 0 || self.layer_types.is_some() => {
+                first if first == 0 || self.layer_types.is_some() => {
                     Ok(self.sliding_window.unwrap_or(Some(4096)))
                 }
-                layers if layers >= self.num_hidden_layers => Ok(None),
-                layers => Err(ConfigError::unsupported("max_window_layers", layers.to_string())),
+                first if first >= layers => Ok(None),
+                first => Err(ConfigError::unsupported("max_window_layers", first.to_string())),
             },
         }
     }
 
-    /// Key/value heads. Null is one for each query head, in all families.
-    fn kv_heads(&self, defaults: &Defaults) -> usize {
-        self.num_key_value_heads.unwrap_or(defaults.kv_heads).unwrap_or(self.num_attention_heads)
-    }
-
     fn refuse_unsupported(&self) -> Result<(), ConfigError> {
-        if let Some(activation) = self.hidden_act.as_deref().filter(|name| *name != "silu") {
+        if let Some(activation) = self.hidden_act.as_deref().filter(|name| !matches!(*name, "silu" | "swish"))
+        {
             return Err(ConfigError::unsupported("hidden_act", activation));
         }
         if let Some(config) = &self.quantization_config {
@@ -207,24 +213,24 @@ impl HfConfig {
         }
     }
 
-    fn implied_head_dim(&self) -> Result<usize, ConfigError> {
-        match self.hidden_size.checked_div(self.num_attention_heads) {
-            Some(head_dim) if head_dim.checked_mul(self.num_attention_heads) == Some(self.hidden_size) => {
-                Ok(head_dim)
-            }
-            _ => Err(ConfigError::invalid(
-                "num_attention_heads",
-                format!("{} heads do not divide hidden_size {}", self.num_attention_heads, self.hidden_size),
-            )),
-        }
-    }
-
-    fn rope(&self, defaults: &Defaults) -> Result<RopeConfig, ConfigError> {
-        let rope = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
+    fn rope(&self, defaults: &Defaults, context_length: usize) -> Result<RopeConfig, ConfigError> {
+        // Of the two, transformers takes the older.
+        let rope = self.rope_scaling.as_ref().or(self.rope_parameters.as_ref());
         let theta = rope.and_then(|rope| rope.rope_theta).or(self.rope_theta).unwrap_or(defaults.rope_theta);
-        let scaling =
-            rope.map_or(Ok(RopeScaling::None), |rope| rope.scaling(self.max_position_embeddings))?;
+        let scaling = rope.map_or(Ok(RopeScaling::None), |rope| rope.scaling(context_length))?;
         Ok(RopeConfig { theta, scaling })
+    }
+}
+
+fn implied_head_dim(hidden_size: usize, query_heads: usize) -> Result<usize, ConfigError> {
+    match hidden_size.checked_div(query_heads) {
+        Some(head_dim) if head_dim.checked_mul(query_heads) == Some(hidden_size) => Ok(head_dim),
+        _ => Err(ConfigError::invalid(
+            "num_attention_heads",
+            format!(
+                "{query_heads} heads do not divide hidden_size {hidden_size}; give head_dim, if that is not the quotient"
+            ),
+        )),
     }
 }
 

@@ -43,16 +43,16 @@ pub struct DecoderConfig {
     pub rope: RopeConfig,
     /// Positions a query sees, itself included; all if `None`.
     pub sliding_window: Option<usize>,
-    /// Whether q, k and v have biases.
-    pub attention_bias: bool,
+    /// Whether q, k and v have biases, each.
+    pub attention_bias: [bool; 3],
     /// Whether o has one.
     pub attention_output_bias: bool,
     /// Whether queries and keys are normalized (RMSNorm over the channels of a head) before they are rotated.
     pub query_key_norm: bool,
     /// Whether gate, up and down have biases.
     pub mlp_bias: bool,
-    /// Whether the output head is the embedding table.
-    pub tied_embeddings: bool,
+    /// Whether the output head is the embedding table; `None`: it is where the weights have no head of its own.
+    pub tied_embeddings: Option<bool>,
     /// Tokens that end an answer, as far as this file knows.
     pub eos_token_ids: Vec<u32>,
 }
@@ -71,6 +71,15 @@ impl DecoderConfig {
             head_dim: self.head_dim,
             scale: 1.0 / (self.head_dim as f32).sqrt(),
             sliding_window: self.sliding_window,
+        }
+    }
+
+    /// Adds tokens that end an answer, as another file knows them.
+    pub(crate) fn add_ends(&mut self, ids: impl IntoIterator<Item = u32>) {
+        for id in ids {
+            if !self.eos_token_ids.contains(&id) {
+                self.eos_token_ids.push(id);
+            }
         }
     }
 

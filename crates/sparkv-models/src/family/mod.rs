@@ -42,9 +42,15 @@ pub(crate) struct GgufFamily {
     pub(crate) rms_norm_eps: f32,
 }
 
-/// Values of fields that `config.json` leaves out.
+/// Values of fields that `config.json` leaves out, or where it says null.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Defaults {
+    pub(crate) vocab_size: usize,
+    pub(crate) hidden_size: usize,
+    pub(crate) intermediate_size: usize,
+    pub(crate) layers: usize,
+    pub(crate) query_heads: usize,
+    pub(crate) context_length: usize,
     pub(crate) rms_norm_eps: f32,
     pub(crate) rope_theta: f32,
     /// `None`: one for each query head.
@@ -54,7 +60,8 @@ pub(crate) struct Defaults {
     pub(crate) sliding_window: SlidingWindow,
     pub(crate) attention_bias: AttentionBias,
     pub(crate) mlp_bias: bool,
-    pub(crate) tied_embeddings: bool,
+    /// The token that ends an answer, only where the field is left out.
+    pub(crate) eos_token_id: Option<u32>,
 }
 
 /// Which matrices of attention have biases.

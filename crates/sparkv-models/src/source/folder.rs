@@ -6,6 +6,9 @@ use super::text::TextFiles;
 use crate::config::{DecoderConfig, eos_from_generation_config};
 use crate::error::LoadError;
 
+pub(crate) const CONFIG: &str = "config.json";
+pub(crate) const GENERATION: &str = "generation_config.json";
+
 /// A model in Hugging Face's layout, but for its weights.
 pub(crate) struct ModelFiles {
     /// What it is called.
@@ -25,29 +28,22 @@ impl ModelFiles {
         Ok(Self {
             name,
             place: folder.display().to_string(),
-            config: read_required(folder, "config.json")?,
-            generation_config: read_optional(folder, "generation_config.json")?,
+            config: read_required(folder, CONFIG)?,
+            generation_config: read_optional(folder, GENERATION)?,
             text: TextFiles::open(folder)?,
         })
     }
 
-    /// The model's configuration. Its end tokens are those of `generation_config.json`, else of `config.json`, else
-    /// of the tokenizer.
+    /// The model's configuration. Its end tokens are those of `config.json`, of `generation_config.json`, and of the
+    /// tokenizer, together.
     pub(crate) fn config(&self) -> Result<DecoderConfig, LoadError> {
         let error = |file: &str, source| LoadError::Config { file: format!("{}/{file}", self.place), source };
-        let mut config =
-            DecoderConfig::from_json(&self.config).map_err(|source| error("config.json", source))?;
+        let mut config = DecoderConfig::from_json(&self.config).map_err(|source| error(CONFIG, source))?;
         if let Some(json) = &self.generation_config {
-            let eos =
-                eos_from_generation_config(json).map_err(|source| error("generation_config.json", source))?;
-            if !eos.is_empty() {
-                config.eos_token_ids = eos;
-            }
+            let ends = eos_from_generation_config(json).map_err(|source| error(GENERATION, source))?;
+            config.add_ends(ends);
         }
-        if config.eos_token_ids.is_empty() {
-            let eos = self.text.eos_token.as_deref();
-            config.eos_token_ids.extend(eos.and_then(|token| self.text.tokenizer.token_to_id(token)));
-        }
+        config.add_ends(self.text.ends());
         Ok(config)
     }
 }

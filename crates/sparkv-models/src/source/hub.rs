@@ -2,17 +2,25 @@
 use std::path::{Path, PathBuf};
 
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
-use hf_hub::{Cache, CacheRepo, Repo};
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use crate::error::LoadError;
 use crate::progress::{Progress, Task, Unit};
+use crate::source::folder::{CONFIG, GENERATION};
 use crate::source::safetensors::{INDEX, SINGLE, shards};
+use crate::source::text;
 
 /// Files without which no model can be loaded.
-const REQUIRED: [&str; 2] = ["config.json", "tokenizer.json"];
+const REQUIRED: [&str; 2] = [CONFIG, text::TOKENIZER];
+
+/// Where Hugging Face's tools note, by an empty file in a folder of the commit's name, that a commit has no file of that
+/// name.
+const NO_EXIST: &str = ".no_exist";
 
 /// Files that are used where they exist.
-const OPTIONAL: [&str; 3] = ["generation_config.json", "tokenizer_config.json", "chat_template.jinja"];
+fn optional() -> impl Iterator<Item = &'static str> {
+    std::iter::once(GENERATION).chain(text::OPTIONAL)
+}
 
 /// How to reach the hub. The default reads HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE, as Hugging
 /// Face's own tools do.
@@ -45,7 +53,7 @@ impl Default for HubOptions {
 }
 
 /// Makes sure that the cache has all files of model `repo` (ORG/NAME), and returns the folder they are in.
-/// Asks the hub only for what the cache lacks.
+/// Asks the hub only for what the cache lacks, and once only whether there are those that a model may do without.
 ///
 /// # Errors
 /// If the hub cannot be reached, has no such model, or the model is in no format that can be loaded; when
@@ -58,21 +66,52 @@ pub fn fetch(repo: &str, options: &HubOptions, progress: &dyn Progress) -> Resul
     };
     let cache = options.cache.clone().ok_or_else(|| error("there is no cache folder; set HF_HOME"))?;
     let cached = Cache::new(cache.clone()).model(repo.to_owned());
-    let missing = match cached_model(&cached) {
-        Ok(folder) => return Ok(folder),
-        Err(missing) => missing,
-    };
-    if options.offline {
-        return Err(LoadError::NotCached { repo: repo.to_owned(), file: missing, cache });
+    let found = cached_model(&cached);
+    match &found {
+        Ok(folder) if options.offline || not_cached(folder).is_empty() => return Ok(folder.clone()),
+        Err(missing) if options.offline => {
+            return Err(LoadError::NotCached { repo: repo.to_owned(), file: missing.clone(), cache });
+        }
+        _ => {}
     }
+    // What is in the cache is added to at its own commit: files of different ones need not fit together.
+    let commit = found.as_deref().ok().and_then(commit_of).map(str::to_owned);
+    let model = match commit {
+        Some(commit) => Repo::with_revision(repo.to_owned(), RepoType::Model, commit),
+        None => Repo::model(repo.to_owned()),
+    };
     let api = ApiBuilder::from_cache(Cache::new(cache))
         .with_endpoint(options.endpoint.clone())
         .with_token(options.token.clone())
         .with_retries(3)
         .build()
         .map_err(|reason| error(&reason.to_string()))?;
-    let download = Download { name: repo, api: api.repo(Repo::model(repo.to_owned())), cached, progress };
-    download.all()
+    let download = Download { name: repo, api: api.repo(model), cached, progress };
+    match found {
+        Ok(folder) => {
+            // A model that can be loaded is not held up by a hub that cannot be reached; `not_cached` tells of it.
+            let _ = download.files().and_then(|files| download.optional(&files));
+            Ok(folder)
+        }
+        Err(_) => download.all(),
+    }
+}
+
+/// Optional files that the cache lacks, of the model in this folder of it, though the hub may have them.
+pub(crate) fn not_cached(folder: &Path) -> Vec<&'static str> {
+    let exists =
+        |file: &str| folder.join(file).exists() || absent(folder, file).is_some_and(|note| note.exists());
+    optional().filter(|file| !exists(file)).collect()
+}
+
+/// Where it is noted that the commit in this folder has no such file.
+fn absent(folder: &Path, file: &str) -> Option<PathBuf> {
+    Some(folder.parent()?.parent()?.join(NO_EXIST).join(folder.file_name()?).join(file))
+}
+
+/// The commit in a folder of the cache, by which the folder is called.
+fn commit_of(folder: &Path) -> Option<&str> {
+    folder.file_name()?.to_str()
 }
 
 /// The folder of a model whose files are all in the cache, else a file that is missing.
@@ -87,8 +126,8 @@ fn cached_model(cache: &CacheRepo) -> Result<PathBuf, String> {
             cache.get(&shard).ok_or(shard)?;
         }
     }
-    let config = cache.get("config.json").ok_or("config.json")?;
-    config.parent().map(Path::to_owned).ok_or_else(|| "config.json".to_owned())
+    let config = cache.get(CONFIG).ok_or(CONFIG)?;
+    config.parent().map(Path::to_owned).ok_or_else(|| CONFIG.to_owned())
 }
 
 /// A model on its way into the cache.
@@ -101,8 +140,7 @@ struct Download<'a> {
 
 impl Download<'_> {
     fn all(&self) -> Result<PathBuf, LoadError> {
-        let info = self.api.info().map_err(|error| self.error("its list of files", error))?;
-        let files: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
+        let files = self.files()?;
         let has = |name: &str| files.iter().any(|file| file == name);
         let weights = if has(SINGLE) {
             SINGLE
@@ -111,9 +149,10 @@ impl Download<'_> {
         } else {
             return Err(self.no_weights(&files));
         };
-        for file in REQUIRED.into_iter().chain(OPTIONAL.into_iter().filter(|file| has(file))) {
+        for file in REQUIRED {
             self.file(file)?;
         }
+        self.optional(&files)?;
         // Weights come last: where they are in the cache, all the rest is.
         let path = self.file(weights)?;
         if weights == INDEX {
@@ -124,6 +163,27 @@ impl Download<'_> {
         }
         cached_model(&self.cached)
             .map_err(|file| self.error(&file, "it is not in the cache after its download"))
+    }
+
+    /// Names of all files that the hub has.
+    fn files(&self) -> Result<Vec<String>, LoadError> {
+        let info = self.api.info().map_err(|error| self.error("its list of files", error))?;
+        Ok(info.siblings.into_iter().map(|file| file.rfilename).collect())
+    }
+
+    /// Gets the optional ones of `files`, and notes which are not among them.
+    fn optional(&self, files: &[String]) -> Result<(), LoadError> {
+        let config = self.file(CONFIG)?;
+        for name in optional() {
+            if files.iter().any(|file| file == name) {
+                self.file(name)?;
+            } else if let Some(note) = config.parent().and_then(|folder| absent(folder, name)) {
+                // Without the note, the hub is asked again next time.
+                let folder = note.parent().unwrap_or(&note);
+                let _ = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&note, []));
+            }
+        }
+        Ok(())
     }
 
     fn file(&self, name: &str) -> Result<PathBuf, LoadError> {

@@ -7,6 +7,7 @@ pub(crate) mod folder;
 pub(crate) mod gguf;
 pub mod hub;
 pub(crate) mod safetensors;
+pub(crate) mod templates;
 pub(crate) mod text;
 
 use std::path::PathBuf;
@@ -36,12 +37,15 @@ impl FromStr for ModelSource {
 
     fn from_str(name: &str) -> Result<Self, LoadError> {
         let path = PathBuf::from(name);
+        let is_called_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
         if path.is_dir() {
             Ok(Self::Folder(path))
-        } else if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+        } else if is_called_gguf || gguf::is_gguf(&path) {
             Ok(Self::Gguf(path))
         } else if name == DEMO {
             Ok(Self::Demo)
+        } else if path.is_file() {
+            Err(LoadError::NotGguf(path))
         } else if is_hub_name(name) {
             Ok(Self::Hub(name.to_owned()))
         } else {
@@ -79,6 +83,20 @@ mod tests {
         let name = folder.path().to_str().unwrap();
         assert_eq!(name.parse::<ModelSource>().unwrap(), ModelSource::Folder(folder.path().to_owned()));
         assert_eq!("a/b/c.gguf".parse::<ModelSource>().unwrap(), ModelSource::Gguf("a/b/c.gguf".into()));
+        let file = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            path
+        };
+        for name in ["model", "model.Q4_K_M", "sha256-0123", "model.bin"] {
+            let path = file(name, b"GGUF\x03\0\0\0");
+            assert_eq!(path.to_str().unwrap().parse::<ModelSource>().unwrap(), ModelSource::Gguf(path));
+        }
+        for (name, bytes) in [("model.safetensors", &b"{}"[..]), ("config.json", b"{}"), ("empty", b"")] {
+            let path = file(name, bytes);
+            let error = path.to_str().unwrap().parse::<ModelSource>().unwrap_err();
+            assert!(matches!(&error, LoadError::NotGguf(wrong) if *wrong == path), "{error}");
+        }
         assert_eq!("demo".parse::<ModelSource>().unwrap(), ModelSource::Demo);
         let hub = "HuggingFaceTB/SmolLM2-135M-Instruct";
         assert_eq!(hub.parse::<ModelSource>().unwrap(), ModelSource::Hub(hub.to_owned()));

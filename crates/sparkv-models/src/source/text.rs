@@ -2,11 +2,29 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use crate::error::LoadError;
+use crate::json;
 use crate::source::files::{read_optional, read_required};
+use crate::source::templates::{Chosen, Templates};
+
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
+const CONFIG: &str = "tokenizer_config.json";
+
+/// A template in a file of its own.
+const TEMPLATE: &str = "chat_template.jinja";
+
+/// The named ones beside it, of which one is looked for.
+const TOOL_USE_TEMPLATE: &str = "additional_chat_templates/tool_use.jinja";
+
+/// What processors of images and text had before.
+const PROCESSOR_TEMPLATE: &str = "chat_template.json";
+
+/// Files that are used where they exist.
+pub(crate) const OPTIONAL: [&str; 4] = [CONFIG, TEMPLATE, TOOL_USE_TEMPLATE, PROCESSOR_TEMPLATE];
 
 /// Tokenizer and chat template of a model.
 #[derive(Debug, Clone)]
@@ -15,40 +33,99 @@ pub struct TextFiles {
     pub tokenizer: Tokenizer,
     /// A Jinja template over `messages`, `add_generation_prompt`, `bos_token` and `eos_token`.
     pub chat_template: Option<String>,
+    /// The template for conversations with tools, where the model has one of its own for them.
+    pub tool_use_template: Option<String>,
     /// Text of the token that begins a sequence.
     pub bos_token: Option<String>,
     /// Text of the token that ends a sequence.
     pub eos_token: Option<String>,
+    /// Files that may hold more of this, and that the hub's cache lacks because the hub could not be asked; empty for
+    /// models from elsewhere.
+    pub not_cached: Vec<&'static str>,
 }
 
+/// Tokens that end a turn, a message or a text in the families' fine-tunes, wherever they are special: as llama.cpp
+/// knows them.
+const ENDS: [&str; 13] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+    "<|end|>",
+    "<|endoftext|>",
+    "</s>",
+    "<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<end_of_utterance>",
+    "<｜end▁of▁sentence｜>",
+];
+
 impl TextFiles {
-    /// Reads `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja` in `folder`; the last two
-    /// may be missing.
+    /// Reads `tokenizer.json` in `folder`, and `tokenizer_config.json` and the files of templates, which may be missing.
     pub(crate) fn open(folder: &Path) -> Result<Self, LoadError> {
-        let tokenizer = read_required(folder, "tokenizer.json")?;
-        let config = read_optional(folder, "tokenizer_config.json")?;
-        let template = read_optional(folder, "chat_template.jinja")?;
-        let name = |file| folder.join(file).display().to_string();
-        let mut text = Self::parse(&name("tokenizer.json"), &tokenizer, config.as_deref())?;
-        text.chat_template = template.or(text.chat_template);
+        let tokenizer = read_required(folder, TOKENIZER)?;
+        let config = read_optional(folder, CONFIG)?;
+        let mut text = Self::parse(&folder.display().to_string(), &tokenizer, config.as_deref())?;
+        // As in transformers, a file of its own goes before what stands in the configuration.
+        if let Some(template) = read_optional(folder, TEMPLATE)? {
+            text.chat_template = Some(template);
+        }
+        if let Some(template) = read_optional(folder, TOOL_USE_TEMPLATE)? {
+            text.tool_use_template = Some(template);
+        }
+        if text.chat_template.is_none()
+            && let Some(json) = read_optional(folder, PROCESSOR_TEMPLATE)?
+        {
+            let file: TemplateFile = read_json(&folder.display().to_string(), PROCESSOR_TEMPLATE, &json)?;
+            text.set_templates(file.chat_template, &folder.join(PROCESSOR_TEMPLATE).display().to_string())?;
+        }
         Ok(text)
     }
 
-    /// From the texts of `tokenizer.json`, called `name` in errors, and `tokenizer_config.json`.
-    pub(crate) fn parse(name: &str, tokenizer: &str, config: Option<&str>) -> Result<Self, LoadError> {
+    /// From the texts of `tokenizer.json` and `tokenizer_config.json`, which are in `place`.
+    pub(crate) fn parse(place: &str, tokenizer: &str, config: Option<&str>) -> Result<Self, LoadError> {
         let config: TokenizerConfig = match config {
-            Some(config) => serde_json::from_str(config).map_err(|error| LoadError::Tokenizer {
-                file: name.to_owned(),
-                reason: format!("tokenizer_config.json: {error}"),
-            })?,
+            Some(config) => read_json(place, CONFIG, config)?,
             None => TokenizerConfig::default(),
         };
-        Ok(Self {
-            tokenizer: read_tokenizer(name, tokenizer.as_bytes())?,
-            chat_template: config.chat_template.and_then(Template::default),
+        let tokenizer = json::without_mark(tokenizer);
+        let mut text = Self {
+            tokenizer: read_tokenizer(&format!("{place}/{TOKENIZER}"), tokenizer.as_bytes())?,
+            chat_template: None,
+            tool_use_template: None,
             bos_token: config.bos_token.and_then(token_text),
             eos_token: config.eos_token.and_then(token_text),
-        })
+            not_cached: Vec::new(),
+        };
+        text.set_templates(config.chat_template, &format!("{place}/{CONFIG}"))?;
+        Ok(text)
+    }
+
+    /// Takes the templates that are needed from those of `file`.
+    pub(crate) fn set_templates(&mut self, found: Option<Templates>, file: &str) -> Result<(), LoadError> {
+        let found = found
+            .map(Templates::choose)
+            .transpose()
+            .map_err(|names| LoadError::ChatTemplates { file: file.to_owned(), names: names.join(", ") })?;
+        if let Some(Chosen { template, tool_use }) = found.flatten() {
+            self.chat_template = Some(template);
+            self.tool_use_template = tool_use;
+        }
+        Ok(())
+    }
+
+    /// Tokens that end an answer, as far as the tokenizer knows: the one it says ends a text, and special ones known by
+    /// their texts.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = u32> {
+        let stated = self.eos_token.as_deref().and_then(|token| self.tokenizer.token_to_id(token));
+        let known = |text: &str| {
+            let id = self.tokenizer.token_to_id(text)?;
+            let added = self.tokenizer.get_added_vocabulary().get_added_tokens_decoder();
+            added.get(&id).is_some_and(|token| token.special).then_some(id)
+        };
+        stated.into_iter().chain(ENDS.into_iter().filter_map(known))
     }
 }
 
@@ -62,35 +139,22 @@ pub(crate) fn read_tokenizer(name: &str, json: &[u8]) -> Result<Tokenizer, LoadE
     Ok(tokenizer)
 }
 
+fn read_json<T: DeserializeOwned>(place: &str, name: &str, text: &str) -> Result<T, LoadError> {
+    json::read(text).map_err(|source| LoadError::Config { file: format!("{place}/{name}"), source })
+}
+
 /// The fields of `tokenizer_config.json` that matter here.
 #[derive(Debug, Default, Deserialize)]
 struct TokenizerConfig {
-    chat_template: Option<Template>,
+    chat_template: Option<Templates>,
     bos_token: Option<Value>,
     eos_token: Option<Value>,
 }
 
-/// One template, or several by name.
+/// `chat_template.json`.
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Template {
-    One(String),
-    Named(Vec<NamedTemplate>),
-}
-
-#[derive(Debug, Deserialize)]
-struct NamedTemplate {
-    name: String,
-    template: String,
-}
-
-impl Template {
-    fn default(self) -> Option<String> {
-        match self {
-            Self::One(template) => Some(template),
-            Self::Named(all) => all.into_iter().find(|t| t.name == "default").map(|t| t.template),
-        }
-    }
+struct TemplateFile {
+    chat_template: Option<Templates>,
 }
 
 /// A token is written as its text, or as an object that describes it.

@@ -38,8 +38,12 @@ impl Model {
     }
 
     fn load(&self) -> Result<(), LoadError> {
+        self.weight_bytes().map(|_| ())
+    }
+
+    fn weight_bytes(&self) -> Result<u64, LoadError> {
         let source = ModelSource::Folder(self.folder.path().to_owned());
-        load(&source, &LoadOptions::default(), &()).map(|_| ())
+        load(&source, &LoadOptions::default(), &()).map(|model| model.decoder.weight_bytes())
     }
 
     fn error(&self) -> LoadError {
@@ -106,6 +110,43 @@ fn missing_misshapen_and_mistyped_tensors_are_named() {
     assert_eq!((wrong.as_str(), &expected[..], &found[..]), (name, &[96, 64][..], &[96, 32][..]));
     let error = replaced(Some(Tensor::zeros((96, 64), DType::I64, &Device::Cpu).unwrap()));
     assert!(matches!(&error, LoadError::TensorType { dtype, .. } if dtype == "I64"), "{error}");
+}
+
+/// Where nothing is said of tied embeddings, weights without a head mean them.
+#[test]
+fn a_head_that_is_neither_there_nor_spoken_of_is_the_embedding_table() {
+    let head = "lm_head.weight";
+    let own_head = Model::new().weight_bytes().unwrap();
+    for (flag, has_head, loads) in [
+        (json!(null), false, true),
+        (json!(null), true, true),
+        (json!(true), false, true),
+        (json!(true), true, true),
+        (json!(false), false, false),
+        (json!(false), true, true),
+    ] {
+        for is_absent in [true, false] {
+            let mut model = Model::new();
+            model.config["tie_word_embeddings"] = flag.clone();
+            if flag.is_null() && is_absent {
+                model.config.as_object_mut().unwrap().remove("tie_word_embeddings");
+            }
+            if !has_head {
+                model.weights.remove(head);
+            }
+            write_folder(model.folder.path(), &model.config, &model.weights);
+            match model.weight_bytes() {
+                Ok(bytes) => {
+                    assert!(loads, "{flag} {has_head}");
+                    assert_eq!(bytes == own_head, has_head && flag != true, "{flag} {has_head}");
+                }
+                Err(LoadError::MissingTensor { name }) => {
+                    assert!(!loads && name == head, "{flag} {has_head}")
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
 }
 
 #[test]
@@ -225,8 +266,12 @@ fn absurd_configurations_are_refused_by_field() {
         (json!({"rope_theta": -1.0}), "rope_theta"),
         (json!({"rope_scaling": {"type": "linear", "factor": 0.0}}), "rope_scaling.factor"),
         (json!({"rope_scaling": {"type": "linear"}}), "rope_scaling.factor"),
-        (json!({"vocab_size": -5}), "-5"),
-        (json!({"vocab_size": "many"}), "many"),
+        (json!({"vocab_size": -5}), "vocab_size: invalid value: integer `-5`"),
+        (json!({"vocab_size": "many"}), "vocab_size: invalid type: string \"many\""),
+        (json!({"rope_scaling": {"factor": "2"}}), "rope_scaling"),
+        (json!({"layer_types": [1]}), "layer_types[0]"),
+        (json!({"eos_token_id": "<|end|>"}), "eos_token_id: must be a token's id or a list of ids"),
+        (json!({"eos_token_id": 1u64 << 40}), "eos_token_id: 1099511627776 is no token's id"),
     ];
     for (changes, field) in refused {
         let message = model.error_of_config(changes);

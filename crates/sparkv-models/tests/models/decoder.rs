@@ -92,7 +92,7 @@ impl Reference<'_> {
             }
         }
         let last = self.norm("model.norm", hidden.last().unwrap());
-        let head = if config.tied_embeddings { "model.embed_tokens" } else { "lm_head" };
+        let head = if config.tied_embeddings == Some(true) { "model.embed_tokens" } else { "lm_head" };
         self.linear(head, &last).into_iter().map(|logit| logit as f32).collect()
     }
 

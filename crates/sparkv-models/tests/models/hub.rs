@@ -53,6 +53,74 @@ fn what_the_cache_lacks_is_named_offline() {
     }
 }
 
+/// What a model may do without: the demo model has the first two.
+const OPTIONAL: [&str; 5] = [
+    "generation_config.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "additional_chat_templates/tool_use.jinja",
+    "chat_template.json",
+];
+
+#[test]
+fn optional_files_that_the_cache_lacks_are_asked_for_once() {
+    // All ways to lack some of those that the hub has.
+    for lacking in [&OPTIONAL[..0], &OPTIONAL[..1], &OPTIONAL[1..2], &OPTIONAL[..2]] {
+        let (endpoint, asked) = serve();
+        let cache = tempfile::tempdir().unwrap();
+        let files: Vec<&str> = FILES.into_iter().filter(|file| !lacking.contains(file)).collect();
+        fill_cache(cache.path(), &files);
+        let fetch = |offline| hub::fetch(REPO, &options(cache.path(), &endpoint, offline), &()).unwrap();
+        let folder = fetch(false);
+        for file in FILES {
+            assert_eq!(
+                std::fs::read(folder.join(file)).unwrap(),
+                std::fs::read(demo_folder().join(file)).unwrap(),
+                "{file}"
+            );
+        }
+        let asked = || asked.lock().unwrap().clone();
+        let before = asked();
+        let resolved = |path: &&String| path.contains("/resolve/");
+        let downloads = before.iter().filter(resolved).filter(|path| !path.contains(COMMIT)).count();
+        assert_eq!(downloads, 0, "what is added to the cache is of its commit: {before:?}");
+        let others = |path: &&String| !lacking.iter().any(|file| path.ends_with(file));
+        assert_eq!(before.iter().filter(resolved).filter(others).count(), 0, "{before:?}");
+        assert_eq!((fetch(false), fetch(true)), (folder.clone(), folder));
+        assert_eq!(asked(), before, "the second time, nothing is asked");
+        let hub = options(cache.path(), &endpoint, true);
+        let options = LoadOptions { hub, ..LoadOptions::default() };
+        let text = load(&ModelSource::Hub(REPO.to_owned()), &options, &()).unwrap().text;
+        assert!(text.chat_template.is_some() && text.not_cached.is_empty(), "{:?}", text.not_cached);
+    }
+}
+
+#[test]
+fn what_may_be_missing_is_told_where_the_hub_cannot_be_asked() {
+    for lacking in 0..1usize << OPTIONAL.len() {
+        let lacks = |file: &str| {
+            OPTIONAL.iter().position(|name| *name == file).is_some_and(|at| lacking >> at & 1 == 1)
+        };
+        let cache = tempfile::tempdir().unwrap();
+        let files: Vec<&str> = FILES.into_iter().filter(|file| !lacks(file)).collect();
+        fill_cache(cache.path(), &files);
+        let repo = cache.path().join("models--sparkv-tests--tiny");
+        // What the demo model does not have, the cache may know to be absent.
+        for file in OPTIONAL.into_iter().filter(|file| !FILES.contains(file) && !lacks(file)) {
+            let note = repo.join(".no_exist").join(COMMIT).join(file);
+            std::fs::create_dir_all(note.parent().unwrap()).unwrap();
+            std::fs::write(note, "").unwrap();
+        }
+        for offline in [true, false] {
+            let hub = options(cache.path(), "http://127.0.0.1:9", offline);
+            let options = LoadOptions { hub, ..LoadOptions::default() };
+            let text = load(&ModelSource::Hub(REPO.to_owned()), &options, &()).unwrap().text;
+            let expected: Vec<&str> = OPTIONAL.into_iter().filter(|file| lacks(file)).collect();
+            assert_eq!(text.not_cached, expected);
+        }
+    }
+}
+
 #[test]
 fn a_hub_that_cannot_be_reached_is_an_error() {
     let cache = tempfile::tempdir().unwrap();
@@ -117,13 +185,17 @@ fn answer(mut stream: TcpStream, log: &Mutex<Vec<String>>) {
 }
 
 fn respond(path: &str, range: Option<&str>) -> (&'static str, String, Vec<u8>) {
-    if path == format!("/api/models/{REPO}/revision/main") {
+    let at = |path: &str| ["main", COMMIT].map(|revision| path.replace("REVISION", revision));
+    if at(&format!("/api/models/{REPO}/revision/REVISION")).iter().any(|info| info == path) {
         let siblings: Vec<_> = FILES.iter().map(|file| serde_json::json!({"rfilename": file})).collect();
         let info = serde_json::json!({"sha": COMMIT, "siblings": siblings});
         return ("200 OK", "Content-Type: application/json\r\n".to_owned(), info.to_string().into_bytes());
     }
-    let file = path.strip_prefix(&format!("/{REPO}/resolve/main/")).filter(|file| FILES.contains(file));
-    let Some(file) = file else { return ("404 Not Found", String::new(), Vec::new()) };
+    let places = at(&format!("/{REPO}/resolve/REVISION/"));
+    let file = places.iter().find_map(|place| path.strip_prefix(place));
+    let Some(file) = file.filter(|file| FILES.contains(file)) else {
+        return ("404 Not Found", String::new(), Vec::new());
+    };
     let bytes = std::fs::read(demo_folder().join(file)).unwrap();
     let (start, end) = range.and_then(|range| range.split_once('-')).unwrap_or(("0", ""));
     let start: usize = start.parse().unwrap();

@@ -61,11 +61,11 @@ impl GgufFile {
                 scaling: self.rope_scaling(gguf)?,
             },
             sliding_window: self.count(&key("attention.sliding_window"))?.filter(|&window| window > 0),
-            attention_bias: first_bias(&names.q),
+            attention_bias: [&names.q, &names.k, &names.v].map(first_bias),
             attention_output_bias: first_bias(&names.o),
             query_key_norm: family.query_key_norm,
             mlp_bias: first_bias(&names.gate),
-            tied_embeddings: !has(&format!("{}.weight", names.head.gguf)),
+            tied_embeddings: Some(!has(&format!("{}.weight", names.head.gguf))),
             eos_token_ids: self.eos_token_ids()?,
         }
         .check()
@@ -73,7 +73,7 @@ impl GgufFile {
     }
 
     fn config_error(&self, source: ConfigError) -> LoadError {
-        LoadError::Config { file: self.name.clone(), source }
+        LoadError::Config { file: self.first.name.clone(), source }
     }
 
     fn required(&self, key: &str) -> Result<usize, LoadError> {
@@ -81,7 +81,7 @@ impl GgufFile {
     }
 
     fn tensor_shape(&self, name: &str) -> Option<&[usize]> {
-        self.content.tensor_infos.get(name).map(|info| info.shape.dims())
+        self.tensor_info(name).map(|(_, info)| info.shape.dims())
     }
 
     fn rope_scaling(&self, gguf: &GgufFamily) -> Result<RopeScaling, LoadError> {
@@ -90,6 +90,8 @@ impl GgufFile {
         }
         let key = |name: &str| format!("{}.rope.{name}", gguf.architecture);
         let factor = self.float(&key("scaling.factor"))?.or(self.float(&key("scale_linear"))?);
+        // To llama.cpp, 0 is as good as none.
+        let factor = factor.filter(|&factor| factor != 0.0);
         match (self.text(&key("scaling.type"))?, factor) {
             (Some("none"), _) | (None | Some("linear"), None | Some(1.0)) => Ok(RopeScaling::None),
             (None | Some("linear"), Some(factor)) => Ok(RopeScaling::Linear { factor }),
@@ -101,8 +103,7 @@ impl GgufFile {
     fn eos_token_ids(&self) -> Result<Vec<u32>, LoadError> {
         let mut ids = Vec::new();
         for name in ["eos", "eot", "eom"] {
-            let id = self.count(&format!("tokenizer.ggml.{name}_token_id"))?;
-            ids.extend(id.and_then(|id| u32::try_from(id).ok()).filter(|id| !ids.contains(id)));
+            ids.extend(self.token_id(name)?.filter(|id| !ids.contains(id)));
         }
         Ok(ids)
     }

@@ -2,13 +2,15 @@
 //!
 //! It is written down as the `tokenizer.json` that would mean the same and read from that, so both kinds of
 //! model run through one implementation.
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use candle_core::quantized::gguf_file::Value;
 use serde_json::{Value as Json, json};
 
+use super::pre_tokenizer::PreTokenizer;
 use super::{GgufFile, as_count};
 use crate::error::LoadError;
+use crate::source::templates::{DEFAULT, Templates};
 use crate::source::text::{TextFiles, read_tokenizer};
 
 /// llama.cpp's token types, as far as they matter here.
@@ -36,7 +38,8 @@ impl GgufFile {
         let kind = self.text("tokenizer.ggml.model")?;
         let (mut tokenizer, adds_bos) = match kind {
             Some("gpt2") => {
-                (self.byte_level_bpe(&vocabulary)?, self.text("tokenizer.ggml.pre")? == Some("llama-bpe"))
+                let pre = self.pre_tokenizer()?;
+                (self.byte_level_bpe(&vocabulary, pre)?, pre.adds_bos)
             }
             Some("llama") => (self.sentencepiece_bpe(&vocabulary)?, true),
             Some(kind) => return Err(self.tokenizer_error(format!("tokenizer.ggml.model = `{kind}`"))),
@@ -53,16 +56,35 @@ impl GgufFile {
             fields.insert("added_tokens".to_owned(), vocabulary.added_tokens());
             fields.insert("post_processor".to_owned(), post_processor(before, after));
         }
-        Ok(TextFiles {
-            tokenizer: read_tokenizer(&self.name, tokenizer.to_string().as_bytes())?,
-            chat_template: self.text("tokenizer.chat_template")?.map(str::to_owned),
+        let mut text = TextFiles {
+            tokenizer: read_tokenizer(&self.first.name, tokenizer.to_string().as_bytes())?,
+            chat_template: None,
+            tool_use_template: None,
             bos_token: bos.map(|(token, _)| token),
             eos_token: eos.map(|(token, _)| token),
-        })
+            not_cached: Vec::new(),
+        };
+        text.set_templates(self.templates()?, &self.first.name)?;
+        Ok(text)
+    }
+
+    /// The default template at `tokenizer.chat_template`, others at `tokenizer.chat_template.NAME`, all of whose names
+    /// are at `tokenizer.chat_templates`.
+    fn templates(&self) -> Result<Option<Templates>, LoadError> {
+        const KEY: &str = "tokenizer.chat_template";
+        let names = self.array("tokenizer.chat_templates", as_text)?.unwrap_or_default();
+        let mut templates: BTreeMap<String, String> =
+            self.text(KEY)?.map(|template| (DEFAULT.to_owned(), template.to_owned())).into_iter().collect();
+        for name in names.into_iter().filter(|name| name != DEFAULT) {
+            if let Some(template) = self.text(&format!("{KEY}.{name}"))? {
+                templates.insert(name, template.to_owned());
+            }
+        }
+        Ok((!templates.is_empty()).then_some(Templates::ByName(templates)))
     }
 
     fn tokenizer_error(&self, reason: impl Into<String>) -> LoadError {
-        LoadError::Tokenizer { file: self.name.clone(), reason: reason.into() }
+        LoadError::Tokenizer { file: self.first.name.clone(), reason: reason.into() }
     }
 
     fn vocabulary(&self) -> Result<Vocabulary, LoadError> {
@@ -78,31 +100,33 @@ impl GgufFile {
     }
 
     /// The token whose id is at tokenizer.ggml.`name`_token_id.
-    fn special_token(
-        &self,
-        name: &str,
-        vocabulary: &Vocabulary,
-    ) -> Result<Option<(String, usize)>, LoadError> {
-        let key = format!("tokenizer.ggml.{name}_token_id");
-        let Some(id) = self.count(&key)? else { return Ok(None) };
-        match vocabulary.tokens.get(id) {
+    fn special_token(&self, name: &str, vocabulary: &Vocabulary) -> Result<Option<(String, u32)>, LoadError> {
+        let Some(id) = self.token_id(name)? else { return Ok(None) };
+        match vocabulary.tokens.get(id as usize) {
             Some(token) => Ok(Some((token.clone(), id))),
-            None => Err(self.corrupt(format!("`{key}` = {id} is outside the vocabulary"))),
+            None => {
+                Err(self
+                    .corrupt(format!("`tokenizer.ggml.{name}_token_id` = {id} is outside the vocabulary")))
+            }
         }
     }
 
+    fn pre_tokenizer(&self) -> Result<&'static PreTokenizer, LoadError> {
+        let name = self.text("tokenizer.ggml.pre")?.unwrap_or("default");
+        PreTokenizer::named(name)
+            .ok_or_else(|| self.tokenizer_error(format!("tokenizer.ggml.pre = `{name}`")))
+    }
+
     /// `tokenizer.ggml.model` = gpt2: merges over the bytes of pre-tokenized words.
-    fn byte_level_bpe(&self, vocabulary: &Vocabulary) -> Result<Json, LoadError> {
-        let pre = self.text("tokenizer.ggml.pre")?.unwrap_or("default");
-        let patterns = split_patterns(pre)
-            .ok_or_else(|| self.tokenizer_error(format!("tokenizer.ggml.pre = `{pre}`")))?;
+    fn byte_level_bpe(&self, vocabulary: &Vocabulary, pre: &PreTokenizer) -> Result<Json, LoadError> {
         let merges = self
             .array("tokenizer.ggml.merges", as_text)?
             .ok_or_else(|| self.tokenizer_error("the file has no tokenizer.ggml.merges"))?;
         let pairs: Option<Vec<(&str, &str)>> = merges.iter().map(|merge| merge.split_once(' ')).collect();
         let pairs =
             pairs.ok_or_else(|| self.corrupt("`tokenizer.ggml.merges` has an entry without a space"))?;
-        let mut steps: Vec<Json> = patterns
+        let mut steps: Vec<Json> = pre
+            .patterns
             .iter()
             .map(|p| json!({"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": false}))
             .collect();
@@ -116,7 +140,7 @@ impl GgufFile {
                 "type": "BPE",
                 "vocab": vocabulary.ids(),
                 "merges": pairs,
-                "ignore_merges": matches!(pre, "llama-bpe" | "tekken"),
+                "ignore_merges": pre.ignores_merges,
             },
         }))
     }
@@ -198,11 +222,11 @@ impl Vocabulary {
 }
 
 /// Tokens that every text begins and ends with.
-fn post_processor(before: Option<&(String, usize)>, after: Option<&(String, usize)>) -> Json {
+fn post_processor(before: Option<&(String, u32)>, after: Option<&(String, u32)>) -> Json {
     if before.is_none() && after.is_none() {
         return Json::Null;
     }
-    let special = |type_id: u32, token: Option<&(String, usize)>| {
+    let special = |type_id: u32, token: Option<&(String, u32)>| {
         token.map(|(token, _)| json!({"SpecialToken": {"id": token, "type_id": type_id}}))
     };
     let sequence = |id: &str, type_id: u32| {
@@ -221,26 +245,6 @@ fn post_processor(before: Option<&(String, usize)>, after: Option<&(String, usiz
         "pair": pair,
         "special_tokens": specials,
     })
-}
-
-/// The patterns that cut text into words, one after the other, by llama.cpp's name of the pre-tokenizer.
-fn split_patterns(pre: &str) -> Option<&'static [&'static str]> {
-    const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-    match pre {
-        "default" => Some(&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"]),
-        "gpt-2" => Some(&[GPT2]),
-        "smollm" | "starcoder" | "refact" | "command-r" => Some(&[r"\p{N}", GPT2]),
-        "llama-bpe" => Some(&[
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        ]),
-        "qwen2" | "deepseek-r1-qwen" => Some(&[
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        ]),
-        "tekken" => Some(&[
-            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        ]),
-        _ => None,
-    }
 }
 
 fn as_text(value: &Value) -> Option<String> {

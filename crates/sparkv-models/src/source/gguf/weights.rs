@@ -6,6 +6,7 @@ use candle_core::quantized::GgmlDType;
 use super::GgufFile;
 use crate::config::DecoderConfig;
 use crate::error::LoadError;
+use crate::source::files::FileBytes;
 use crate::weights::{Stored, TensorSource, weight_type};
 
 /// Types that are supported, for errors.
@@ -42,7 +43,7 @@ impl<'a> GgufWeights<'a> {
 
 impl TensorSource for GgufWeights<'_> {
     fn contains(&self, name: &str) -> bool {
-        self.config.tensors.gguf(name).is_some_and(|name| self.file.content.tensor_infos.contains_key(&name))
+        self.config.tensors.gguf(name).is_some_and(|name| self.file.tensor_info(&name).is_some())
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Stored<'_>, LoadError> {
@@ -51,7 +52,7 @@ impl TensorSource for GgufWeights<'_> {
             .tensors
             .gguf(name)
             .ok_or_else(|| LoadError::MissingTensor { name: name.to_owned() })?;
-        let (dtype, bytes) = self.file.tensor_bytes(&file_name, shape)?;
+        let (dtype, bytes, file) = self.file.tensor_bytes(&file_name, shape)?;
         let Some(weight_type) = weight_type(dtype) else {
             return Err(LoadError::TensorType {
                 name: file_name,
@@ -62,10 +63,10 @@ impl TensorSource for GgufWeights<'_> {
         let (bytes, file) = match self.interleaved_heads(name) {
             Some(heads) => {
                 let rows = half_split_rows(bytes, heads, self.config.head_dim);
-                self.file.bytes.give_back(bytes);
+                file.give_back(bytes);
                 (Cow::Owned(rows), None)
             }
-            None => (Cow::Borrowed(bytes), Some(&self.file.bytes)),
+            None => (Cow::Borrowed(bytes), Some(file)),
         };
         Ok(Stored { weight_type, shape: shape.to_vec(), bytes, file })
     }
@@ -75,11 +76,11 @@ impl GgufFile {
     /// The values of a tensor in f32.
     pub(super) fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
         match self.tensor_bytes(name, shape)? {
-            (GgmlDType::F32, bytes) => {
+            (GgmlDType::F32, bytes, _) => {
                 let (values, _) = bytes.as_chunks();
                 Ok(values.iter().copied().map(f32::from_le_bytes).collect())
             }
-            (other, _) => Err(LoadError::TensorType {
+            (other, ..) => Err(LoadError::TensorType {
                 name: name.to_owned(),
                 dtype: format!("{other:?}"),
                 supported: "F32",
@@ -87,10 +88,10 @@ impl GgufFile {
         }
     }
 
-    /// Type and bytes of a tensor.
-    fn tensor_bytes(&self, name: &str, shape: &[usize]) -> Result<(GgmlDType, &[u8]), LoadError> {
+    /// Type and bytes of a tensor, and the file that they are in.
+    fn tensor_bytes(&self, name: &str, shape: &[usize]) -> Result<(GgmlDType, &[u8], &FileBytes), LoadError> {
         let missing = || LoadError::MissingTensor { name: name.to_owned() };
-        let info = self.content.tensor_infos.get(name).ok_or_else(missing)?;
+        let (part, info) = self.tensor_info(name).ok_or_else(missing)?;
         if info.shape.dims() != shape {
             return Err(LoadError::Shape {
                 name: name.to_owned(),
@@ -103,12 +104,15 @@ impl GgufFile {
         if !row.is_multiple_of(dtype.block_size()) {
             return Err(self.corrupt(format!("rows of `{name}` do not fill blocks of {dtype:?}")));
         }
-        let outside = || self.corrupt(format!("tensor `{name}` lies outside the file"));
+        let outside = || LoadError::Corrupt {
+            file: part.name.clone(),
+            reason: format!("tensor `{name}` lies outside the file"),
+        };
         let length = byte_length(dtype, shape).ok_or_else(outside)?;
-        let start = self.content.tensor_data_offset.checked_add(info.offset).ok_or_else(outside)?;
+        let start = part.content.tensor_data_offset.checked_add(info.offset).ok_or_else(outside)?;
         let start = usize::try_from(start).map_err(|_| outside())?;
         let end = start.checked_add(length).ok_or_else(outside)?;
-        Ok((dtype, self.bytes.get(start..end).ok_or_else(outside)?))
+        Ok((dtype, part.bytes.get(start..end).ok_or_else(outside)?, &part.bytes))
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) fn llama(changes: Value) -> Value {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
         "vocab_size": 160, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
-        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false,
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": false, "eos_token_id": null,
     });
     for (key, value) in changes.as_object().unwrap() {
         config[key] = value.clone();
@@ -77,7 +77,7 @@ pub(crate) fn random_weights(config: &Value, seed: u64) -> Weights {
     };
     add("model.embed_tokens.weight".into(), &[checked.vocab_size, hidden], 0.0, 1.0);
     add("model.norm.weight".into(), &[hidden], 1.0, 0.3);
-    if !checked.tied_embeddings {
+    if checked.tied_embeddings != Some(true) {
         add("lm_head.weight".into(), &[checked.vocab_size, hidden], 0.0, 0.4);
     }
     for layer in 0..checked.layers {
@@ -93,7 +93,13 @@ pub(crate) fn random_weights(config: &Value, seed: u64) -> Weights {
         let named =
             |module: &str, (name, out, from), bias| (at(&format!("{module}.{name}_proj")), out, from, bias);
         let attention = attention.map(|shape| {
-            let bias = if shape.0 == "o" { checked.attention_output_bias } else { checked.attention_bias };
+            let [q, k, v] = checked.attention_bias;
+            let bias = match shape.0 {
+                "q" => q,
+                "k" => k,
+                "v" => v,
+                _ => checked.attention_output_bias,
+            };
             named("self_attn", shape, bias)
         });
         let mlp = mlp.map(|shape| named("mlp", shape, checked.mlp_bias));
