@@ -1,8 +1,9 @@
 //! From settings to a model, and to a running engine.
 
+use std::fs::read_to_string;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use sparkv::{Budget, parallel};
 use sparkv_engine::{EngineConfig, TextEngine, TextModel};
 use sparkv_eval::bench::Loading;
@@ -61,8 +62,22 @@ pub(crate) fn load_model(
     progress: &dyn Progress,
 ) -> anyhow::Result<(LoadedModel, TextModel)> {
     let options = LoadOptions { weights, device: settings.model.device, hub: hub_options(settings) };
-    let loaded = load_files(source, &options, progress)?;
-    let text = TextModel::from_files(&loaded.text);
+    let mut loaded = load_files(source, &options, progress)?;
+    if let Some(path) = &settings.model.chat_template {
+        let template = read_to_string(path)
+            .with_context(|| format!("cannot read the chat template {}", path.display()))?;
+        (loaded.text.chat_template, loaded.text.tool_use_template) = (Some(template), None);
+    }
+    let text = TextModel::from_files(&loaded.text).with_literal_content(settings.model.literal_content);
+    match (text.template_fault(), &settings.model.chat_template) {
+        (Some(fault), Some(path)) => {
+            bail!("the chat template {} cannot be compiled: {fault}", path.display())
+        }
+        (Some(fault), None) => {
+            tracing::warn!(fault, "the model's chat template cannot be compiled: it takes no chats")
+        }
+        (None, _) => {}
+    }
     Ok((loaded, text))
 }
 

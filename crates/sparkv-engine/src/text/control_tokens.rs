@@ -244,7 +244,7 @@ mod tests {
             assert_eq!((ids.first(), ids.contains(&id)), (Some(&id), true));
             // What it says is what was written.
             let plain = tokenizer.encode_fast(format!("{name}c {content}{name} b"), false).unwrap();
-            let decoded = |ids: &[u32]| tokenizer.decode(ids, false).unwrap().replace(' ', "");
+            let decoded = |ids: &[u32]| tokenizer.decode(ids, false).unwrap().replace([' ', '\n'], "");
             assert_eq!(decoded(&ids), decoded(plain.get_ids()));
         }
     }

@@ -103,9 +103,11 @@ impl ChatTemplate {
         let render = |roles: &[&str]| {
             self.render(&roles.iter().map(|&role| ChatMessage::new(role, PROBE)).collect::<Vec<_>>().into())
         };
-        match (render(&["system", "user"]), render(&["user"])) {
-            (Ok(both), _) => both.matches(PROBE).count() == 2,
-            (Err(_), alone) => alone.is_err(),
+        let shown = |text: String| text.matches(PROBE).count();
+        match (render(&["system", "user"]).map(shown), render(&["user"]).map(shown)) {
+            (Ok(both), Ok(1)) => both == 2,
+            (Err(_), Ok(_)) => false,
+            _ => true,
         }
     }
 }

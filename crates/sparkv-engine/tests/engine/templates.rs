@@ -1,6 +1,6 @@
 //! Chat templates, rendered as transformers renders them.
 use serde_json::{Map, Value};
-use sparkv_engine::{Chat, ChatMessage, TextModel, Tool, ToolCall, Turn};
+use sparkv_engine::{Chat, ChatMessage, TextModel, Tool, ToolCall, ToolFormat, Turn};
 use sparkv_models::fake;
 
 /// Templates made up variation by variation, and what transformers makes of them (scripts/models/templates.py).
@@ -50,11 +50,13 @@ fn differences(file: &Value) -> (Vec<String>, Vec<String>) {
     for case in cases {
         let source = text(&case["template"]);
         let conversation = &file["conversations"][text(&case["conversation"])];
-        // Tools that a template does not know are put in words here.
-        if conversation["tools"].is_array() && !source.contains("tools") {
+        let model = TextModel::new(fake::tokenizer().unwrap(), Some(&source), Some("<s>"), Some("</s>"));
+        // Tools whose calls nobody here could read are put in words, whatever the template makes of them.
+        if conversation["tools"].is_array()
+            && *model.tool_format() == (ToolFormat::Tagged { in_template: false })
+        {
             continue;
         }
-        let model = TextModel::new(fake::tokenizer().unwrap(), Some(&source), Some("<s>"), Some("</s>"));
         let name = format!("{} ({})", text(&case["name"]), text(&case["conversation"]));
         match (model.render(chat(conversation)), case["rendered"].as_str()) {
             (Ok(rendered), Some(expected)) if rendered == expected => {}
@@ -79,8 +81,7 @@ fn differences(file: &Value) -> (Vec<String>, Vec<String>) {
 #[test]
 fn variations_are_rendered_as_transformers_renders_them() {
     let (different, refused) = differences(&serde_json::from_str(VARIATIONS).unwrap());
-    insta::assert_snapshot!("different", different.join("\n"));
-    insta::assert_snapshot!("refused", refused.join("\n"));
+    assert!(different.is_empty() && refused.is_empty(), "{different:#?} {refused:#?}");
 }
 
 #[test]
