@@ -108,11 +108,13 @@ pub struct Tool {
     pub description: Option<String>,
     /// JSON schema of its arguments, an object.
     pub parameters: Value,
+    /// Whether arguments have to keep to all of the schema, or may be held to as much of it as can be.
+    pub strict: bool,
 }
 
 impl Serialize for Tool {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { name, description, parameters } = self;
+        let Self { name, description, parameters, strict: _ } = self;
         let mut function = Map::new();
         function.insert("name".to_owned(), json!(name));
         if let Some(description) = description {

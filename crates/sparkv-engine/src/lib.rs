@@ -27,7 +27,7 @@ pub use crate::{
     chat::{Chat, ChatMessage, Tool, ToolCall, Turn},
     core::{EngineConfig, Load, Stats},
     event::{Event, FinishReason, GenerateError, PromptToken, TextLogprob, Timings, TokenScore, Usage},
-    request::{GenerateRequest, OutputFormat, Prompt, PromptLength, RequestError},
+    request::{GenerateRequest, Otherwise, OutputFormat, Prompt, PromptLength, RequestError},
     sampler::{InvalidParam, SamplingParams},
     text::{CallParser, EventStream, ParsedDelta, TextEngine, TextModel, ToolFormat},
 };

@@ -76,7 +76,12 @@ impl GenerateRequest {
 #[derive(Debug, Clone, PartialEq)]
 pub enum OutputFormat {
     /// JSON that a schema describes (draft 2020-12, as far as llguidance supports it).
-    JsonSchema(Value),
+    JsonSchema {
+        /// The schema, an object.
+        schema: Value,
+        /// Whether answers have to keep to all of it, or may be held to as much of it as can be.
+        strict: bool,
+    },
     /// What a regular expression matches as a whole.
     Regex(String),
     /// What a grammar in llguidance's variant of Lark derives from `start`.
@@ -87,10 +92,26 @@ pub enum OutputFormat {
     ToolCalls {
         /// The tools that may be called.
         tools: Vec<Tool>,
-        /// Whether text may stand in place of calls.
-        or_text: bool,
+        /// What may stand in place of calls.
+        otherwise: Otherwise,
         /// Whether there may be several calls.
         several: bool,
+    },
+}
+
+/// What an answer may be that calls no tool.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Otherwise {
+    /// It has to call one.
+    Nothing,
+    /// Text.
+    Text,
+    /// JSON that a schema describes.
+    Json {
+        /// As in [`OutputFormat::JsonSchema`].
+        schema: Value,
+        /// As in [`OutputFormat::JsonSchema`].
+        strict: bool,
     },
 }
 

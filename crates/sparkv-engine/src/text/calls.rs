@@ -1,7 +1,7 @@
 //! Calls of tools in a text that arrives in pieces.
 use serde_json::Value;
 
-use super::tools::{CLOSE, LIST, OPEN, ToolFormat};
+use super::tools::{ARGS, CLOSE, LIST, OPEN, ToolFormat};
 
 /// A part of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,10 @@ pub struct CallParser {
 enum State {
     Text,
     Call(JsonCall),
+    /// Behind the marker of a call whose name stands alone.
+    Name,
+    /// In the arguments that follow such a name.
+    Arguments(Arguments),
     /// Behind a call; more may follow.
     Between,
 }
@@ -67,10 +71,11 @@ impl CallParser {
         let text = match std::mem::replace(&mut self.state, State::Between) {
             State::Text if self.held_to && !self.spoken && self.begins_call() => String::new(),
             State::Text => std::mem::take(&mut self.held),
-            State::Call(_) if self.held_to => String::new(),
+            State::Call(_) | State::Name if self.held_to => String::new(),
+            State::Name => LIST.to_owned() + &std::mem::take(&mut self.held),
             // What was not announced was no call.
             State::Call(call) if !call.announced => call.raw + &std::mem::take(&mut self.held),
-            State::Call(_) | State::Between => String::new(),
+            State::Call(_) | State::Arguments(_) | State::Between => String::new(),
         };
         self.emit(text, &mut pieces);
         pieces
@@ -79,12 +84,16 @@ impl CallParser {
     /// Whether what is held may be the beginning of a marker.
     fn begins_call(&self) -> bool {
         let held = self.held.trim_start();
-        let marker = match self.format {
+        !held.is_empty() && self.marker().starts_with(held)
+    }
+
+    /// What calls begin with.
+    fn marker(&self) -> &'static str {
+        match self.format {
             ToolFormat::Tagged { .. } => OPEN,
-            ToolFormat::List { .. } => LIST,
+            ToolFormat::List { .. } | ToolFormat::Named { .. } => LIST,
             ToolFormat::Json => "{",
-        };
-        !held.is_empty() && marker.starts_with(held)
+        }
     }
 
     /// Does one thing with what is held; false if more has to come first.
@@ -111,36 +120,68 @@ impl CallParser {
                 }
                 true
             }
+            State::Name => self.read_name(pieces),
+            State::Arguments(arguments) => {
+                let end = arguments.push(&self.held);
+                let rest = self.held.split_off(end.unwrap_or(self.held.len()));
+                let told = std::mem::replace(&mut self.held, rest);
+                if !told.is_empty() {
+                    pieces.push(ParsedDelta::Arguments(told));
+                }
+                if end.is_some() {
+                    self.state = State::Between;
+                }
+                end.is_some()
+            }
             State::Between => self.find_next(),
         }
     }
 
+    /// Reads a name up to its arguments; an id may stand between them.
+    fn read_name(&mut self, pieces: &mut Vec<ParsedDelta>) -> bool {
+        let Some(at) = self.held.find(ARGS) else { return false };
+        let rest = self.held.split_off(at + ARGS.len());
+        let said = std::mem::replace(&mut self.held, rest);
+        let name = said[..at].split('[').next().unwrap_or_default().trim();
+        if self.names.iter().any(|known| known == name) {
+            pieces.push(ParsedDelta::Call { name: name.to_owned() });
+            self.called = true;
+            self.state = State::Arguments(Arguments::default());
+        } else {
+            self.spoken = true;
+            self.state = State::Text;
+            self.emit(format!("{LIST}{said}"), pieces);
+        }
+        true
+    }
+
     /// Looks for the first call.
     fn find_call(&mut self, pieces: &mut Vec<ParsedDelta>) -> bool {
-        let marker = match self.format {
-            ToolFormat::Tagged { .. } => OPEN,
-            ToolFormat::List { .. } => LIST,
-            ToolFormat::Json => {
-                let text = self.held.trim_start();
-                if self.spoken || !(text.is_empty() || text.starts_with('{')) {
-                    let text = std::mem::take(&mut self.held);
-                    self.emit(text, pieces);
-                    return false;
-                }
-                if text.is_empty() {
-                    return false;
-                }
-                self.held = text.to_owned();
-                self.state = State::Call(JsonCall::default());
-                return true;
+        if self.format == ToolFormat::Json {
+            let text = self.held.trim_start();
+            if self.spoken || !(text.is_empty() || text.starts_with('{')) {
+                let text = std::mem::take(&mut self.held);
+                self.emit(text, pieces);
+                return false;
             }
-        };
+            if text.is_empty() {
+                return false;
+            }
+            self.held = text.to_owned();
+            self.state = State::Call(JsonCall::default());
+            return true;
+        }
+        let marker = self.marker();
         if let Some(at) = self.held.find(marker) {
             let rest = self.held.split_off(at + marker.len());
             self.held.truncate(at);
             let before = std::mem::replace(&mut self.held, rest);
             self.emit(before.trim_end().to_owned(), pieces);
-            self.state = if marker == LIST { State::Between } else { State::Call(JsonCall::default()) };
+            self.state = match self.format {
+                ToolFormat::List { .. } => State::Between,
+                ToolFormat::Named { .. } => State::Name,
+                ToolFormat::Tagged { .. } | ToolFormat::Json => State::Call(JsonCall::default()),
+            };
             return true;
         }
         // White space before a marker is no text either.
@@ -157,6 +198,7 @@ impl CallParser {
         let (marker, skipped): (&str, &[&str]) = match self.format {
             ToolFormat::Tagged { .. } => (OPEN, &[CLOSE]),
             ToolFormat::List { .. } => ("{", &["[", ",", "]"]),
+            ToolFormat::Named { .. } => (LIST, &[]),
             ToolFormat::Json => ("{", &[";", ","]),
         };
         let text = self.held.trim_start();
@@ -167,7 +209,10 @@ impl CallParser {
         }
         if let Some(rest) = text.strip_prefix(marker) {
             self.held = rest.to_owned();
-            self.state = State::Call(JsonCall::default());
+            self.state = match self.format {
+                ToolFormat::Named { .. } => State::Name,
+                _ => State::Call(JsonCall::default()),
+            };
             return true;
         }
         if let Some(rest) = skipped.iter().find_map(|skipped| text.strip_prefix(skipped)) {
@@ -197,6 +242,37 @@ impl CallParser {
 fn partial(text: &str, marker: &str) -> usize {
     let longest = (marker.len() - 1).min(text.len());
     (1..=longest).rev().find(|&length| text.ends_with(&marker[..length])).unwrap_or(0)
+}
+
+/// Reads an object that is nothing but arguments.
+#[derive(Debug, Clone, Default)]
+struct Arguments {
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Arguments {
+    /// Reads on; the byte behind the object, once it ends.
+    fn push(&mut self, text: &str) -> Option<usize> {
+        for (at, letter) in text.char_indices() {
+            match letter {
+                _ if self.escaped => self.escaped = false,
+                '\\' if self.in_string => self.escaped = true,
+                '"' => self.in_string = !self.in_string,
+                _ if self.in_string => {}
+                '{' | '[' => self.depth += 1,
+                '}' | ']' => {
+                    self.depth = self.depth.saturating_sub(1);
+                    if self.depth == 0 {
+                        return Some(at + 1);
+                    }
+                }
+                _ => {}
+            }
+        }
+        None
+    }
 }
 
 /// Where an object ended.
@@ -356,6 +432,7 @@ mod tests {
 
     const TAGGED: ToolFormat = ToolFormat::Tagged { in_template: true };
     const MISTRAL: ToolFormat = ToolFormat::List { marker: None };
+    const NAMED: ToolFormat = ToolFormat::Named { marker: None, args: None };
 
     /// Text, and calls with their arguments, of an answer in pieces.
     fn parse(format: ToolFormat, pieces: &[&str]) -> (String, Vec<(String, String)>) {
@@ -401,8 +478,17 @@ mod tests {
                 MISTRAL,
                 "[TOOL_CALLS] [{\"name\": \"f\", \"arguments\": {\"a\": \"}\\\"{\", \"b\": [1, {\"c\": 2}]}}, {\"name\": \"g\", \"arguments\": {}}]",
                 "",
+                two.clone(),
+            ),
+            (
+                NAMED,
+                "I look.\n[TOOL_CALLS]f[ARGS]{\"a\": \"}\\\"{\", \"b\": [1, {\"c\": 2}]} [TOOL_CALLS]g[CALL_ID]123456789[ARGS]{}",
+                "I look.",
                 two,
             ),
+            (NAMED, "[TOOL_CALLS]h[ARGS]{}", "[TOOL_CALLS]h[ARGS]{}", vec![]),
+            (NAMED, "[TOOL_CALLS]f[AR", "[TOOL_CALLS]f[AR", vec![]),
+            (NAMED, "[TOOL_CALLS]f[ARGS]{\"a\": \"}", "", calls(&[("f", "{\"a\": \"}")])),
             (
                 TAGGED,
                 "<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"a\\\": 1}\"}</tool_call>",
@@ -443,6 +529,7 @@ mod tests {
             (TAGGED, "<tool_call>\n{\"name\": \"f\", \"arguments\": {"),
             (ToolFormat::Json, "{\"name\": \"f\", \"parameters\": {"),
             (MISTRAL, "[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {"),
+            (NAMED, "[TOOL_CALLS]f[ARGS]{"),
         ] {
             for end in 1..=answer.len() {
                 let mut parser = CallParser::new(format.clone(), vec!["f".to_owned()], true);
@@ -461,7 +548,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn how_the_answer_is_cut_changes_nothing(case in 0..10usize, cuts in prop::collection::vec(0..200usize, 0..8)) {
+        fn how_the_answer_is_cut_changes_nothing(case in 0..14usize, cuts in prop::collection::vec(0..200usize, 0..8)) {
             let (format, answer, text, calls) = cases().swap_remove(case);
             let mut cuts: Vec<usize> = cuts.into_iter().filter(|&at| answer.is_char_boundary(at.min(answer.len()))).map(|at| at.min(answer.len())).collect();
             cuts.push(0);
@@ -472,8 +559,8 @@ mod tests {
         }
 
         #[test]
-        fn nothing_breaks_it(format in 0..3usize, pieces in prop::collection::vec(r#"(<tool_call>|</tool_call>|\[TOOL_CALLS\]|[{}\[\]":, \\]|name|arguments|f|\PC){0,12}"#, 0..8)) {
-            let format = [TAGGED, ToolFormat::Json, MISTRAL][format].clone();
+        fn nothing_breaks_it(format in 0..4usize, pieces in prop::collection::vec(r#"(<tool_call>|</tool_call>|\[TOOL_CALLS\]|\[ARGS\]|[{}\[\]":, \\]|name|arguments|f|\PC){0,12}"#, 0..8)) {
+            let format = [TAGGED, ToolFormat::Json, MISTRAL, NAMED][format].clone();
             let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
             let whole = parse(format.clone(), &[&pieces.concat()]);
             prop_assert_eq!(parse(format, &pieces), whole);

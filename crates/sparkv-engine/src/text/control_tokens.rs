@@ -182,7 +182,7 @@ fn each_text(chat: &mut Chat, change: &mut impl FnMut(&mut String)) {
             each_text_of_value(arguments, change);
         }
     }
-    for Tool { name, description, parameters } in tools {
+    for Tool { name, description, parameters, strict: _ } in tools {
         change(name);
         description.iter_mut().for_each(&mut *change);
         each_text_of_value(parameters, change);
@@ -264,7 +264,12 @@ mod tests {
             tool_call_id: Some(bad()),
             name: Some(bad()),
         };
-        let tools = vec![Tool { name: bad(), description: Some(bad()), parameters: arguments.clone() }];
+        let tools = vec![Tool {
+            name: bad(),
+            description: Some(bad()),
+            parameters: arguments.clone(),
+            strict: false,
+        }];
         let template_args = arguments.as_object().unwrap().clone();
         let chat = Chat { messages: vec![message], tools, template_args, ..Chat::default() };
         let mut masked = chat.clone();

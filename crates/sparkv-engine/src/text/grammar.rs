@@ -2,7 +2,10 @@
 //!
 //! What a client sends is compiled and followed within bounds: so much work to compile it, so much for each token,
 //! so many states. Whatever goes beyond ends that request with an error.
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use llguidance::{
     Matcher, ParserFactory,
@@ -10,14 +13,12 @@ use llguidance::{
     earley::SlicedBiasComputer,
     toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie},
 };
+use serde_json::json;
 use sparkv_models::ModelInfo;
 
-use super::{
-    lark::{quoted, with_spacing},
-    tools::ToolFormat,
-    vocabulary::Vocabulary,
-};
+use super::{lark::quoted, schema::prepared, tools::ToolFormat, vocabulary::Vocabulary};
 use crate::{
+    chat::Tool,
     core::{Constraint, Grammar},
     request::{OutputFormat, RequestError},
 };
@@ -89,36 +90,54 @@ impl Grammars {
         tools: &ToolFormat,
     ) -> Result<Arc<dyn Grammar>, RequestError> {
         let grammar = match format {
-            OutputFormat::JsonSchema(schema) => {
+            OutputFormat::JsonSchema { schema, strict } => {
                 bounded(schema.to_string().len())?;
-                TopLevelGrammar::from_json_schema(with_spacing(schema.clone()))
+                TopLevelGrammar::from_json_schema(prepared(schema.clone(), *strict))
             }
             OutputFormat::Regex(regex) => {
                 bounded(regex.len())?;
                 TopLevelGrammar::from_regex(regex)
             }
-            OutputFormat::Lark(grammar) => {
-                bounded(grammar.len())?;
-                TopLevelGrammar::from_lark(grammar.clone())
-            }
+            OutputFormat::Lark(grammar) => lark(grammar.clone())?,
             OutputFormat::Choice(texts) => {
                 let texts: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
-                let grammar = format!("start: {}", texts.join(" | "));
-                bounded(grammar.len())?;
-                TopLevelGrammar::from_lark(grammar)
+                lark(format!("start: {}", texts.join(" | ")))?
             }
-            OutputFormat::ToolCalls { tools: callable, or_text, several } => {
-                let grammar = tools.grammar(callable, *or_text, *several);
-                bounded(grammar.len())?;
-                TopLevelGrammar::from_lark(grammar)
+            OutputFormat::ToolCalls { tools: callable, otherwise, several } => {
+                let calls = |callable: &[Tool]| lark(tools.grammar(callable, otherwise, *several));
+                return self.compile_grammar(calls(callable)?).or_else(|error| {
+                    let fewer: Vec<Tool> = callable.iter().map(|tool| self.holdable(tool)).collect();
+                    if fewer == *callable { Err(error) } else { self.compile_grammar(calls(&fewer)?) }
+                });
             }
         };
-        let matcher = Matcher::new(self.factory.create_parser(grammar));
+        self.compile_grammar(grammar)
+    }
+
+    /// A tool with parameters that answers can be held to: any, if its own cannot be and need not.
+    fn holdable(&self, tool: &Tool) -> Tool {
+        let alone = TopLevelGrammar::from_json_schema(prepared(tool.parameters.clone(), tool.strict));
+        if tool.strict || self.compile_grammar(alone).is_ok() {
+            return tool.clone();
+        }
+        Tool { parameters: json!({ "type": "object" }), ..tool.clone() }
+    }
+
+    fn compile_grammar(&self, grammar: TopLevelGrammar) -> Result<Arc<dyn Grammar>, RequestError> {
+        // llguidance computes with what clients send; where it panics, it says so of their format.
+        let matcher = catch_unwind(AssertUnwindSafe(|| Matcher::new(self.factory.create_parser(grammar))));
+        let matcher = matcher
+            .map_err(|_| RequestError::Format("it could not be compiled: llguidance failed".to_owned()))?;
         match matcher.get_error() {
             Some(error) => Err(RequestError::Format(error)),
             None => Ok(Arc::new(Compiled(matcher))),
         }
     }
+}
+
+fn lark(grammar: String) -> Result<TopLevelGrammar, RequestError> {
+    bounded(grammar.len())?;
+    Ok(TopLevelGrammar::from_lark(grammar))
 }
 
 fn bounded(bytes: usize) -> Result<(), RequestError> {

@@ -13,6 +13,7 @@ mod grammar;
 mod jinja_dialect;
 mod lark;
 mod model;
+mod schema;
 mod stop;
 mod stream;
 mod template;

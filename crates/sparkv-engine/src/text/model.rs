@@ -260,7 +260,7 @@ impl TextModel {
 
     /// The text of a special token that is to be seen in answers.
     pub(super) fn marker(&self, id: u32) -> Option<&'static str> {
-        self.tools.marker().filter(|(marker, _)| *marker == id).map(|(_, text)| text)
+        self.tools.marker(id)
     }
 
     /// The text of tokens, special ones left out.
@@ -342,8 +342,12 @@ mod tests {
             let model = TextModel::new(fake::tokenizer().unwrap(), Some(template), None, None);
             model.render(Chat { tools, ..Chat::from(messages) }).unwrap()
         };
-        let tool =
-            crate::chat::Tool { name: "f".to_owned(), description: None, parameters: serde_json::json!({}) };
+        let tool = crate::chat::Tool {
+            name: "f".to_owned(),
+            description: None,
+            parameters: serde_json::json!({}),
+            strict: false,
+        };
         for template in [bare, deaf] {
             let conversation = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Yes?")];
             assert_eq!(render(template, &conversation, Vec::new()), "<user>Be brief.\n\nHi<assistant>Yes?");

@@ -268,7 +268,8 @@ mod tests {
         let source =
             "{{ tools | tojson }} {{ messages | tojson }} {{ enable_thinking }} {{ documents is none }}";
         let parameters = json!({"type": "object"});
-        let tool = Tool { name: "f".to_owned(), description: Some("does".to_owned()), parameters };
+        let tool =
+            Tool { name: "f".to_owned(), description: Some("does".to_owned()), parameters, strict: false };
         let call = ToolCall { id: "c1".to_owned(), name: "f".to_owned(), arguments: json!({"a": [1]}) };
         let answer = ChatMessage {
             tool_call_id: Some("c1".to_owned()),

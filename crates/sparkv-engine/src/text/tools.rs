@@ -3,8 +3,14 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::lark::{quoted, with_spacing};
-use crate::chat::{Chat, ChatMessage, Tool};
+use super::{
+    lark::quoted,
+    schema::{moved, prepared},
+};
+use crate::{
+    chat::{Chat, ChatMessage, Tool},
+    request::Otherwise,
+};
 
 /// How a model writes calls, as far as its chat template shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +27,13 @@ pub enum ToolFormat {
         /// The marker's token, where it is a special one.
         marker: Option<u32>,
     },
+    /// `[TOOL_CALLS]name[ARGS]{..}`, as later models of Mistral's write it.
+    Named {
+        /// The marker's token, where it is a special one.
+        marker: Option<u32>,
+        /// That of what stands before arguments.
+        args: Option<u32>,
+    },
 }
 
 /// Marks the beginning of a call in [`ToolFormat::Tagged`].
@@ -29,8 +42,11 @@ pub(super) const OPEN: &str = "<tool_call>";
 /// Marks its end.
 pub(super) const CLOSE: &str = "</tool_call>";
 
-/// Marks the beginning of all calls in [`ToolFormat::List`].
+/// Marks the beginning of all calls in [`ToolFormat::List`], and of each in [`ToolFormat::Named`].
 pub(super) const LIST: &str = "[TOOL_CALLS]";
+
+/// Stands between name and arguments in [`ToolFormat::Named`].
+pub(super) const ARGS: &str = "[ARGS]";
 
 impl ToolFormat {
     /// What a chat template asks for; `token` gives a special token's id.
@@ -38,6 +54,8 @@ impl ToolFormat {
         let source = source.unwrap_or_default();
         if !source.contains("tools") {
             Self::Tagged { in_template: false }
+        } else if source.contains(LIST) && source.contains(ARGS) {
+            Self::Named { marker: token(LIST), args: token(ARGS) }
         } else if source.contains(LIST) {
             Self::List { marker: token(LIST) }
         } else if source.contains(OPEN) || !source.contains("parameters") {
@@ -47,25 +65,32 @@ impl ToolFormat {
         }
     }
 
-    /// The special token whose text has to be seen in answers.
-    pub(super) fn marker(&self) -> Option<(u32, &'static str)> {
-        match self {
-            Self::List { marker } => marker.map(|id| (id, LIST)),
-            Self::Tagged { .. } | Self::Json => None,
-        }
+    /// The text of a special token that has to be seen in answers.
+    pub(super) fn marker(&self, id: u32) -> Option<&'static str> {
+        let (marker, args) = match self {
+            Self::List { marker } => (*marker, None),
+            Self::Named { marker, args } => (*marker, *args),
+            Self::Tagged { .. } | Self::Json => (None, None),
+        };
+        let is = |token: Option<u32>| token == Some(id);
+        if is(marker) { Some(LIST) } else { is(args).then_some(ARGS) }
     }
 
     /// A grammar, in llguidance's Lark, of calls of `tools`.
-    pub(super) fn grammar(&self, tools: &[Tool], or_text: bool, several: bool) -> String {
-        let arguments = if *self == Self::Json { "parameters" } else { "arguments" };
+    pub(super) fn grammar(&self, tools: &[Tool], otherwise: &Otherwise, several: bool) -> String {
         let mut rules = String::new();
         let mut names = Vec::new();
         for (index, tool) in tools.iter().enumerate() {
-            let opening = format!(r#"{{"name": {}, "{arguments}": "#, Value::from(tool.name.as_str()));
-            let opening = quoted(&opening);
+            let call = match (self, otherwise) {
+                // Both begin with the same brace, which is to be one lexeme.
+                (Self::Json, Otherwise::Json { .. }) => format!("%json {}", call_schema(tool)),
+                _ => {
+                    let schema = prepared(tool.parameters.clone(), tool.strict);
+                    format!("{}\narguments_{index}: %json {schema}", self.call(&tool.name, index))
+                }
+            };
             // Writing to a string cannot fail.
-            let _ = writeln!(rules, "call_{index}: {opening} arguments_{index} \"}}\"");
-            let _ = writeln!(rules, "arguments_{index}: %json {}", with_spacing(tool.parameters.clone()));
+            let _ = writeln!(rules, "call_{index}: {call}");
             names.push(format!("call_{index}"));
         }
         let (calls, not_text) = match self {
@@ -76,14 +101,33 @@ impl ToolFormat {
             }
             Self::Json => (format!("call{}", if several { " (\"; \" call)*" } else { "" }), '{'),
             Self::List { marker } => {
-                let marker = marker.map_or_else(|| quoted(LIST), |id| format!("<[{id}]>"));
                 let more = if several { " (\", \" call)*" } else { "" };
-                (format!("{marker} \"[\" call{more} \"]\""), '[')
+                (format!("{} \"[\" call{more} \"]\"", special(*marker, LIST)), '[')
+            }
+            Self::Named { .. } => (format!("call{}", if several { "+" } else { "" }), '['),
+        };
+        let (start, rest) = match otherwise {
+            Otherwise::Nothing => ("calls", String::new()),
+            Otherwise::Text => ("calls | TEXT", format!("TEXT: /([^{not_text}](.|\\n)*)?/\n")),
+            Otherwise::Json { schema, strict } => {
+                ("calls | answer", format!("answer: %json {}\n", prepared(schema.clone(), *strict)))
             }
         };
-        let start = if or_text { "calls | TEXT" } else { "calls" };
-        let text = if or_text { format!("TEXT: /([^{not_text}](.|\\n)*)?/\n") } else { String::new() };
-        format!("start: {start}\n{text}calls: {calls}\ncall: {}\n{rules}", names.join(" | "))
+        format!("start: {start}\n{rest}calls: {calls}\ncall: {}\n{rules}", names.join(" | "))
+    }
+
+    /// The rule of a call of one tool, whose arguments are `arguments_index`.
+    fn call(&self, name: &str, index: usize) -> String {
+        let key = match self {
+            Self::Named { marker, args } => {
+                let (marker, args) = (special(*marker, LIST), special(*args, ARGS));
+                return format!("{marker} {} {args} arguments_{index}", quoted(name));
+            }
+            Self::Json => "parameters",
+            Self::Tagged { .. } | Self::List { .. } => "arguments",
+        };
+        let opening = format!(r#"{{"name": {}, "{key}": "#, Value::from(name));
+        format!("{} arguments_{index} \"}}\"", quoted(&opening))
     }
 
     /// The conversation as the template can write it: where it knows no tools, they are described in a system
@@ -107,6 +151,23 @@ impl ToolFormat {
         }
         Chat { messages, tools: Vec::new(), next, template_args }
     }
+}
+
+/// A schema of whole calls in [`ToolFormat::Json`].
+fn call_schema(tool: &Tool) -> Value {
+    let parameters = moved(tool.parameters.clone(), "/properties/parameters");
+    let call = json!({
+        "type": "object",
+        "properties": { "name": { "const": tool.name }, "parameters": parameters },
+        "required": ["name", "parameters"],
+        "additionalProperties": false,
+    });
+    prepared(call, tool.strict)
+}
+
+/// A special token in Lark, or its name where it is none.
+fn special(token: Option<u32>, name: &str) -> String {
+    token.map_or_else(|| quoted(name), |id| format!("<[{id}]>"))
 }
 
 fn description(tools: &[Tool]) -> String {
@@ -144,7 +205,7 @@ mod tests {
 
     fn tool(name: &str) -> Tool {
         let parameters = json!({"type": "object", "properties": {"city": {"type": "string"}}});
-        Tool { name: name.to_owned(), description: Some("the weather".to_owned()), parameters }
+        Tool { name: name.to_owned(), description: Some("the weather".to_owned()), parameters, strict: false }
     }
 
     #[test]
@@ -153,6 +214,8 @@ mod tests {
         assert_eq!(of("{{ messages }}"), ToolFormat::Tagged { in_template: false });
         assert_eq!(of("{% if tools %}<tool_call>{% endif %}"), ToolFormat::Tagged { in_template: true });
         assert_eq!(of("{% if tools %}[TOOL_CALLS]{% endif %}"), ToolFormat::List { marker: Some(5) });
+        let named = ToolFormat::Named { marker: Some(5), args: None };
+        assert_eq!(of("{% if tools %}[TOOL_CALLS]f[ARGS]{% endif %}"), named);
         assert_eq!(of("{% if tools %}\"parameters\"{% endif %}"), ToolFormat::Json);
         assert_eq!(ToolFormat::of_template(None, |_| None), ToolFormat::Tagged { in_template: false });
     }
@@ -180,9 +243,15 @@ mod tests {
         let tools = [tool("weather"), tool("say \"hi\"")];
         insta::assert_snapshot!(
             "tagged",
-            ToolFormat::Tagged { in_template: true }.grammar(&tools, true, true)
+            ToolFormat::Tagged { in_template: true }.grammar(&tools, &Otherwise::Text, true)
         );
-        insta::assert_snapshot!("json", ToolFormat::Json.grammar(&tools, false, true));
-        insta::assert_snapshot!("list", ToolFormat::List { marker: Some(5) }.grammar(&tools, true, false));
+        insta::assert_snapshot!("json", ToolFormat::Json.grammar(&tools, &Otherwise::Nothing, true));
+        let named = ToolFormat::Named { marker: Some(5), args: None };
+        let json = Otherwise::Json { schema: json!({"type": "object"}), strict: true };
+        insta::assert_snapshot!("named", named.grammar(&tools, &json, true));
+        insta::assert_snapshot!(
+            "list",
+            ToolFormat::List { marker: Some(5) }.grammar(&tools, &Otherwise::Text, false)
+        );
     }
 }

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use sparkv::Presets;
 use sparkv_engine::{
     CallParser, Chat, ChatMessage, EngineConfig, Event, FinishReason, GenerateError, GenerateRequest,
-    OutputFormat, ParsedDelta, Prompt, RequestError, SamplingParams, TextEngine, TextLogprob, TextModel,
-    Tool,
+    Otherwise, OutputFormat, ParsedDelta, Prompt, RequestError, SamplingParams, TextEngine, TextLogprob,
+    TextModel, Tool,
 };
 use sparkv_models::{LoadOptions, ModelSource, WeightFormat, load};
 
@@ -167,6 +167,10 @@ fn several_answers_have_a_seed_each() {
     assert_eq!(texts(vec![engine.generate(second).unwrap()]), three[1..2]);
 }
 
+fn strict(schema: Value) -> OutputFormat {
+    OutputFormat::JsonSchema { schema, strict: true }
+}
+
 fn schema() -> Value {
     json!({
         "type": "object",
@@ -186,7 +190,7 @@ fn schema() -> Value {
 fn answers_keep_to_a_schema() {
     let engine = engine();
     for seed in 0..20 {
-        let answer = formatted(&engine, OutputFormat::JsonSchema(schema()), seed);
+        let answer = formatted(&engine, strict(schema()), seed);
         let value: Value = serde_json::from_str(&answer.text).unwrap_or_else(|_| panic!("{answer:?}"));
         assert_eq!(answer.reason, FinishReason::Stop);
         let age = value["age"].as_u64().unwrap();
@@ -222,12 +226,14 @@ fn answers_keep_to_other_languages() {
 #[test]
 fn forced_calls_are_calls() {
     let engine = engine();
-    let tool = |name: &str| Tool { name: name.to_owned(), description: None, parameters: schema() };
+    let tool =
+        |name: &str| Tool { name: name.to_owned(), description: None, parameters: schema(), strict: true };
     let tools = vec![tool("first"), tool("second")];
     let (mut calls, mut texts) = (0, 0);
     for seed in 0..12 {
         let or_text = seed % 2 == 0;
-        let format = OutputFormat::ToolCalls { tools: tools.clone(), or_text, several: seed % 3 == 0 };
+        let otherwise = if or_text { Otherwise::Text } else { Otherwise::Nothing };
+        let format = OutputFormat::ToolCalls { tools: tools.clone(), otherwise, several: seed % 3 == 0 };
         let request = GenerateRequest {
             format: Some(format),
             sampling: sampling(seed),
@@ -276,8 +282,8 @@ fn a_grammar_that_cannot_be_is_refused() {
     };
     refused(OutputFormat::Regex("[".to_owned()));
     refused(OutputFormat::Lark("start: missing".to_owned()));
-    refused(OutputFormat::JsonSchema(json!({"type": "no such type"})));
-    refused(OutputFormat::JsonSchema(json!({"$ref": "https://example.com/schema.json"})));
+    refused(strict(json!({"type": "no such type"})));
+    refused(strict(json!({"$ref": "https://example.com/schema.json"})));
     let huge = "x".repeat(2 << 20);
     assert!(refused(OutputFormat::Choice(vec![huge])).contains("bytes"));
     let ignoring =

@@ -33,6 +33,7 @@ fn chat(conversation: &Value) -> Chat {
         name: text(&tool["function"]["name"]),
         description: tool["function"]["description"].as_str().map(str::to_owned),
         parameters: tool["function"]["parameters"].clone(),
+        strict: false,
     };
     Chat {
         messages: list(&conversation["messages"]).map(message).collect(),

@@ -4,7 +4,6 @@ use sparkv_engine::Prompt;
 
 use crate::app::App;
 use crate::chat::types::ChatBody;
-use crate::conversation::tools;
 use crate::conversation::types::MESSAGES;
 use crate::conversation::{self, Conversation};
 use crate::error::ApiError;
@@ -19,7 +18,7 @@ use crate::refusals::Refusals;
 pub(crate) fn validate(body: ChatBody, refusals: &mut Refusals, app: &App) -> Result<Checked, ApiError> {
     let ChatBody { conversation, logprobs, generation } = body;
     let Conversation { chat, choice } = conversation::check(conversation, refusals)?;
-    let (calls, parser) = tools::calls(&chat.tools, choice, app);
+    let tools = Some((chat.tools.clone(), choice));
     let asked = Asked {
         prompts: vec![Prompt::Chat(chat)],
         names: Names::usual(MESSAGES),
@@ -28,8 +27,7 @@ pub(crate) fn validate(body: ChatBody, refusals: &mut Refusals, app: &App) -> Re
         prompt_logprobs: None,
         may_be_empty: false,
         format: None,
-        calls,
-        parser,
+        tools,
     };
     generation::validate::validate(generation, asked, refusals, app)
 }

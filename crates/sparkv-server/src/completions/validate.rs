@@ -34,8 +34,7 @@ pub(crate) fn validate(
         prompt_logprobs: logprobs.filter(|_| echo == Some(true)),
         may_be_empty: true,
         format: None,
-        calls: None,
-        parser: None,
+        tools: None,
     };
     generation::validate::validate(generation, asked, refusals, app)
 }

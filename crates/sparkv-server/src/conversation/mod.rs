@@ -5,7 +5,7 @@ pub(crate) mod tools;
 pub(crate) mod types;
 
 use serde_json::{Map, Value};
-use sparkv_engine::{Chat, ChatMessage, ToolCall, Turn};
+use sparkv_engine::{Chat, ChatMessage, Tool, ToolCall, Turn};
 
 use self::types::{Content, ContentPart, ConversationFields, MESSAGES, Message, ToolCallBody};
 use crate::error::ApiError;
@@ -21,10 +21,9 @@ pub(crate) struct Conversation {
 
 impl Conversation {
     /// A conversation in which tools are offered.
-    pub(crate) fn new(mut chat: Chat, tools: Vec<tools::Offered>, choice: tools::Choice) -> Self {
+    pub(crate) fn new(mut chat: Chat, tools: Vec<Tool>, choice: tools::Choice) -> Self {
         // A choice of none leaves the tools out of the prompt as well: the model is not to think of them.
-        let offered = if choice.mode == tools::Mode::Never { Vec::new() } else { tools };
-        chat.tools = offered.into_iter().map(|tool| tool.tool).collect();
+        chat.tools = if choice.mode == tools::Mode::Never { Vec::new() } else { tools };
         Self { chat, choice }
     }
 }

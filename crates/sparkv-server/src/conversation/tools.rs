@@ -1,11 +1,12 @@
 //! Checks of tools, and what they make of an answer.
 
 use serde_json::{Value, json};
-use sparkv_engine::{CallParser, OutputFormat, Tool};
+use sparkv_engine::{CallParser, Otherwise, OutputFormat, Tool};
 
 use crate::app::App;
 use crate::conversation::types::{FunctionBody, FunctionChoice, ToolBody, ToolChoice};
 use crate::error::ApiError;
+use crate::generation::format::AskedFormat;
 
 /// Characters of a tool's name.
 const MAX_NAME: usize = 64;
@@ -15,13 +16,6 @@ const MAX_TOOLS: usize = 128;
 
 /// The field that chooses.
 const PARAM: &str = "tool_choice";
-
-/// A tool, and whether its arguments have to keep to their schema.
-#[derive(Debug)]
-pub(crate) struct Offered {
-    pub(crate) tool: Tool,
-    pub(crate) strict: bool,
-}
 
 /// Which tools are to be called, and how.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,7 +43,7 @@ pub(crate) enum Mode {
 ///
 /// # Errors
 /// The first that cannot be offered.
-pub(crate) fn check(tools: Vec<ToolBody>) -> Result<Vec<Offered>, ApiError> {
+pub(crate) fn check(tools: Vec<ToolBody>) -> Result<Vec<Tool>, ApiError> {
     check_each(tools, |path, tool| {
         if tool.kind != "function" {
             return Err(ApiError::unsupported(format!("{path}.type"), "only functions can be called"));
@@ -69,16 +63,16 @@ pub(crate) fn check(tools: Vec<ToolBody>) -> Result<Vec<Offered>, ApiError> {
 pub(crate) fn check_each<T>(
     tools: Vec<T>,
     mut function: impl FnMut(String, T) -> Result<(String, FunctionBody), ApiError>,
-) -> Result<Vec<Offered>, ApiError> {
+) -> Result<Vec<Tool>, ApiError> {
     if tools.len() > MAX_TOOLS {
         let message = format!("at most {MAX_TOOLS} tools can be offered, got {}", tools.len());
-        return Err(ApiError::invalid("tools", message));
+        return Err(ApiError::invalid(TOOLS, message));
     }
-    let mut offered: Vec<Offered> = Vec::new();
+    let mut offered: Vec<Tool> = Vec::new();
     for (index, tool) in tools.into_iter().enumerate() {
         let (path, function) = function(format!("tools[{index}]"), tool)?;
         let tool = check_function(&path, function)?;
-        if offered.iter().any(|other| other.tool.name == tool.tool.name) {
+        if offered.iter().any(|other| other.name == tool.name) {
             return Err(ApiError::invalid(format!("{path}.name"), "two tools have this name"));
         }
         offered.push(tool);
@@ -90,7 +84,7 @@ pub(crate) fn check_each<T>(
 ///
 /// # Errors
 /// If it has no name that can be told apart from text.
-fn check_function(path: &str, function: FunctionBody) -> Result<Offered, ApiError> {
+fn check_function(path: &str, function: FunctionBody) -> Result<Tool, ApiError> {
     let FunctionBody { name, description, parameters, strict } = function;
     let is_fit = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(is_fit) {
@@ -101,7 +95,7 @@ fn check_function(path: &str, function: FunctionBody) -> Result<Offered, ApiErro
         Some(schema) => Value::Object(schema),
         None => json!({ "type": "object", "properties": {}, "additionalProperties": false }),
     };
-    Ok(Offered { tool: Tool { name, description, parameters }, strict: strict.unwrap_or(false) })
+    Ok(Tool { name, description, parameters, strict: strict.unwrap_or(false) })
 }
 
 /// Checks which tools are to be called.
@@ -111,7 +105,7 @@ fn check_function(path: &str, function: FunctionBody) -> Result<Offered, ApiErro
 pub(crate) fn check_choice(
     choice: Option<ToolChoice>,
     parallel: Option<bool>,
-    tools: &[Offered],
+    tools: &[Tool],
 ) -> Result<Choice, ApiError> {
     let mode = match choice {
         None => Mode::Maybe,
@@ -156,45 +150,65 @@ pub(crate) fn choose(
     mode: Mode,
     name_param: &str,
     parallel: Option<bool>,
-    tools: &[Offered],
+    tools: &[Tool],
 ) -> Result<Choice, ApiError> {
     let mode = match mode {
         Mode::Maybe if tools.is_empty() => Mode::Never,
         Mode::Any if tools.is_empty() => return Err(ApiError::invalid(PARAM, "only allowed with tools")),
-        Mode::Only(name) if !tools.iter().any(|offered| offered.tool.name == name) => {
+        Mode::Only(name) if !tools.iter().any(|tool| tool.name == name) => {
             return Err(ApiError::invalid(name_param, format!("there is no tool `{name}`")));
         }
         mode => mode,
     };
-    let strict = tools.iter().any(|offered| offered.strict);
+    let strict = tools.iter().any(|tool| tool.strict);
     Ok(Choice { mode, several: parallel.unwrap_or(true), strict })
 }
 
-/// What tools make of an answer: its format, with the field that asks for it, and what finds the calls.
+/// The field that asks for calls.
+const TOOLS: &str = "tools";
+
+/// What tools make of an answer, which is to be in the format `asked` where it calls none; `None` if none can be called.
 ///
-/// Where the model is free to call or not, its answer is held to a format only if something is promised of its calls:
-/// that arguments keep to their schemas, or that there is one call at most. It then calls or talks, not both.
+/// Where the model is free to call or not, its answer is held to a format only if something is promised of it: that
+/// arguments keep to their schemas, that there is one call at most, or that other answers have a format. It then calls
+/// or talks, not both.
+///
+/// # Errors
+/// If that format is no JSON.
 pub(crate) fn calls(
     tools: &[Tool],
     choice: Choice,
+    asked: Option<AskedFormat>,
     app: &App,
-) -> (Option<(OutputFormat, &'static str)>, Option<CallParser>) {
-    if tools.is_empty() {
-        return (None, None);
+) -> Result<(Option<AskedFormat>, Option<CallParser>), ApiError> {
+    if tools.is_empty() || choice.mode == Mode::Never {
+        return Ok((asked, None));
     }
-    let names = tools.iter().map(|tool| tool.name.clone()).collect();
-    let format = |tools: Vec<Tool>, or_text, several| OutputFormat::ToolCalls { tools, or_text, several };
     let several = choice.several;
-    let format = match choice.mode {
-        Mode::Never => return (None, None),
-        Mode::Maybe if choice.strict || !several => Some(format(tools.to_vec(), true, several)),
-        Mode::Maybe => None,
-        Mode::Any => Some(format(tools.to_vec(), false, several)),
-        Mode::Only(name) => {
+    let format = |tools: Vec<Tool>, otherwise, several| {
+        let format = OutputFormat::ToolCalls { tools, otherwise, several };
+        Some(AskedFormat { format, param: TOOLS })
+    };
+    let format = match (choice.mode, asked) {
+        (Mode::Never, asked) => asked,
+        (Mode::Maybe, Some(AskedFormat { format: OutputFormat::JsonSchema { schema, strict }, param })) => {
+            let otherwise = Otherwise::Json { schema, strict };
+            format(tools.to_vec(), otherwise, several).map(|asked| AskedFormat { param, ..asked })
+        }
+        (Mode::Maybe, Some(AskedFormat { param, .. })) => {
+            let reason = "with tools that may be called, other answers can be JSON, but no other format";
+            return Err(ApiError::unsupported(param, reason));
+        }
+        (Mode::Maybe, None) if choice.strict || !several => format(tools.to_vec(), Otherwise::Text, several),
+        (Mode::Maybe, None) => None,
+        // Whatever else was asked for says nothing of calls.
+        (Mode::Any, _) => format(tools.to_vec(), Otherwise::Nothing, several),
+        (Mode::Only(name), _) => {
             let only = tools.iter().filter(|tool| tool.name == name).cloned();
-            Some(format(only.collect(), false, false))
+            format(only.collect(), Otherwise::Nothing, false)
         }
     };
+    let names = tools.iter().map(|tool| tool.name.clone()).collect();
     let parser = CallParser::new(app.tool_format(), names, format.is_some());
-    (format.map(|format| (format, "tools")), Some(parser))
+    Ok((format, Some(parser)))
 }

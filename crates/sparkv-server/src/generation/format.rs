@@ -99,12 +99,13 @@ pub(crate) fn check_response(
     }
 }
 
-/// `{"name", "schema", "strict", "description"}`; all answers keep to the schema, strict or not.
+/// `{"name", "schema", "strict", "description"}`; all answers keep to the schema, though as far as can be only
+/// if it is not strict.
 fn json_schema<'a>(
     path: &str,
     fields: impl Iterator<Item = (&'a String, &'a Value)>,
 ) -> Result<OutputFormat, ApiError> {
-    let (mut named, mut schema) = (false, None);
+    let (mut named, mut schema, mut strict) = (false, None, false);
     for (name, value) in fields {
         let right = match name.as_str() {
             "name" => {
@@ -112,7 +113,10 @@ fn json_schema<'a>(
                 value.is_string()
             }
             "description" => value.is_string() || value.is_null(),
-            "strict" => value.is_boolean() || value.is_null(),
+            "strict" => {
+                strict = value == true;
+                value.is_boolean() || value.is_null()
+            }
             "schema" => {
                 schema = Some(value);
                 true
@@ -127,13 +131,13 @@ fn json_schema<'a>(
         return Err(ApiError::invalid(format!("{path}.name"), "a schema has a name"));
     }
     match schema {
-        Some(schema) if schema.is_object() => Ok(OutputFormat::JsonSchema(schema.clone())),
+        Some(schema) if schema.is_object() => Ok(OutputFormat::JsonSchema { schema: schema.clone(), strict }),
         _ => Err(ApiError::invalid(format!("{path}.schema"), "must be a JSON schema, which is an object")),
     }
 }
 
 fn any_object() -> OutputFormat {
-    OutputFormat::JsonSchema(json!({ "type": "object" }))
+    OutputFormat::JsonSchema { schema: json!({ "type": "object" }), strict: true }
 }
 
 /// A schema, or its JSON as a string.
@@ -146,7 +150,7 @@ fn schema(param: &'static str, schema: Value) -> Result<OutputFormat, ApiError> 
     if !schema.is_object() {
         return Err(ApiError::invalid(param, "must be a JSON schema, which is an object"));
     }
-    Ok(OutputFormat::JsonSchema(schema))
+    Ok(OutputFormat::JsonSchema { schema, strict: true })
 }
 
 fn choice(param: &'static str, texts: Vec<String>) -> Result<OutputFormat, ApiError> {

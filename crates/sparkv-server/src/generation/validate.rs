@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
 use sparkv::{KvChoice, KvOptions};
-use sparkv_engine::{CallParser, GenerateRequest, OutputFormat, Prompt, SamplingParams};
+use sparkv_engine::{CallParser, GenerateRequest, Prompt, SamplingParams, Tool};
 
 use crate::app::App;
+use crate::conversation::tools::{self, Choice};
 use crate::error::{ApiError, Fault};
 use crate::generation::fields::{GenerationFields, Seed, Stop, StreamOptions};
 use crate::generation::format::{self, AskedFormat};
@@ -66,9 +67,8 @@ pub(crate) struct Asked {
     pub(crate) may_be_empty: bool,
     /// A format that a field of its own asks for.
     pub(crate) format: Option<AskedFormat>,
-    /// What tools that have to be called make of the answer, and the field that asks for it.
-    pub(crate) calls: Option<(OutputFormat, &'static str)>,
-    pub(crate) parser: Option<CallParser>,
+    /// Tools, and which of them are to be called.
+    pub(crate) tools: Option<(Vec<Tool>, Choice)>,
 }
 
 /// Checks the fields and makes the engine's requests of them.
@@ -88,17 +88,14 @@ pub(crate) fn validate(
         (Some(AskedFormat { param, .. }), Some(_)) => {
             return Err(ApiError::invalid(param, "only one field can ask for a format"));
         }
-        (one, other) => one.or(other).map(|asked| (asked.format, asked.param)),
+        (one, other) => one.or(other),
     };
-    let (format, format_param) = match (format, asked.calls) {
-        (Some((_, param)), Some(_)) => {
-            let reason = "with tools that may be called, answers have no other format";
-            return Err(ApiError::unsupported(param, reason));
-        }
-        (asked, calls) => {
-            asked.or(calls).map_or((None, names.format), |(format, param)| (Some(format), param))
-        }
+    let (format, parser) = match asked.tools {
+        Some((tools, choice)) => tools::calls(&tools, choice, format, app)?,
+        None => (format, None),
     };
+    let (format, format_param) =
+        format.map_or((None, names.format), |asked| (Some(asked.format), asked.param));
     let fault = Fault {
         prompt: names.prompt,
         max_tokens: if fields.max_completion_tokens.is_some() {
@@ -146,7 +143,7 @@ pub(crate) fn validate(
     let requests = asked.prompts.into_iter().map(request).collect();
     let delivery = check_delivery(fields.stream, fields.stream_options, refusals);
     let requests = CheckedRequests { requests, answers, fault };
-    Ok(Checked { requests, delivery, parser: asked.parser })
+    Ok(Checked { requests, delivery, parser })
 }
 
 fn check_n(n: Option<usize>, prompts: usize) -> Result<NonZeroUsize, ApiError> {

@@ -1,9 +1,9 @@
 //! Checks of messages that consist of blocks, and of the tools that they may call.
 
 use serde_json::Value;
-use sparkv_engine::{Chat, ChatMessage, ToolCall, Turn};
+use sparkv_engine::{Chat, ChatMessage, Tool, ToolCall, Turn};
 
-use crate::conversation::tools::{self, Mode, Offered};
+use crate::conversation::tools::{self, Mode};
 use crate::conversation::types::FunctionBody;
 use crate::conversation::{self, Conversation, PartKinds};
 use crate::error::ApiError;
@@ -172,7 +172,7 @@ fn check_result(
     Ok(ChatMessage { tool_call_id: Some(tool_use_id), name: Some(name), ..ChatMessage::new("tool", content) })
 }
 
-fn check_tools(tools: Vec<ToolBody>, refusals: &mut Refusals) -> Result<Vec<Offered>, ApiError> {
+fn check_tools(tools: Vec<ToolBody>, refusals: &mut Refusals) -> Result<Vec<Tool>, ApiError> {
     tools::check_each(tools, |path, tool| {
         let ToolBody { kind, name, description, input_schema, strict, rest } = tool;
         if kind.is_some_and(|kind| kind != "custom") {
@@ -189,7 +189,7 @@ fn check_tools(tools: Vec<ToolBody>, refusals: &mut Refusals) -> Result<Vec<Offe
 
 fn check_choice(
     choice: Option<ToolChoice>,
-    tools: &[Offered],
+    tools: &[Tool],
     refusals: &mut Refusals,
 ) -> Result<tools::Choice, ApiError> {
     const PARAM: &str = "tool_choice";

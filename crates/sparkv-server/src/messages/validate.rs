@@ -4,7 +4,6 @@ use sparkv_engine::Prompt;
 
 use crate::app::App;
 use crate::conversation::Conversation;
-use crate::conversation::tools;
 use crate::error::ApiError;
 use crate::generation;
 use crate::generation::validate::{Asked, Checked, Names};
@@ -25,7 +24,7 @@ pub(crate) fn validate(body: MessagesBody, refusals: &mut Refusals, app: &App) -
         return Err(ApiError::invalid(NAMES.max_tokens, "is required"));
     }
     let Conversation { chat, choice } = conversation::check(conversation, refusals)?;
-    let (calls, parser) = tools::calls(&chat.tools, choice, app);
+    let tools = Some((chat.tools.clone(), choice));
     let asked = Asked {
         prompts: vec![Prompt::Chat(chat)],
         names: NAMES,
@@ -34,8 +33,7 @@ pub(crate) fn validate(body: MessagesBody, refusals: &mut Refusals, app: &App) -
         prompt_logprobs: None,
         may_be_empty: false,
         format: None,
-        calls,
-        parser,
+        tools,
     };
     generation::validate::validate(generation, asked, refusals, app)
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use sparkv_engine::{Chat, Prompt};
+use sparkv_engine::{Chat, Prompt, Tool};
 
 use crate::app::App;
 use crate::conversation::Conversation;
-use crate::conversation::tools::{self, Mode, Offered};
+use crate::conversation::tools::{self, Mode};
 use crate::conversation::types::FunctionBody;
 use crate::error::ApiError;
 use crate::generation;
@@ -71,7 +71,7 @@ pub(crate) fn validate(
     let template_args = body.chat_template_kwargs.unwrap_or_default();
     let chat = Chat { messages, template_args, ..Chat::default() };
     let Conversation { chat, choice } = Conversation::new(chat, offered, choice);
-    let (calls, parser) = tools::calls(&chat.tools, choice, app);
+    let tools = Some((chat.tools.clone(), choice));
     let format = format.map(|format| format::check_response(NAMES.format, format, Place::Beside));
     let format = format.transpose()?.flatten().map(|format| AskedFormat { format, param: NAMES.format });
     let prompts = vec![Prompt::Chat(chat)];
@@ -84,8 +84,7 @@ pub(crate) fn validate(
         prompt_logprobs: None,
         may_be_empty: false,
         format,
-        calls,
-        parser,
+        tools,
     };
     Ok((generation::validate::validate(generation, asked, refusals, app)?, echo))
 }
@@ -128,7 +127,7 @@ fn check_text(text: TextBody, refusals: &mut Refusals) -> Option<Value> {
     text.format
 }
 
-fn check_tools(tools: Vec<ToolBody>, refusals: &mut Refusals) -> Result<Vec<Offered>, ApiError> {
+fn check_tools(tools: Vec<ToolBody>, refusals: &mut Refusals) -> Result<Vec<Tool>, ApiError> {
     tools::check_each(tools, |path, tool| {
         let ToolBody { kind, name, description, parameters, strict, rest } = tool;
         if kind != "function" {
@@ -143,7 +142,7 @@ fn check_tools(tools: Vec<ToolBody>, refusals: &mut Refusals) -> Result<Vec<Offe
 fn check_choice(
     choice: Option<&Value>,
     parallel: Option<bool>,
-    tools: &[Offered],
+    tools: &[Tool],
 ) -> Result<tools::Choice, ApiError> {
     const PARAM: &str = "tool_choice";
     const NAME: &str = "tool_choice.name";
