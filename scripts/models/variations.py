@@ -3,7 +3,10 @@ stops. python variations.py > crates/sparkv-models/tests/golden/variations.json
 
 Of a configuration that transformers refuses and sparkv is to take (`error`), it is what transformers makes of the same in other
 words. One that sparkv is to refuse says in `refused` what its message must name."""
-import json, os, tempfile
+import json
+import os
+import tempfile
+
 import transformers
 from transformers import AutoConfig, GenerationConfig
 
