@@ -213,7 +213,7 @@ fn pre_tokenizers_go_by_all_names_that_llama_cpp_has_for_them() {
         (false, &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"]),
         (false, &["qwen2", "deepseek-r1-qwen", "kormo", "megrez", "stablelm2", "hunyuan", "solar-open"]),
         (true, &["tekken"]),
-        (false, &["default"]),
+        (false, &["default", ""]),
     ];
     let text = "They'RE 12345 (a.b)\n\n  ÉtéHOT don't/";
     let folder = tempfile::tempdir().unwrap();

@@ -119,7 +119,7 @@ impl GgufFile {
     }
 
     fn pre_tokenizer(&self) -> Result<&'static PreTokenizer, LoadError> {
-        let name = self.text("tokenizer.ggml.pre")?.unwrap_or("default");
+        let name = self.text("tokenizer.ggml.pre")?.filter(|name| !name.is_empty()).unwrap_or("default");
         PreTokenizer::named(name).ok_or_else(|| {
             let known = PreTokenizer::names().collect::<Vec<_>>().join(", ");
             self.tokenizer_error(format!("tokenizer.ggml.pre = `{name}`; known are {known}"))
