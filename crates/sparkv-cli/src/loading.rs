@@ -63,6 +63,15 @@ pub(crate) fn load_model(
 ) -> anyhow::Result<(LoadedModel, TextModel)> {
     let options = LoadOptions { weights, device: settings.model.device, hub: hub_options(settings) };
     let mut loaded = load_files(source, &options, progress)?;
+    if !loaded.text.not_cached.is_empty() {
+        let (files, template) = (loaded.text.not_cached.join(", "), loaded.text.chat_template.is_some());
+        tracing::warn!(
+            files,
+            template,
+            "the hub could not be asked for files that the cache lacks and the model may have; \
+             run `sparkv pull` once online"
+        );
+    }
     if let Some(path) = &settings.model.chat_template {
         let template = read_to_string(path)
             .with_context(|| format!("cannot read the chat template {}", path.display()))?;

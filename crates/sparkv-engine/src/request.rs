@@ -193,6 +193,15 @@ pub enum RequestError {
     /// A conversation for a model that has no chat template.
     #[error("this model has no chat template; send a plain prompt")]
     NoChatTemplate,
+    /// A conversation for a model that may have a chat template in files that are not here.
+    #[error(
+        "this model's chat template is not here: {files} are not in the cache, and the hub could not be asked for them; \
+         fetch the model once online, or give a template with --chat-template"
+    )]
+    TemplateNotCached {
+        /// Their names.
+        files: String,
+    },
     /// A conversation for a model whose chat template is none.
     #[error("this model's chat template cannot be compiled, so that it takes no chats: {0}")]
     BrokenTemplate(String),

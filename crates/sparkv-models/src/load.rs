@@ -67,7 +67,8 @@ pub fn load(
 
 /// A decoder on `device` of the shape in `config` with random weights, the same for the same `seed`.
 ///
-/// Made quickly, in the format asked for: no f32 copy of a quantized matrix is ever made.
+/// Made quickly, in the format asked for: no f32 copy of a quantized matrix is ever made. No token ends its answers, which
+/// mean nothing.
 ///
 /// # Errors
 /// If the weights cannot be held in `format`.
@@ -78,7 +79,8 @@ pub fn load_dummy(
     device: &Device,
     progress: &dyn Progress,
 ) -> Result<Decoder, LoadError> {
-    Decoder::load(config, &Random::new(seed, format.for_matrices()), format, device, progress)
+    let config = DecoderConfig { eos_token_ids: Vec::new(), ..config.clone() };
+    Decoder::load(&config, &Random::new(seed, format.for_matrices()), format, device, progress)
 }
 
 fn load_folder(

@@ -221,9 +221,10 @@ impl ApiError {
             RequestError::TooMuchMemory { .. } => Self::KvMemoryExceeded(message),
             RequestError::Format(_) => Self::invalid(fault.format, message),
             RequestError::QueueFull { .. } => Self::QueueFull(message),
-            RequestError::NoChatTemplate | RequestError::BrokenTemplate(_) | RequestError::Template(_) => {
-                Self::invalid(fault.prompt, message)
-            }
+            RequestError::NoChatTemplate
+            | RequestError::TemplateNotCached { .. }
+            | RequestError::BrokenTemplate(_)
+            | RequestError::Template(_) => Self::invalid(fault.prompt, message),
             RequestError::Stopped => {
                 Self::Unavailable("the server is shutting down or its engine has stopped")
             }

@@ -26,6 +26,8 @@ pub struct TextModel {
     tool_template: Option<Template>,
     vocabulary: Vocabulary,
     control: ControlTokens,
+    /// Files that might hold a template, if the model had them.
+    not_cached: Vec<&'static str>,
     /// Whether only templates can write special tokens into a conversation.
     literal_content: bool,
     tools: ToolFormat,
@@ -75,6 +77,7 @@ impl TextModel {
             tool_template: None,
             tools: tool_format(chat_template, &tokenizer, &vocabulary),
             control: ControlTokens::new(&tokenizer),
+            not_cached: Vec::new(),
             literal_content: true,
             vocabulary,
             tokenizer,
@@ -88,6 +91,7 @@ impl TextModel {
             [&files.chat_template, &files.tool_use_template, &files.bos_token, &files.eos_token]
                 .map(Option::as_deref);
         let mut model = Self::new(files.tokenizer.clone(), template, bos, eos);
+        model.not_cached.clone_from(&files.not_cached);
         if let Some(source) = tool_template {
             model.tools = tool_format(tool_template, &model.tokenizer, &model.vocabulary);
             model.tool_template = Some(Template::new(source, bos, eos));
@@ -167,7 +171,11 @@ impl TextModel {
 
     fn write_chat(&self, mut chat: Chat) -> Result<Rendered, RequestError> {
         let of_tools = self.tool_template.as_ref().filter(|_| !chat.tools.is_empty());
-        let template = of_tools.or(self.template.as_ref()).ok_or(RequestError::NoChatTemplate)?;
+        let template =
+            of_tools.or(self.template.as_ref()).ok_or_else(|| match self.not_cached.as_slice() {
+                [] => RequestError::NoChatTemplate,
+                files => RequestError::TemplateNotCached { files: files.join(", ") },
+            })?;
         let compiled =
             template.compiled.as_ref().map_err(|fault| RequestError::BrokenTemplate(fault.clone()))?;
         if chat.messages.is_empty() {

@@ -15,12 +15,14 @@ pub enum ConfigError {
         source: serde_json::Error,
     },
     /// A model this decoder does not run.
-    #[error("unsupported {what} `{name}`")]
+    #[error("unsupported {what} `{name}`: {instead}")]
     Unsupported {
         /// Which part of the model, e.g. `architecture`.
         what: &'static str,
         /// Its name in the file.
         name: String,
+        /// What is supported.
+        instead: String,
     },
     /// A value that makes no sense.
     #[error("{field}: {message}")]
@@ -33,8 +35,12 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    pub(crate) fn unsupported(what: &'static str, name: impl Into<String>) -> Self {
-        Self::Unsupported { what, name: name.into() }
+    pub(crate) fn unsupported(
+        what: &'static str,
+        name: impl Into<String>,
+        instead: impl Into<String>,
+    ) -> Self {
+        Self::Unsupported { what, name: name.into(), instead: instead.into() }
     }
 
     pub(crate) fn invalid(field: &'static str, message: impl Into<String>) -> Self {

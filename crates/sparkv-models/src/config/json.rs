@@ -181,7 +181,11 @@ impl HfConfig {
                     Ok(self.sliding_window.unwrap_or(Some(4096)))
                 }
                 first if first >= layers => Ok(None),
-                first => Err(ConfigError::unsupported("max_window_layers", first.to_string())),
+                first => Err(ConfigError::unsupported(
+                    "max_window_layers",
+                    first.to_string(),
+                    format!("the window must be for all {layers} layers (0) or for none ({layers})"),
+                )),
             },
         }
     }
@@ -189,17 +193,25 @@ impl HfConfig {
     fn refuse_unsupported(&self) -> Result<(), ConfigError> {
         if let Some(activation) = self.hidden_act.as_deref().filter(|name| !matches!(*name, "silu" | "swish"))
         {
-            return Err(ConfigError::unsupported("hidden_act", activation));
+            return Err(ConfigError::unsupported("hidden_act", activation, "it must be silu"));
         }
         if let Some(config) = &self.quantization_config {
             let method = config.get("quant_method").and_then(|m| m.as_str()).unwrap_or("unknown");
-            return Err(ConfigError::unsupported("quantization_config", method));
+            return Err(ConfigError::unsupported(
+                "quantization_config",
+                method,
+                "take the model as it was before, or one of its GGUF files",
+            ));
         }
         let in_rope = |rope: &Option<HfRope>| rope.as_ref().and_then(|r| r.partial_rotary_factor);
         let partial =
             [self.partial_rotary_factor, in_rope(&self.rope_parameters), in_rope(&self.rope_scaling)];
         if let Some(factor) = partial.into_iter().flatten().find(|factor| *factor != 1.0) {
-            return Err(ConfigError::unsupported("partial_rotary_factor", factor.to_string()));
+            return Err(ConfigError::unsupported(
+                "partial_rotary_factor",
+                factor.to_string(),
+                "it must be 1",
+            ));
         }
         Ok(())
     }
@@ -209,7 +221,11 @@ impl HfConfig {
         let expected = if sliding_window.is_some() { "sliding_attention" } else { "full_attention" };
         match self.layer_types.iter().flatten().find(|kind| *kind != expected) {
             None => Ok(()),
-            Some(kind) => Err(ConfigError::unsupported("mixture of layer_types with", kind)),
+            Some(kind) => Err(ConfigError::unsupported(
+                "mixture of layer_types with",
+                kind,
+                format!("all must be {expected}"),
+            )),
         }
     }
 
@@ -247,7 +263,11 @@ impl HfRope {
 
     fn scaling(&self, context_length: usize) -> Result<RopeScaling, ConfigError> {
         if let Some((kind, _)) = self.others.iter().find(|(_, value)| value.is_object()) {
-            return Err(ConfigError::unsupported("rope parameters per layer type,", kind));
+            return Err(ConfigError::unsupported(
+                "rope parameters per layer type,",
+                kind,
+                "they must be the same for all",
+            ));
         }
         let needed =
             |field, value: Option<f32>| value.ok_or_else(|| ConfigError::invalid(field, "is missing"));
@@ -263,7 +283,11 @@ impl HfRope {
                 high_freq_factor: needed("rope_scaling.high_freq_factor", self.high_freq_factor)?,
                 original_context: self.original_max_position_embeddings.unwrap_or(context_length),
             }),
-            Some(name) => Err(ConfigError::unsupported("rope scaling", name)),
+            Some(name) => Err(ConfigError::unsupported(
+                "rope scaling",
+                name,
+                "rope_type may be default, linear or llama3",
+            )),
         }
     }
 }

@@ -111,7 +111,11 @@ impl DecoderConfig {
         }
         // The cache itself says which shapes it takes.
         if KvSettings::exact().cache_bytes(&self.kv_shape(), 1, 0).is_err() {
-            return Err(ConfigError::unsupported("head_dim", self.head_dim.to_string()));
+            return Err(ConfigError::unsupported(
+                "head_dim",
+                self.head_dim.to_string(),
+                "it is more than caches hold",
+            ));
         }
         positive("rms_norm_eps", self.rms_norm_eps)?;
         self.rope.check(self.head_dim)?;

@@ -98,11 +98,14 @@ impl Family {
     ) -> Result<&'static Self, ConfigError> {
         if let Some(name) = architectures.and_then(|names| names.first()) {
             let known = |family: &Self| family.architectures.contains(&name.as_str());
-            return find(known).ok_or_else(|| ConfigError::unsupported("architecture", name));
+            return find(known).ok_or_else(|| {
+                ConfigError::unsupported("architecture", name, one_of(|family| family.architectures))
+            });
         }
         match model_type {
-            Some(name) => find(|family| family.model_types.contains(&name))
-                .ok_or_else(|| ConfigError::unsupported("model_type", name)),
+            Some(name) => find(|family| family.model_types.contains(&name)).ok_or_else(|| {
+                ConfigError::unsupported("model_type", name, one_of(|family| family.model_types))
+            }),
             None => Err(ConfigError::invalid("architectures", "missing, and model_type too")),
         }
     }
@@ -116,8 +119,19 @@ impl Family {
             let gguf = family.gguf.as_ref().filter(|gguf| gguf.architecture == architecture)?;
             Some((*family, gguf))
         };
-        FAMILIES.iter().find_map(held).ok_or_else(|| ConfigError::unsupported("architecture", architecture))
+        FAMILIES.iter().find_map(held).ok_or_else(|| {
+            let known = |family: &'static Self| {
+                family.gguf.as_ref().map_or(&[][..], |gguf| std::slice::from_ref(&gguf.architecture))
+            };
+            ConfigError::unsupported("architecture", architecture, one_of(known))
+        })
     }
+}
+
+/// What may stand where a family is named.
+fn one_of(names: impl Fn(&'static Family) -> &'static [&'static str]) -> String {
+    let names: Vec<&str> = FAMILIES.into_iter().flat_map(names).copied().collect();
+    format!("there are {}", names.join(", "))
 }
 
 fn find(known: impl Fn(&Family) -> bool) -> Option<&'static Family> {

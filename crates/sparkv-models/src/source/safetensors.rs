@@ -9,6 +9,7 @@ use serde::Deserialize;
 use sparkv_kernels::matmul::WeightType;
 
 use crate::error::LoadError;
+use crate::json;
 use crate::source::files::{FileBytes, read_optional};
 use crate::weights::{Stored, TensorSource};
 
@@ -79,7 +80,7 @@ pub(crate) fn shards(index: &str) -> Result<BTreeSet<String>, LoadError> {
         weight_map: HashMap<String, String>,
     }
     let corrupt = |reason: String| LoadError::Corrupt { file: INDEX.to_owned(), reason };
-    let index: Index = serde_json::from_str(index).map_err(|error| corrupt(error.to_string()))?;
+    let index: Index = json::read(index).map_err(|error| corrupt(error.to_string()))?;
     let shards: BTreeSet<String> = index.weight_map.into_values().collect();
     // An index names its neighbours; it must not reach elsewhere on the disk.
     match shards.iter().find(|name| Path::new(name).file_name() != Some(name.as_ref())) {

@@ -72,14 +72,14 @@ impl TextFiles {
         if let Some(template) = read_optional(folder, TEMPLATE)? {
             text.chat_template = Some(template);
         }
-        if let Some(template) = read_optional(folder, TOOL_USE_TEMPLATE)? {
-            text.tool_use_template = Some(template);
-        }
         if text.chat_template.is_none()
             && let Some(json) = read_optional(folder, PROCESSOR_TEMPLATE)?
         {
             let file: TemplateFile = read_json(&folder.display().to_string(), PROCESSOR_TEMPLATE, &json)?;
             text.set_templates(file.chat_template, &folder.join(PROCESSOR_TEMPLATE).display().to_string())?;
+        }
+        if let Some(template) = read_optional(folder, TOOL_USE_TEMPLATE)? {
+            text.tool_use_template = Some(template);
         }
         Ok(text)
     }

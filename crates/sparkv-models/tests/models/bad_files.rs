@@ -203,7 +203,9 @@ fn another_architecture_is_named_before_its_fields_are_missed() {
     });
     std::fs::write(model.path(CONFIG), gpt2.to_string()).unwrap();
     let message = model.error().to_string();
-    assert!(message.ends_with("unsupported architecture `GPT2LMHeadModel`"), "{message}");
+    let expected =
+        "unsupported architecture `GPT2LMHeadModel`: there are LlamaForCausalLM, MistralForCausalLM";
+    assert!(message.contains(expected), "{message}");
 }
 
 #[test]
@@ -333,7 +335,11 @@ fn gguf_faults_are_named() {
     let text = |text: &str| Metadatum::String(text.to_owned());
     type Change = (&'static str, Metadatum, &'static str);
     let changes: [Change; 9] = [
-        ("general.architecture", text("gemma2"), "unsupported architecture `gemma2`"),
+        (
+            "general.architecture",
+            text("gemma2"),
+            "unsupported architecture `gemma2`: there are llama, qwen2, qwen3",
+        ),
         ("llama.expert_count", Metadatum::U32(8), "mixture of experts"),
         ("llama.rope.scaling.type", text("yarn"), "unsupported rope scaling `yarn`"),
         ("llama.attention.head_count", Metadatum::U32(0), "num_attention_heads"),

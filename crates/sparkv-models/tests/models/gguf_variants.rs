@@ -213,7 +213,7 @@ fn pre_tokenizers_go_by_all_names_that_llama_cpp_has_for_them() {
         (false, &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"]),
         (false, &["qwen2", "deepseek-r1-qwen", "kormo", "megrez", "stablelm2", "hunyuan", "solar-open"]),
         (true, &["tekken"]),
-        (false, &["default"]),
+        (false, &["default", ""]),
     ];
     let text = "They'RE 12345 (a.b)\n\n  ÉtéHOT don't/";
     let folder = tempfile::tempdir().unwrap();
@@ -244,7 +244,9 @@ fn pre_tokenizers_go_by_all_names_that_llama_cpp_has_for_them() {
 fn templates_by_name() {
     let key = |name: &str| format!("tokenizer.chat_template.{name}");
     let text = |text: &str| Value::String(text.to_owned());
-    let cases: [(Option<&str>, &[&str], Option<&str>, Option<&str>); 5] = [
+    // The default, the names of others, and which of them is for all conversations and which for those with tools.
+    type Case = (Option<&'static str>, &'static [&'static str], Option<&'static str>, Option<&'static str>);
+    let cases: [Case; 5] = [
         (None, &[], None, None),
         (Some("main"), &[], Some("main"), None),
         (Some("main"), &["tool_use", "rag"], Some("main"), Some("tool_use")),

@@ -54,6 +54,7 @@ fn a_template_is_found_in_any_of_its_files() {
         (vec![jinja, in_json], Some("jinja"), None),
         (vec![jinja, tools], Some("jinja"), Some("tools")),
         (vec![in_config, tools], Some("config"), Some("tools")),
+        (vec![in_json, tools], Some("json"), Some("tools")),
     ];
     for (files, default, tool_use) in cases {
         assert_eq!(templates(&files), pair(default, tool_use), "{files:?}");

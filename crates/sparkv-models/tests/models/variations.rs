@@ -25,9 +25,7 @@ fn config(base: &Value, case: &Value) -> String {
     let mut fields = base["config"].as_object().unwrap().clone();
     let change = case["change"].as_str().unwrap();
     let inner = change.strip_prefix('{').and_then(|change| change.strip_suffix('}')).unwrap();
-    fields.retain(|name, _| {
-        !cases(case, "without").contains(&json!(name)) && !inner.contains(&format!("\"{name}\": "))
-    });
+    fields.retain(|name, _| !cases(case, "without").contains(&json!(name)));
     let fields = Value::from(fields).to_string();
     let comma = if inner.is_empty() { "" } else { ", " };
     let mark = if case["mark"] == true { "\u{feff}" } else { "" };

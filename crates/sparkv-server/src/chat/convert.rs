@@ -8,7 +8,7 @@ use crate::chat::types::{
 };
 use crate::generation::head::Envelope;
 use crate::generation::ids::{call_id, finish_reason};
-use crate::generation::logprobs::ChatLogprobs;
+use crate::generation::logprobs::{ChatLogprobs, PromptLogprobs};
 use crate::generation::reply::{Answer, AnswerDelta, Call, Delivery, End, Reply, data, done};
 use crate::generation::requests::CheckedRequests;
 
@@ -75,11 +75,14 @@ fn choice(index: usize, answer: Answer, with_logprobs: bool) -> Choice {
 impl Reply for ChatReply {
     type Body = ChatCompletion;
 
-    fn body(self, answers: Vec<Answer>, usage: Vec<Usage>) -> ChatCompletion {
+    fn body(self, mut answers: Vec<Answer>, usage: Vec<Usage>) -> ChatCompletion {
         let usage = self.envelope.usage(&usage);
+        // The prompt is that of all answers.
+        let prompt = answers.first_mut().map(|answer| std::mem::take(&mut answer.prompt)).unwrap_or_default();
+        let prompt_logprobs = (!prompt.is_empty()).then(|| PromptLogprobs::from(prompt));
         let choices = answers.into_iter().enumerate();
         let choices = choices.map(|(index, answer)| choice(index, answer, self.logprobs)).collect();
-        ChatCompletion { head: self.envelope.head, choices, usage }
+        ChatCompletion { head: self.envelope.head, choices, usage, prompt_logprobs }
     }
 
     fn opening(&mut self) -> Vec<sse::Event> {

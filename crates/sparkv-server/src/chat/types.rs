@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use crate::conversation::types::ConversationFields;
 use crate::generation::fields::{FormatFields, GenerationFields};
 use crate::generation::head::Head;
-use crate::generation::logprobs::ChatLogprobs;
+use crate::generation::logprobs::{ChatLogprobs, PromptLogprobs};
 use crate::generation::usage::UsageBody;
 use crate::http::body::Fields;
 use crate::schema::described_as_one;
@@ -56,6 +56,10 @@ pub(crate) struct ChatCompletion {
     pub(crate) head: Head,
     pub(crate) choices: Vec<Choice>,
     pub(crate) usage: Option<UsageBody>,
+    /// If asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Option<Object>>>)]
+    pub(crate) prompt_logprobs: Option<PromptLogprobs>,
 }
 
 /// One of the answers.

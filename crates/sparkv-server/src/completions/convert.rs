@@ -6,18 +6,26 @@ use sparkv_engine::{PromptToken, TextLogprob, Usage};
 use crate::completions::types::{Choice, Completion};
 use crate::generation::head::Envelope;
 use crate::generation::ids::finish_reason;
-use crate::generation::logprobs::CompletionLogprobs;
+use crate::generation::logprobs::{CompletionLogprobs, PromptLogprobs};
 use crate::generation::reply::{Answer, AnswerDelta, Delivery, End, Reply, data, done};
 use crate::generation::requests::CheckedRequests;
 use crate::generation::usage::UsageBody;
+
+/// Where the log probabilities of a prompt's tokens are told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PromptTold {
+    /// Among those of the answer; the prompt's text is then written with them.
+    pub(crate) in_logprobs: bool,
+    /// In a list of their own.
+    pub(crate) apart: bool,
+}
 
 /// Writes the answers to one request.
 pub(crate) struct CompletionReply {
     envelope: Envelope,
     /// Whether log probabilities were asked for.
     logprobs: bool,
-    /// Whether those of the prompt were, too: its text is then written with them.
-    prompt_logprobs: bool,
+    prompt: PromptTold,
     /// What each answer begins with.
     echo: Vec<String>,
     /// Characters of each answer so far.
@@ -26,14 +34,20 @@ pub(crate) struct CompletionReply {
 
 impl CompletionReply {
     /// `echo` holds the prompts' texts, or nothing.
-    pub(crate) fn new(model: &str, delivery: Delivery, asked: &CheckedRequests, echo: Vec<String>) -> Self {
+    pub(crate) fn new(
+        model: &str,
+        delivery: Delivery,
+        asked: &CheckedRequests,
+        echo: Vec<String>,
+        prompt: PromptTold,
+    ) -> Self {
         let each = asked.answers.get();
         let echo = if echo.is_empty() { vec![String::new(); asked.requests.len()] } else { echo };
         let echo: Vec<String> = echo.into_iter().flat_map(|text| vec![text; each]).collect();
         Self {
             envelope: Envelope::new("cmpl", "text_completion", model, asked.answers, delivery),
             logprobs: asked.requests.iter().any(|request| request.sampling.logprobs.is_some()),
-            prompt_logprobs: asked.requests.iter().any(|request| request.prompt_logprobs.is_some()),
+            prompt,
             offsets: echo.iter().map(|text| text.chars().count()).collect(),
             echo,
         }
@@ -64,7 +78,7 @@ impl CompletionReply {
     /// The chunk with the prompt's text.
     fn echo(&mut self, index: usize, logprobs: Option<CompletionLogprobs>) -> sse::Event {
         let text = std::mem::take(&mut self.echo[index]);
-        self.chunk(Choice { text, index, logprobs, finish_reason: None })
+        self.chunk(Choice { text, index, logprobs, finish_reason: None, prompt_logprobs: None })
     }
 }
 
@@ -77,14 +91,16 @@ impl Reply for CompletionReply {
             let (text, logprobs, _) = Answer::sorted(items);
             let text = std::mem::take(&mut self.echo[index]) + &text;
             let finish_reason = Some(finish_reason(end.reason));
+            let prompt_logprobs = self.prompt.apart.then(|| PromptLogprobs::from(prompt.clone()));
+            let prompt = if self.prompt.in_logprobs { prompt } else { Vec::new() };
             let logprobs = self.logprobs(index, prompt, logprobs);
-            choices.push(Choice { text, index, logprobs, finish_reason });
+            choices.push(Choice { text, index, logprobs, finish_reason, prompt_logprobs });
         }
         self.completion(choices, Some(self.envelope.usage(&usage)))
     }
 
     fn opening(&mut self) -> Vec<sse::Event> {
-        if self.prompt_logprobs {
+        if self.prompt.in_logprobs {
             return Vec::new();
         }
         let echoed: Vec<usize> = (0..self.echo.len()).filter(|&index| !self.echo[index].is_empty()).collect();
@@ -104,7 +120,7 @@ impl Reply for CompletionReply {
         // There are no tools, so there is nothing but text.
         let AnswerDelta::Text { text, logprobs } = delta else { return Vec::new() };
         let logprobs = self.logprobs(index, Vec::new(), logprobs);
-        vec![self.chunk(Choice { text, index, logprobs, finish_reason: None })]
+        vec![self.chunk(Choice { text, index, logprobs, finish_reason: None, prompt_logprobs: None })]
     }
 
     fn end(&mut self, index: usize, end: End) -> Vec<sse::Event> {

@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::response::Response;
 
 use crate::app::App;
+use crate::completions::convert::{CompletionReply, PromptTold};
 use crate::error::ApiError;
 use crate::generation::answer::answer;
 use crate::http::body::Fields;
@@ -30,9 +31,13 @@ pub(crate) async fn complete(State(app): State<App>, mut fields: Fields) -> Resu
     let body = types::CompletionBody::take(&mut fields);
     let mut refusals = fields.finish(unsupported::completions)?;
     let echo = body.own.echo.unwrap_or(false);
+    let prompt = PromptTold {
+        in_logprobs: echo && body.own.logprobs.is_some(),
+        apart: body.generation.prompt_logprobs.is_some(),
+    };
     let checked = validate::validate(body, &mut refusals, &app);
     let checked = refusals.end(checked)?;
     let echo = if echo { validate::echo(&checked.requests.requests, &app)? } else { Vec::new() };
-    let reply = convert::CompletionReply::new(app.model_name(), checked.delivery, &checked.requests, echo);
+    let reply = CompletionReply::new(app.model_name(), checked.delivery, &checked.requests, echo, prompt);
     answer(&app, checked, |_| reply).await
 }

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use crate::completions::PROMPT;
 use crate::generation::fields::{FormatFields, GenerationFields};
 use crate::generation::head::Head;
-use crate::generation::logprobs::CompletionLogprobs;
+use crate::generation::logprobs::{CompletionLogprobs, PromptLogprobs};
 use crate::generation::usage::UsageBody;
 use crate::http::body::Fields;
 use crate::schema::described_as_one;
@@ -77,4 +77,8 @@ pub(crate) struct Choice {
     pub(crate) index: usize,
     pub(crate) logprobs: Option<CompletionLogprobs>,
     pub(crate) finish_reason: Option<&'static str>,
+    /// If asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Option<Object>>>)]
+    pub(crate) prompt_logprobs: Option<PromptLogprobs>,
 }

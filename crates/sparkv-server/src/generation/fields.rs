@@ -52,6 +52,9 @@ pub(crate) struct GenerationFields {
     pub(crate) n: Option<usize>,
     /// Go on after an end-of-text token (vLLM).
     pub(crate) ignore_eos: Option<bool>,
+    /// Report what the model thinks of the prompt's tokens, with this many of the likeliest in the place of each (vLLM).
+    #[schema(maximum = 20)]
+    pub(crate) prompt_logprobs: Option<usize>,
     /// The language of the answer.
     #[schema(ignore)]
     pub(crate) formats: FormatFields,
@@ -85,6 +88,7 @@ impl GenerationFields {
             stream_options: fields.take("stream_options"),
             n: fields.take("n"),
             ignore_eos: fields.take("ignore_eos"),
+            prompt_logprobs: fields.take("prompt_logprobs"),
             formats: FormatFields::take(fields),
             kv_cache: take_kv(fields),
             cache_salt: fields.take("cache_salt"),

@@ -1,7 +1,6 @@
 //! Log probabilities, as chats (and responses) and as completions report them.
 
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde::{Serialize, Serializer};
 use sparkv_engine::{PromptToken, TextLogprob, TokenScore};
 use utoipa::ToSchema;
 
@@ -72,9 +71,79 @@ pub(crate) struct CompletionLogprobs {
     token_logprobs: Vec<Option<f32>>,
     /// For each token the likeliest, and the token itself; null for the first of the prompt.
     #[schema(value_type = Vec<Option<Object>>)]
-    top_logprobs: Vec<Option<Map<String, Value>>>,
+    top_logprobs: Vec<Option<Alternatives>>,
     /// Where each token begins in the text, in characters.
     text_offset: Vec<usize>,
+}
+
+/// Log probabilities by the texts of their tokens, with the same digits as everywhere.
+#[derive(Debug)]
+struct Alternatives(Vec<(String, f32)>);
+
+impl Alternatives {
+    /// Those of the likeliest tokens, and of the one that was taken. Where two tokens have the same text, the less likely
+    /// one goes by its id, as vLLM writes ids.
+    fn new(top: &[TokenScore], token: &TokenScore) -> Self {
+        let mut told: Vec<(String, f32)> = Vec::new();
+        let others = top.iter().filter(|other| other.id != token.id);
+        let is_top = top.iter().any(|other| other.id == token.id);
+        let all: Vec<&TokenScore> =
+            if is_top { top.iter().collect() } else { others.chain([token]).collect() };
+        for score in all {
+            let text = name(score);
+            let is_taken = told.iter().any(|(other, _)| *other == text);
+            let key = if is_taken { format!("token_id:{}", score.id) } else { text };
+            told.push((key, finite(score.logprob)));
+        }
+        Self(told)
+    }
+}
+
+impl Serialize for Alternatives {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(text, logprob)| (text, logprob)))
+    }
+}
+
+/// Log probabilities of a prompt's tokens as vLLM writes them: for each token, by ids, itself and the likeliest in its
+/// place; null for the first, which follows nothing.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(value_type = Vec<Option<Object>>)]
+pub(crate) struct PromptLogprobs(Vec<Option<PromptAlternatives>>);
+
+/// The alternatives of one token, by their ids.
+#[derive(Debug)]
+struct PromptAlternatives(Vec<(u32, PromptAlternative)>);
+
+#[derive(Debug, Serialize)]
+struct PromptAlternative {
+    logprob: f32,
+    /// Counted from 1; null beyond those that were asked for.
+    rank: Option<usize>,
+    decoded_token: String,
+}
+
+impl Serialize for PromptAlternatives {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(id, alternative)| (id, alternative)))
+    }
+}
+
+impl From<Vec<PromptToken>> for PromptLogprobs {
+    fn from(tokens: Vec<PromptToken>) -> Self {
+        let each = |PromptToken { id, bytes, logprob, top, .. }: PromptToken| {
+            let is_top = top.iter().any(|other| other.id == id);
+            let token = TokenScore { id, bytes, logprob: logprob? };
+            let ranked = top.into_iter().enumerate().map(|(index, score)| (score, Some(index + 1)));
+            let all = ranked.chain((!is_top).then_some((token, None)));
+            let told = all.map(|(score, rank)| {
+                let decoded_token = name(&score);
+                (score.id, PromptAlternative { logprob: finite(score.logprob), rank, decoded_token })
+            });
+            Some(PromptAlternatives(told.collect()))
+        };
+        Self(tokens.into_iter().map(each).collect())
+    }
 }
 
 impl CompletionLogprobs {
@@ -107,10 +176,29 @@ impl CompletionLogprobs {
     }
 
     fn push(&mut self, TextLogprob { token, top }: TextLogprob, offset: usize) {
-        let entry = |score: &TokenScore| (name(score), Value::from(finite(score.logprob)));
-        self.top_logprobs.push(Some(top.iter().chain([&token]).map(entry).collect()));
+        self.top_logprobs.push(Some(Alternatives::new(&top, &token)));
         self.token_logprobs.push(Some(finite(token.logprob)));
         self.tokens.push(name(&token));
         self.text_offset.push(offset);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn score(id: u32, bytes: &[u8], logprob: f32) -> TokenScore {
+        TokenScore { id, bytes: bytes.to_vec(), logprob }
+    }
+
+    #[test]
+    fn alternatives_that_share_a_text_do_not_collapse() {
+        let top = [score(5, b"\xc3", -0.25), score(6, b"\xa9", -14.527_668), score(7, b"a", -3.0)];
+        let told = |token: &TokenScore| serde_json::to_string(&Alternatives::new(&top, token)).unwrap();
+        let expected = "{\"\u{fffd}\":-0.25,\"token_id:6\":-14.527668,\"a\":-3.0}";
+        assert_eq!(told(&top[0]), expected);
+        assert_eq!(told(&top[1]), expected);
+        let other = score(9, b"\xe2", -20.0);
+        assert_eq!(told(&other), format!("{},\"token_id:9\":-20.0}}", expected.trim_end_matches('}')));
     }
 }

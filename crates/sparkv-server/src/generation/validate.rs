@@ -126,7 +126,7 @@ pub(crate) fn validate(
     let stop_tokens = check_stop_tokens(fields.stop_token_ids)?;
     let request = |prompt| GenerateRequest {
         prompt,
-        prompt_logprobs: asked.prompt_logprobs,
+        prompt_logprobs: fields.prompt_logprobs.or(asked.prompt_logprobs),
         // A default is no wish: where the context ends before it, the answer does.
         fit_context: max_tokens.is_none(),
         max_tokens: max_tokens.or(asked.default_max_tokens),
@@ -141,6 +141,10 @@ pub(crate) fn validate(
         timeout: None,
     };
     let requests = asked.prompts.into_iter().map(request).collect();
+    if fields.prompt_logprobs.is_some() && fields.stream == Some(true) {
+        let reason = "only whole answers tell; completions with echo and logprobs do it in streams, too";
+        return Err(ApiError::unsupported("prompt_logprobs", reason));
+    }
     let delivery = check_delivery(fields.stream, fields.stream_options, refusals);
     let requests = CheckedRequests { requests, answers, fault };
     Ok(Checked { requests, delivery, parser })

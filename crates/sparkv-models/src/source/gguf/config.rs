@@ -13,7 +13,8 @@ impl GgufFile {
     /// # Errors
     /// If a key is missing or of the wrong type, or names something this decoder does not have.
     pub fn config(&self) -> Result<DecoderConfig, LoadError> {
-        let unsupported = |what, name: &str| self.config_error(ConfigError::unsupported(what, name));
+        let unsupported =
+            |what, name: &str, instead| self.config_error(ConfigError::unsupported(what, name, instead));
         let name = self
             .text("general.architecture")?
             .ok_or_else(|| self.corrupt("`general.architecture` is missing"))?;
@@ -21,7 +22,11 @@ impl GgufFile {
         let key = |name: &str| format!("{}.{name}", gguf.architecture);
         let has = |name: &str| self.tensor_shape(name).is_some();
         if self.count(&key("expert_count"))?.unwrap_or(0) > 0 {
-            return Err(unsupported("architecture", "mixture of experts"));
+            return Err(unsupported(
+                "architecture",
+                "mixture of experts",
+                "it must be a model without experts",
+            ));
         }
         let query_heads = self.required(&key("attention.head_count"))?;
         let hidden_size = self.required(&key("embedding_length"))?;
@@ -34,6 +39,7 @@ impl GgufFile {
                 return Err(unsupported(
                     "head shape",
                     &format!("{key} = {other}, with keys of length {head_dim}"),
+                    "the two must be the same",
                 ));
             }
         }
@@ -95,7 +101,11 @@ impl GgufFile {
         match (self.text(&key("scaling.type"))?, factor) {
             (Some("none"), _) | (None | Some("linear"), None | Some(1.0)) => Ok(RopeScaling::None),
             (None | Some("linear"), Some(factor)) => Ok(RopeScaling::Linear { factor }),
-            (Some(name), _) => Err(self.config_error(ConfigError::unsupported("rope scaling", name))),
+            (Some(name), _) => Err(self.config_error(ConfigError::unsupported(
+                "rope scaling",
+                name,
+                "it may be none or linear, or worked out in rope_freqs",
+            ))),
         }
     }
 

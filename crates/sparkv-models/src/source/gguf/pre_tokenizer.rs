@@ -103,6 +103,11 @@ static PRE_TOKENIZERS: [PreTokenizer; 7] = [
 ];
 
 impl PreTokenizer {
+    /// All names, those of the same pre-tokenizer together.
+    pub(super) fn names() -> impl Iterator<Item = &'static str> {
+        PRE_TOKENIZERS.iter().flat_map(|known| known.names.iter().copied())
+    }
+
     pub(super) fn named(name: &str) -> Option<&'static Self> {
         PRE_TOKENIZERS.iter().find(|known| known.names.contains(&name))
     }

@@ -42,8 +42,15 @@ impl GgufFile {
                 (self.byte_level_bpe(&vocabulary, pre)?, pre.adds_bos)
             }
             Some("llama") => (self.sentencepiece_bpe(&vocabulary)?, true),
-            Some(kind) => return Err(self.tokenizer_error(format!("tokenizer.ggml.model = `{kind}`"))),
-            None => return Err(self.tokenizer_error("the file has none")),
+            Some(kind) => {
+                let reason = format!("tokenizer.ggml.model = `{kind}`; it may be gpt2 or llama");
+                return Err(self.tokenizer_error(reason));
+            }
+            None => {
+                return Err(self.tokenizer_error(
+                    "the file has no tokenizer.ggml.model; convert the model with its tokenizer",
+                ));
+            }
         };
         let bos = self.special_token("bos", &vocabulary)?;
         let eos = self.special_token("eos", &vocabulary)?;
@@ -112,9 +119,11 @@ impl GgufFile {
     }
 
     fn pre_tokenizer(&self) -> Result<&'static PreTokenizer, LoadError> {
-        let name = self.text("tokenizer.ggml.pre")?.unwrap_or("default");
-        PreTokenizer::named(name)
-            .ok_or_else(|| self.tokenizer_error(format!("tokenizer.ggml.pre = `{name}`")))
+        let name = self.text("tokenizer.ggml.pre")?.filter(|name| !name.is_empty()).unwrap_or("default");
+        PreTokenizer::named(name).ok_or_else(|| {
+            let known = PreTokenizer::names().collect::<Vec<_>>().join(", ");
+            self.tokenizer_error(format!("tokenizer.ggml.pre = `{name}`; known are {known}"))
+        })
     }
 
     /// `tokenizer.ggml.model` = gpt2: merges over the bytes of pre-tokenized words.
