@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from conversations import ANSWER, ASKED, FACTS
 
 set_tracing_disabled(True)
+pytestmark = pytest.mark.anyio
 
 QUESTION = ASKED[0]["content"]
 OTHER = {"role": "user", "content": FACTS + "What is the secret code for brave lion?"}
@@ -35,9 +36,9 @@ class Forecast(BaseModel):
 
 
 @pytest.fixture(params=[OpenAIChatCompletionsModel, OpenAIResponsesModel])
-def served(request: pytest.FixtureRequest, url: str, key: str, model: str):
-    client = AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
-    return request.param(model=model, openai_client=client)
+async def served(request: pytest.FixtureRequest, url: str, key: str, model: str):
+    async with AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client:
+        yield request.param(model=model, openai_client=client)
 
 
 @pytest.fixture
@@ -63,19 +64,16 @@ def weather():
     return get_weather, cities
 
 
-@pytest.mark.anyio
 async def test_an_agent_answers_and_counts(agent):
     result = await Runner.run(agent(), QUESTION)
     assert ANSWER in result.final_output
     assert result.context_wrapper.usage.output_tokens > 0
 
 
-@pytest.mark.anyio
 async def test_nothing_has_to_be_set(served):
     assert isinstance((await Runner.run(Agent(name="agent", model=served), QUESTION)).final_output, str)
 
 
-@pytest.mark.anyio
 async def test_a_stream_says_the_same(agent):
     run = Runner.run_streamed(agent(settings={"include_usage": True}), QUESTION)
     deltas = [
@@ -87,7 +85,6 @@ async def test_a_stream_says_the_same(agent):
     assert run.context_wrapper.usage.output_tokens > 0
 
 
-@pytest.mark.anyio
 async def test_a_conversation_goes_on(agent):
     """The items of the answer are sent back."""
     first = await Runner.run(agent(), QUESTION)
@@ -95,7 +92,6 @@ async def test_a_conversation_goes_on(agent):
     assert "307" in second.final_output
 
 
-@pytest.mark.anyio
 async def test_a_session_remembers(agent):
     session = SQLiteSession("session")
     await Runner.run(agent(), QUESTION, session=session)
@@ -103,14 +99,12 @@ async def test_a_session_remembers(agent):
     assert len(await session.get_items()) == 4
 
 
-@pytest.mark.anyio
 async def test_an_answer_is_of_a_class(agent):
     assert isinstance((await Runner.run(agent(output_type=Forecast), QUESTION)).final_output, Forecast)
 
 
 @pytest.mark.parametrize("tool_choice", ["required", "get_weather"])
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
-@pytest.mark.anyio
 async def test_a_function_is_called_and_its_result_sent_back(agent, weather, tool_choice: str, streamed: bool):
     function, cities = weather
     asked = agent(tools=[function], settings={"tool_choice": tool_choice})
@@ -130,7 +124,6 @@ async def test_a_function_is_called_and_its_result_sent_back(agent, weather, too
 
 
 @pytest.mark.parametrize("tool_choice", ["required", "auto", None])
-@pytest.mark.anyio
 async def test_a_function_is_called_before_an_answer_of_a_class(agent, weather, tool_choice: str | None):
     """What the model may call, and how it has to answer if it does not, are both said in one request."""
     function, cities = weather
@@ -140,7 +133,6 @@ async def test_a_function_is_called_before_an_answer_of_a_class(agent, weather, 
     assert cities or tool_choice != "required"
 
 
-@pytest.mark.anyio
 async def test_an_agent_hands_over(agent):
     other = agent(name="other")
     result = await Runner.run(agent(handoffs=[other], settings={"tool_choice": "required"}), QUESTION)

@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 import pytest
+from openai import AsyncOpenAI
 from pydantic import BaseModel, Field
 from pydantic_ai import Agent, ModelSettings, NativeOutput, ToolOutput
 from pydantic_ai.capabilities import PrepareOutputTools, PrepareTools
@@ -16,6 +17,7 @@ from conversations import ANSWER, ASKED, FACTS
 QUESTION = ASKED[0]["content"]
 OTHER = "What is the secret code for brave lion?"
 SETTINGS = ModelSettings(temperature=0, max_tokens=500)
+pytestmark = pytest.mark.anyio
 
 
 class Forecast(BaseModel):
@@ -27,8 +29,9 @@ class Forecast(BaseModel):
 
 
 @pytest.fixture(params=[OpenAIChatModel, OpenAIResponsesModel])
-def served(request: pytest.FixtureRequest, url: str, key: str, model: str):
-    return request.param(model, provider=OpenAIProvider(base_url=f"{url}/v1", api_key=key))
+async def served(request: pytest.FixtureRequest, url: str, key: str, model: str):
+    async with AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client:
+        yield request.param(model, provider=OpenAIProvider(openai_client=client))
 
 
 @pytest.fixture
@@ -62,18 +65,18 @@ def weather(served):
     return weather
 
 
-def test_an_agent_answers_and_counts(served):
-    result = Agent(served, instructions="Answer from the text.", model_settings=SETTINGS).run_sync(QUESTION)
+async def test_an_agent_answers_and_counts(served):
+    result = await Agent(served, instructions="Answer from the text.", model_settings=SETTINGS).run(QUESTION)
     assert ANSWER in result.output
     assert result.usage.input_tokens > 20 and result.usage.output_tokens > 0
 
 
-def test_a_conversation_goes_on(served):
+async def test_a_conversation_goes_on(served):
     """What was said is sent back, also after it was stored as JSON."""
     agent = Agent(served, model_settings=SETTINGS)
-    first = agent.run_sync(QUESTION)
+    first = await agent.run(QUESTION)
     history = ModelMessagesTypeAdapter.validate_json(first.all_messages_json())
-    second = agent.run_sync(FACTS + OTHER, message_history=history)
+    second = await agent.run(FACTS + OTHER, message_history=history)
     assert "307" in second.output
     assert second.usage.input_tokens > first.usage.input_tokens + 20
 
@@ -84,7 +87,6 @@ async def streamed(agent: Agent, prompt: str, **settings) -> tuple[list, object]
         return parts, await run.get_output()
 
 
-@pytest.mark.anyio
 async def test_a_stream_says_the_same(served):
     agent = Agent(served, model_settings=SETTINGS)
     parts, text = await streamed(agent, QUESTION)
@@ -93,7 +95,6 @@ async def test_a_stream_says_the_same(served):
 
 
 @pytest.mark.parametrize("output", [ToolOutput(Forecast), NativeOutput(Forecast)], ids=["tool", "native"])
-@pytest.mark.anyio
 async def test_answers_are_of_a_class(served, output):
     agent = Agent(served, output_type=output, model_settings=SETTINGS)
     whole = (await agent.run(QUESTION)).output
@@ -101,15 +102,15 @@ async def test_answers_are_of_a_class(served, output):
     assert (await streamed(agent, QUESTION))[1] == whole
 
 
-def test_a_class_or_words(served):
+async def test_a_class_or_words(served):
     """Calling is left to the model, which has never seen a tool, and talks."""
-    output = Agent(served, output_type=[Forecast, str], model_settings=SETTINGS).run_sync(QUESTION).output
-    assert isinstance(output, str)
+    result = await Agent(served, output_type=[Forecast, str], model_settings=SETTINGS).run(QUESTION)
+    assert isinstance(result.output, str)
 
 
-def test_a_function_is_called_before_the_answer(weather):
+async def test_a_function_is_called_before_the_answer(weather):
     agent, cities = weather(ToolOutput(Forecast))
-    result = agent.run_sync(QUESTION)
+    result = await agent.run(QUESTION)
     assert isinstance(result.output, Forecast)
     assert len(cities) == result.usage.tool_calls > 0
     parts = [part for message in result.all_messages() for part in message.parts]
@@ -117,16 +118,17 @@ def test_a_function_is_called_before_the_answer(weather):
     returned = [part.tool_call_id for part in parts if isinstance(part, ToolReturnPart)]
     assert called == returned and len(set(called)) == len(called)
     # All of it is sent back, with a further question.
-    assert Agent(agent.model, model_settings=SETTINGS).run_sync(OTHER, message_history=result.all_messages()).output
+    after = await Agent(agent.model, model_settings=SETTINGS).run(OTHER, message_history=result.all_messages())
+    assert after.output
 
 
-def test_tools_and_a_format_at_once(weather):
+async def test_tools_and_a_format_at_once(weather):
     """What the model may call, and how it has to answer if it does not, are both said in one request."""
     agent, _ = weather(NativeOutput(Forecast))
-    assert isinstance(agent.run_sync(QUESTION).output, Forecast)
+    assert isinstance((await agent.run(QUESTION)).output, Forecast)
 
 
-def test_what_cannot_be_is_an_error_with_its_status(served):
+async def test_what_cannot_be_is_an_error_with_its_status(served):
     with pytest.raises(ModelHTTPError) as refused:
-        Agent(served, model_settings=ModelSettings(top_p=7)).run_sync(QUESTION)
+        await Agent(served, model_settings=ModelSettings(top_p=7)).run(QUESTION)
     assert refused.value.status_code == 400
