@@ -44,8 +44,8 @@ async def served(request: pytest.FixtureRequest, url: str, key: str, model: str)
 @pytest.fixture
 def agent(served):
     def agent(*, name: str = "agent", settings: dict | None = None, **rest) -> Agent:
-        model_settings = ModelSettings(**{"temperature": 0, "max_tokens": 500} | (settings or {}))
-        return Agent(name=name, instructions="Answer from the text.", model=served, model_settings=model_settings, **rest)
+        rest["model_settings"] = ModelSettings(**{"temperature": 0, "max_tokens": 500} | (settings or {}))
+        return Agent(name=name, instructions="Answer from the text.", model=served, **rest)
 
     return agent
 

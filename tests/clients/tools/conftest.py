@@ -1,4 +1,4 @@
-"""What tests share: where the server is. These packages have an OpenAI client of their own, older than that in `python`."""
+"""What tests share: where the server is. The packages here have an OpenAI client older than that in `python`."""
 
 import os
 from pathlib import Path

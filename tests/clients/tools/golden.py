@@ -1,5 +1,5 @@
-"""How likely SmolLM2-135M-Instruct (Q4_1) thinks each answer to questions.json, by transformers in f32, with the tokens taken as
-lm-evaluation-harness takes them. Needs torch, transformers and gguf: python golden.py FOLDER GGUF > golden.json"""
+"""How likely SmolLM2-135M-Instruct (Q4_1) thinks each answer to questions.json, by transformers in f32, with the tokens
+taken as lm-evaluation-harness takes them. Needs torch, transformers and gguf: python golden.py FOLDER GGUF > golden.json"""
 
 import json
 import sys
@@ -18,7 +18,7 @@ def encode(text: str) -> list[int]:
 
 
 def score(question: str, choice: str) -> list:
-    """The logarithm of the probability of all that follows the question, and whether it is what greedy choice would say."""
+    """The logarithm of the probability of what follows the question, and whether greedy choice would say it."""
     context, whole = len(encode(question)), encode(f"{question} {choice}")
     with torch.no_grad():
         logprobs = model(torch.tensor([whole])).logits[0].float().log_softmax(-1)

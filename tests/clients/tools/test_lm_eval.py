@@ -105,7 +105,7 @@ def test_chats_are_asked(url: str, key: str, model: str):
 
 
 def test_the_tokenizer_of_the_server_is_found(url: str, key: str, model: str):
-    """By itself, without a word about tokenizers: local-completions asks whether the server has vLLM's /tokenizer_info."""
+    """Without a word about tokenizers: local-completions asks whether the server has vLLM's /tokenizer_info."""
     place = {"base_url": f"{url}/v1/completions", "header": {"Authorization": f"Bearer {key}"}, "auth_token": key}
     lm = LocalCompletionsAPI(**place, model=model, max_retries=1)
     assert lm.tokenizer_backend == "remote"

@@ -1,5 +1,5 @@
-"""vLLM's and SGLang's routers in front of the server. They read requests into types of their own, and pass on what these say,
-with all the fields that the client left out."""
+"""vLLM's and SGLang's routers in front of the server. They read requests into types of their own, and pass on what these
+say, with many of the fields that the client left out."""
 
 import socket
 import subprocess
