@@ -8,7 +8,7 @@ import pytest
 from instructor import Mode
 from instructor.core.exceptions import IncompleteOutputException, InstructorRetryException
 from openai import OpenAI
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from conversations import ASKED
 
