@@ -37,3 +37,8 @@ def real():
         pytest.skip(f"{path} is not there: scripts/models/fetch brings it, or CLIENTS_MODEL says where it is")
     with Server("--model", str(path)) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"

@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 import pytest
+from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
@@ -98,3 +99,13 @@ def test_a_streamed_answer_becomes_the_whole_one(llm):
     """By the schema: in streams, it leaves calls to the model, which has never seen a tool."""
     structured = llm(should_use_structured_outputs=True).as_structured_llm(Forecast)
     assert list(structured.stream_chat([ASK]))[-1].raw == structured.chat([ASK]).raw
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("output", [None, Forecast], ids=["words", "class"])
+async def test_an_agent_calls_a_function_and_answers(llm, output: type | None):
+    settings = {"initial_tool_choice": "get_weather", "output_cls": output, "system_prompt": "Answer from the text."}
+    answer = await FunctionAgent(tools=[WEATHER], llm=llm(), **settings).run(QUESTION)
+    assert [call.tool_name for call in answer.tool_calls] == ["get_weather"]
+    assert answer.response.content
+    assert output is None or Forecast.model_validate(answer.structured_response)
