@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# What `run` and `contract` share; they source it. Sets PYTHON, and for the tests CLIENTS_BINARY, CLIENTS_URL and CLIENTS_KEY.
+# What `run`, `routers` and `contract` share; they source it. Sets PYTHON, and for the tests CLIENTS_BINARY, CLIENTS_URL and
+# CLIENTS_KEY.
 
 clients=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 work=$(mktemp -d)
@@ -31,15 +32,16 @@ find_binary() {
     export CLIENTS_BINARY
 }
 
-# Installs the pinned packages, once for each state of the lock file.
+# install_python [-tools]: installs the pinned packages, once for each state of the lock file. Sets PYTHON, or PYTHON_TOOLS.
 install_python() {
-    local venv=$clients/.venv
-    if ! cmp -s "$clients/requirements.txt" "$venv/installed.txt"; then
+    local venv=$clients/.venv${1:-} lock=$clients/requirements${1:-}.txt
+    if ! cmp -s "$lock" "$venv/installed.txt"; then
         python3 -m venv --clear "$venv"
-        "$venv/bin/pip" install --quiet --require-hashes -r "$clients/requirements.txt"
-        cp "$clients/requirements.txt" "$venv/installed.txt"
+        # The lock has all that they need, but for what requirements-tools.without says.
+        "$venv/bin/pip" install --quiet --no-deps --require-hashes -r "$lock"
+        cp "$lock" "$venv/installed.txt"
     fi
-    export PYTHON=$venv/bin/python
+    if [ -n "${1:-}" ]; then export PYTHON_TOOLS=$venv/bin/python; else export PYTHON=$venv/bin/python; fi
 }
 
 install_node() {

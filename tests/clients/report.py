@@ -1,4 +1,4 @@
-"""Prints what JUnit files of the test runners say, as one table. Fails if a test failed or a file has none."""
+"""Prints what JUnit files of the test runners say, as one table. Fails if a test failed or, without --some, a file has none."""
 
 import sys
 from collections import Counter
@@ -27,9 +27,12 @@ def rows(path: Path) -> list[tuple[str, str, str]]:
 
 def main(paths: list[str]) -> int:
     table: list[tuple[str, str, str]] = []
+    some = "--some" in paths
     for path in paths:
+        if path == "--some" or (some and not Path(path).exists()):
+            continue
         found = rows(Path(path))
-        if not found:
+        if not found and not some:
             print(f"{path} has no tests", file=sys.stderr)
             return 1
         table += found

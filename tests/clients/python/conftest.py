@@ -49,3 +49,8 @@ def tokenize(http: httpx.Client, model: str):
         return http.post("/tokenize", json=body).raise_for_status().json()["tokens"]
 
     return tokenize
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
