@@ -125,7 +125,13 @@ impl Reply for CompletionReply {
 
     fn end(&mut self, index: usize, end: End) -> Vec<sse::Event> {
         let finish_reason = Some(finish_reason(end.reason));
-        vec![self.chunk(Choice { text: String::new(), index, logprobs: None, finish_reason })]
+        vec![self.chunk(Choice {
+            text: String::new(),
+            index,
+            logprobs: None,
+            finish_reason,
+            prompt_logprobs: None,
+        })]
     }
 
     fn closing(&mut self, usage: Vec<Usage>) -> Vec<sse::Event> {

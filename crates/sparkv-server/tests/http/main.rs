@@ -35,3 +35,5 @@ mod support;
 mod surface;
 #[cfg(test)]
 mod tls;
+#[cfg(test)]
+mod tools;
