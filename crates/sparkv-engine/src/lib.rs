@@ -29,5 +29,5 @@ pub use crate::{
     event::{Event, FinishReason, GenerateError, PromptToken, TextLogprob, Timings, TokenScore, Usage},
     request::{GenerateRequest, Otherwise, OutputFormat, Prompt, PromptLength, RequestError},
     sampler::{InvalidParam, SamplingParams},
-    text::{CallParser, EventStream, ParsedDelta, TextEngine, TextModel, ToolFormat},
+    text::{CallParser, EventStream, ParsedDelta, TextEngine, TextModel, TokenizerInfo, ToolFormat},
 };

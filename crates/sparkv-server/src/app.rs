@@ -8,7 +8,7 @@ use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use sparkv::KvChoice;
-use sparkv_engine::{RequestError, TextEngine, ToolFormat};
+use sparkv_engine::{RequestError, TextEngine, TokenizerInfo, ToolFormat};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use utoipa::openapi::OpenApi as Document;
@@ -183,6 +183,11 @@ impl App {
             work(&engine)
         });
         encoding.await.map_err(|error| failed(&error))
+    }
+
+    /// What the model's files say of its tokenizer.
+    pub(crate) fn tokenizer_info(&self) -> TokenizerInfo {
+        self.0.engine.text().tokenizer_info().clone()
     }
 
     /// The text of tokens, names of special ones included.

@@ -61,6 +61,7 @@ fn protected() -> OpenApiRouter<App> {
         .routes(routes!(messages::count_tokens))
         .routes(routes!(tokenize::tokenize))
         .routes(routes!(tokenize::detokenize))
+        .routes(routes!(tokenize::tokenizer_info))
         .routes(routes!(tokenize::apply_template))
         .routes(routes!(models::list))
         // Names of models have slashes.

@@ -1,9 +1,9 @@
-//! /tokenize, /detokenize (vLLM's) and /apply-template (llama.cpp's).
+//! /tokenize, /detokenize, /tokenizer_info (vLLM's) and /apply-template (llama.cpp's).
 
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use sparkv_engine::Prompt;
+use sparkv_engine::{Prompt, TokenizerInfo};
 use utoipa::ToSchema;
 
 use crate::app::App;
@@ -134,6 +134,29 @@ pub(crate) async fn detokenize(
     app.check_model(model.as_deref())?;
     let tokens = tokens.ok_or_else(|| ApiError::invalid(TOKENS, "a list of token ids is required"))?;
     Ok(Json(PromptText { prompt: app.detokenize(TOKENS, &tokens)? }))
+}
+
+/// What there is to know of the tokenizer.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TokenizerInfoBody {
+    bos_token: Option<String>,
+    eos_token: Option<String>,
+    /// Tokens that fit in the context.
+    model_max_length: usize,
+    /// Jinja.
+    chat_template: Option<String>,
+}
+
+/// What there is to know of the tokenizer (vLLM's route).
+#[utoipa::path(
+    get,
+    path = "/tokenizer_info",
+    responses((status = 200, description = "It", body = TokenizerInfoBody))
+)]
+pub(crate) async fn tokenizer_info(State(app): State<App>) -> Json<TokenizerInfoBody> {
+    let TokenizerInfo { chat_template, bos_token, eos_token } = app.tokenizer_info();
+    let model_max_length = app.context_length();
+    Json(TokenizerInfoBody { bos_token, eos_token, model_max_length, chat_template })
 }
 
 /// A conversation as the model reads it.

@@ -30,12 +30,12 @@ def model(url: str, key: str) -> str:
 
 @pytest.fixture(scope="session")
 def real():
-    """A server of SmolLM2-135M-Instruct, for what the demo model is too small for."""
+    """A server of SmolLM2-135M-Instruct in f32 throughout, for what the demo model is too small for."""
     root = Path(__file__).parents[3]
     path = Path(os.environ.get("CLIENTS_MODEL", root / "models/fetched/SmolLM2-135M-Instruct.Q4_1.gguf"))
     if not path.is_file():
         pytest.skip(f"{path} is not there: scripts/models/fetch brings it, or CLIENTS_MODEL says where it is")
-    with Server("--model", str(path)) as server:
+    with Server("--model", str(path), "--weights", "f32", "--kv", '{"precision": "f32"}') as server:
         yield server
 
 

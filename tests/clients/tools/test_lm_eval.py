@@ -86,8 +86,7 @@ def test_choices_are_as_likely_as_the_model_says(real: serving.Server):
     right = [scores.index(max(scores)) == asked["answer"] for scores, asked in zip(GOLDEN, QUESTIONS, strict=True)]
     assert results["acc,none"] == sum(right) / len(right)
     for found, golden in zip(answers, GOLDEN, strict=True):
-        # Products of the quantised weights are of rounded activations here, and of exact ones there.
-        assert [score for score, _ in found] == pytest.approx([score for score, _ in golden], abs=0.25, rel=0.03)
+        assert [score for score, _ in found] == pytest.approx([score for score, _ in golden], abs=0.001, rel=0.0001)
         assert [greedy for _, greedy in found] == [greedy for _, greedy in golden]
 
 

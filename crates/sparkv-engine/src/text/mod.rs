@@ -26,7 +26,7 @@ mod vocabulary;
 pub use self::{
     calls::{CallParser, ParsedDelta},
     engine::TextEngine,
-    model::TextModel,
+    model::{TextModel, TokenizerInfo},
     stream::EventStream,
     tools::ToolFormat,
 };

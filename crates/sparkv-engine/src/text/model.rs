@@ -21,6 +21,7 @@ use crate::{
 #[derive(Debug)]
 pub struct TextModel {
     tokenizer: Tokenizer,
+    info: TokenizerInfo,
     template: Option<Template>,
     /// In place of the other where there are tools.
     tool_template: Option<Template>,
@@ -33,6 +34,17 @@ pub struct TextModel {
     tools: ToolFormat,
     /// Made when the first format is asked for: it takes a moment, and memory.
     grammars: OnceLock<Result<Grammars, RequestError>>,
+}
+
+/// What a model's text files say of its tokenizer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenizerInfo {
+    /// The chat template's source, that for conversations without tools if there are two.
+    pub chat_template: Option<String>,
+    /// Text of the token that begins a sequence.
+    pub bos_token: Option<String>,
+    /// Text of the token that ends a sequence.
+    pub eos_token: Option<String>,
 }
 
 /// A chat template, or why it is none.
@@ -73,6 +85,11 @@ impl TextModel {
     ) -> Self {
         let vocabulary = Vocabulary::new(&tokenizer);
         Self {
+            info: TokenizerInfo {
+                chat_template: chat_template.map(str::to_owned),
+                bos_token: bos_token.map(str::to_owned),
+                eos_token: eos_token.map(str::to_owned),
+            },
             template: chat_template.map(|source| Template::new(source, bos_token, eos_token)),
             tool_template: None,
             tools: tool_format(chat_template, &tokenizer, &vocabulary),
@@ -109,6 +126,11 @@ impl TextModel {
     pub fn template_fault(&self) -> Option<&str> {
         let templates = [&self.template, &self.tool_template].into_iter().flatten();
         templates.filter_map(|template| template.compiled.as_ref().err()).map(String::as_str).next()
+    }
+
+    /// What the model's files say of the tokenizer.
+    pub fn tokenizer_info(&self) -> &TokenizerInfo {
+        &self.info
     }
 
     /// The tokenizer.

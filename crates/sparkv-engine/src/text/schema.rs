@@ -95,7 +95,9 @@ impl Document {
             match pointer(option) {
                 Some(pointer) => self.tags.push((pointer, tag.clone())),
                 None => {
-                    option.as_object_mut().map(|option| require(option, &tag));
+                    if let Some(option) = option.as_object_mut() {
+                        require(option, &tag);
+                    }
                 }
             }
         }
@@ -370,7 +372,7 @@ mod tests {
             for text in texts.iter().filter(|text| formats.accept(text)) {
                 let inside = |bound: &Option<Value>, exclusive: bool, outside: std::cmp::Ordering| match bound {
                     // -0 is 0, however floats are ordered.
-                    Some(bound) => match compare(text.trim_start_matches("-0").is_empty().then_some("0").unwrap_or(text), bound) {
+                    Some(bound) => match compare(if text == "-0" { "0" } else { text }, bound) {
                         std::cmp::Ordering::Equal => !exclusive,
                         order => order != outside,
                     },

@@ -393,6 +393,9 @@ async fn tokens_to_and_fro() {
         let routes = routes.clone();
         async move { post(&routes, path, body.to_string()).await }
     };
+    let info = get(&routes, "/tokenizer_info").await.json();
+    assert_eq!((&info["bos_token"], &info["eos_token"]), (&json!("<s>"), &json!("</s>")));
+    assert_eq!((&info["model_max_length"], info["chat_template"].is_string()), (&json!(2048), true));
     let tokens = ask("/tokenize", json!({ "prompt": "h\u{e9}", "return_token_strs": true })).await.json();
     let byte = |byte: u8| BYTE_OFFSET + u32::from(byte);
     assert_eq!(tokens["tokens"], json!([BOS, byte(b'h'), byte(0xc3), byte(0xa9)]));
