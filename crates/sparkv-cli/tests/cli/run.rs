@@ -109,3 +109,22 @@ fn broken_models_are_refused_by_name() {
     let message = refused("tokenizer.json", b"[]");
     assert!(message.contains("tokenizer.json"), "{message}");
 }
+
+/// A template of the operator's replaces the model's; one that is none is told at once.
+#[test]
+fn the_chat_template_can_be_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("template.jinja");
+    let tokens = |template: &str| {
+        std::fs::write(&path, template).unwrap();
+        let answer = json(&["--max-tokens", "1", "--chat-template", path.to_str().unwrap()]);
+        answer["usage"]["prompt_tokens"].as_u64().unwrap()
+    };
+    let once = tokens("{{ messages[0].content }}");
+    let twice = tokens("{{ messages[0].content }} {{ messages[0].content }}");
+    assert!(twice > once + 10, "{twice} and {once}");
+    std::fs::write(&path, "{% for %}").unwrap();
+    let output = sparkv().args(["run", "--chat-template"]).arg(&path).arg(PROMPT).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && message.contains("template.jinja cannot be compiled"), "{message}");
+}
