@@ -15,7 +15,7 @@ use libfuzzer_sys::fuzz_target;
 use sparkv::{KvChoice, Presets};
 use sparkv_engine::{EngineConfig, TextEngine, TextModel};
 use sparkv_models::fake::{CHAT_TEMPLATE, FakeConfig, FakeModel, tokenizer};
-use sparkv_server::{ApiKey, Policy, Server, ServerConfig};
+use sparkv_server::{ApiKey, Policy, Server, ServerConfig, UnknownFields};
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
 
@@ -48,6 +48,7 @@ static SERVER: LazyLock<(Runtime, Router)> = LazyLock::new(|| {
             default_kv: KvChoice::default(),
             presets,
         },
+        unknown_fields: UnknownFields::Refuse,
         body_limit: 1 << 16,
         drain_deadline: Duration::ZERO,
         request_timeout: Some(Duration::from_secs(20)),
