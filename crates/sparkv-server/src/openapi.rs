@@ -8,6 +8,7 @@ use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr, Response,
 use utoipa::{OpenApi, ToSchema};
 
 use crate::app::App;
+use crate::chat::ChatChunk;
 use crate::error::ErrorBody;
 use crate::models;
 
@@ -24,7 +25,8 @@ const KEY: &str = "api_key";
     ),
     // Registered by another name: names of models have slashes.
     paths(models::get),
-    components(schemas(ErrorBody))
+    // Chunks are within the events of streams.
+    components(schemas(ErrorBody, ChatChunk))
 )]
 pub(crate) struct Described;
 

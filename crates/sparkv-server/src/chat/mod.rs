@@ -4,6 +4,8 @@ mod convert;
 mod types;
 mod validate;
 
+pub(crate) use self::types::ChatChunk;
+
 use axum::extract::State;
 use axum::response::Response;
 
@@ -11,6 +13,7 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::generation::answer::answer;
 use crate::http::body::Fields;
+use crate::schema::ServerSentEvent;
 use crate::unsupported;
 
 /// Answers a conversation.
@@ -20,7 +23,7 @@ use crate::unsupported;
     request_body = types::ChatBody,
     responses((status = 200, description = "The answers; with `stream`, in chunks, then `[DONE]`", content(
         (types::ChatCompletion = "application/json"),
-        (types::ChatChunk = "text/event-stream"),
+        (ServerSentEvent = "text/event-stream"),
     )))
 )]
 pub(crate) async fn complete(State(app): State<App>, mut fields: Fields) -> Result<Response, ApiError> {

@@ -12,6 +12,7 @@ use crate::completions::convert::{CompletionReply, PromptTold};
 use crate::error::ApiError;
 use crate::generation::answer::answer;
 use crate::http::body::Fields;
+use crate::schema::ServerSentEvent;
 use crate::unsupported;
 
 /// The field that holds the prompts.
@@ -24,7 +25,7 @@ const PROMPT: &str = "prompt";
     request_body = types::CompletionBody,
     responses((status = 200, description = "The answers; with `stream`, in chunks, then `[DONE]`", content(
         (types::Completion = "application/json"),
-        (types::Completion = "text/event-stream"),
+        (ServerSentEvent = "text/event-stream"),
     )))
 )]
 pub(crate) async fn complete(State(app): State<App>, mut fields: Fields) -> Result<Response, ApiError> {

@@ -20,6 +20,7 @@ use crate::generation::answer::answer;
 use crate::generation::fields::ModelField;
 use crate::generation::instrumented::InstrumentedEvents;
 use crate::http::body::Fields;
+use crate::schema::ServerSentEvent;
 use crate::unsupported;
 
 /// The field that holds the conversation.
@@ -74,7 +75,7 @@ pub(crate) async fn mark_errors(request: Request, next: Next) -> Response {
     request_body = types::MessagesRequest,
     responses((status = 200, description = "The answer; with `stream`, events of the API's types", content(
         (types::MessageBody = "application/json"),
-        (String = "text/event-stream"),
+        (ServerSentEvent = "text/event-stream"),
     )))
 )]
 pub(crate) async fn create(State(app): State<App>, mut fields: Fields) -> Result<Response, ApiError> {

@@ -12,6 +12,7 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::generation::answer::answer;
 use crate::http::body::Fields;
+use crate::schema::ServerSentEvent;
 use crate::unsupported;
 
 /// The field that holds the conversation.
@@ -24,7 +25,7 @@ const PROMPT: &str = "input";
     request_body = types::ResponsesRequest,
     responses((status = 200, description = "The answer; with `stream`, events of the API's types", content(
         (types::ResponseBody = "application/json"),
-        (String = "text/event-stream"),
+        (ServerSentEvent = "text/event-stream"),
     )))
 )]
 pub(crate) async fn create(State(app): State<App>, mut fields: Fields) -> Result<Response, ApiError> {

@@ -2,8 +2,19 @@
 
 pub(crate) mod kv_cache;
 
+use utoipa::ToSchema;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema};
+
+/// An event of a stream, as its lines say it.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "a description of what is written event by event")]
+pub(crate) struct ServerSentEvent {
+    /// The event's type, where the API names its events.
+    event: Option<String>,
+    /// JSON of the API's types (of chats, a `ChatChunk`; of completions, a `Completion`), or `[DONE]`.
+    data: String,
+}
 
 /// One object with the fields of several, and no others.
 ///
