@@ -111,13 +111,25 @@ impl Document {
 
     fn bound(&self, fields: &mut Map<String, Value>) {
         let is_whole = fields.get("type") == Some(&json!("integer"));
-        for (key, sign) in
-            [("minimum", -1), ("exclusiveMinimum", -1), ("maximum", 1), ("exclusiveMaximum", 1)]
+        for (inclusive, exclusive, sign) in
+            [("minimum", "exclusiveMinimum", -1), ("maximum", "exclusiveMaximum", 1)]
         {
-            if let Some(bound) =
-                fields.get(key).filter(|bound| bound.is_number()).and_then(|bound| inward(bound, sign))
-            {
-                fields.insert(key.to_owned(), bound);
+            // (Before draft 6, a flag says that the other bound is exclusive.)
+            let is_exclusive = fields.get(exclusive) == Some(&Value::Bool(true));
+            let inner = fields.get(inclusive).and_then(|bound| inward(bound, sign, is_exclusive));
+            if let Some(bound) = inner {
+                fields.insert(inclusive.to_owned(), bound);
+            }
+            // One more than an exclusive bound is computed in floats, too.
+            if let Some(bound) = fields.get(exclusive).and_then(|bound| inward(bound, sign, true)) {
+                fields.remove(exclusive);
+                let is_inside = |other: &Value| {
+                    let further = |value: &Value| value.as_f64().map(|float| float * sign as f64);
+                    further(other) <= further(&bound)
+                };
+                if !fields.get(inclusive).filter(|other| other.is_number()).is_some_and(is_inside) {
+                    fields.insert(inclusive.to_owned(), bound);
+                }
             }
         }
         if is_whole {
@@ -164,8 +176,9 @@ impl Document {
 }
 
 /// A whole bound beyond 2^53, where floats are neither exact nor written exactly, moved inwards to one of 15 digits and
-/// zeros; of 18 at most, since those of 19 overflow. `sign` is 1 for upper bounds, -1 for lower ones. `None` if it stays.
-fn inward(bound: &Value, sign: i128) -> Option<Value> {
+/// zeros, beside itself if it is `exclusive`; of 18 at most, since those of 19 overflow. `sign` is 1 for upper bounds, -1
+/// for lower ones. `None` if it stays.
+fn inward(bound: &Value, sign: i128, exclusive: bool) -> Option<Value> {
     let float = bound.as_f64().filter(|float| float.abs() >= EXACT)?;
     let exact = bound.as_i64().map(i128::from).or(bound.as_u64().map(i128::from)).unwrap_or(float as i128);
     if exact * sign >= TOO_LARGE {
@@ -174,7 +187,7 @@ fn inward(bound: &Value, sign: i128) -> Option<Value> {
     let digits = exact.unsigned_abs().ilog10();
     let unit = 10i128.pow(digits.saturating_sub(14));
     // Rounded down for upper bounds, up for lower ones.
-    let rounded = (exact * sign).div_euclid(unit) * unit * sign;
+    let rounded = ((exact * sign).div_euclid(unit) - i128::from(exclusive)) * unit * sign;
     i64::try_from(rounded).ok().map(Value::from)
 }
 
