@@ -63,6 +63,18 @@ impl Refusals {
         self.faults.is_empty()
     }
 
+    /// What came of a check that may refuse more on its way, if nothing was refused.
+    ///
+    /// # Errors
+    /// All that was.
+    pub(crate) fn check<T>(
+        mut self,
+        check: impl FnOnce(&mut Self) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        let last = check(&mut self);
+        self.end(last)
+    }
+
     /// What came of the last check, if nothing was refused.
     ///
     /// # Errors

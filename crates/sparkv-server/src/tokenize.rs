@@ -89,14 +89,13 @@ pub(crate) async fn tokenize(
     let TokenizeFields { model, prompt, add_special_tokens: special, return_token_strs } =
         TokenizeFields::take(&mut fields);
     let conversation = ConversationFields::take(&mut fields);
-    let mut refusals = fields.finish(|_| None)?;
+    let refusals = fields.finish(|_| None)?;
     app.check_model(model.as_deref())?;
-    let prompt = match (prompt, conversation.messages.is_some()) {
+    let prompt = refusals.check(|refusals| match (prompt, conversation.messages.is_some()) {
         (Some(text), false) => Ok(Written::Text(text)),
-        (None, true) => conversation::check(conversation, &mut refusals).map(Written::Chat),
+        (None, true) => conversation::check(conversation, refusals).map(Written::Chat),
         _ => Err(ApiError::invalid("prompt", "one of prompt and messages is required")),
-    };
-    let prompt = refusals.end(prompt)?;
+    })?;
     let param = if matches!(prompt, Written::Text(_)) { "prompt" } else { MESSAGES };
     let tokens = app.encode(move |engine| match prompt {
         Written::Text(text) => engine.text().tokenize(&text, special.unwrap_or(true)),
@@ -172,10 +171,9 @@ pub(crate) async fn apply_template(
 ) -> Result<Json<PromptText>, ApiError> {
     let ModelField { model } = ModelField::take(&mut fields);
     let conversation = ConversationFields::take(&mut fields);
-    let mut refusals = fields.finish(|_| None)?;
+    let refusals = fields.finish(|_| None)?;
     app.check_model(model.as_deref())?;
-    let conversation = conversation::check(conversation, &mut refusals);
-    let Conversation { chat, .. } = refusals.end(conversation)?;
+    let Conversation { chat, .. } = refusals.check(|refusals| conversation::check(conversation, refusals))?;
     let prompt = app.encode(move |engine| engine.text().render(chat)).await?;
     Ok(Json(PromptText {
         prompt: prompt.map_err(|error| ApiError::refused(error, &Fault::of_prompt(MESSAGES)))?,

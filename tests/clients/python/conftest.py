@@ -9,15 +9,7 @@ import httpx
 import pytest
 from openai import OpenAI
 
-
-@pytest.fixture(scope="session")
-def url() -> str:
-    return os.environ["CLIENTS_URL"]
-
-
-@pytest.fixture(scope="session")
-def key() -> str:
-    return os.environ["CLIENTS_KEY"]
+pytest_plugins = ["places"]
 
 
 @pytest.fixture(scope="session")

@@ -11,15 +11,7 @@ import pytest
 
 from serving import Server
 
-
-@pytest.fixture(scope="session")
-def url() -> str:
-    return os.environ["CLIENTS_URL"]
-
-
-@pytest.fixture(scope="session")
-def key() -> str:
-    return os.environ["CLIENTS_KEY"]
+pytest_plugins = ["places"]
 
 
 @pytest.fixture(scope="session")

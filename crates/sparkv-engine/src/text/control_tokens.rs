@@ -16,6 +16,7 @@ use crate::chat::{Chat, ChatMessage, Tool, ToolCall};
 /// The special tokens of a tokenizer.
 #[derive(Debug)]
 pub(super) struct ControlTokens {
+    /// By their ids.
     tokens: Vec<(u32, AddedToken)>,
     /// Finds their names; its patterns are in the order of `tokens`. `None` if there are no names.
     names: Option<AhoCorasick>,
@@ -124,7 +125,7 @@ impl ControlTokens {
         let encoding = tokenizer.encode_fast(text, false).map_err(|error| error.to_string())?;
         let real = |&id: &u32| match id.checked_sub(*first_stand_in) {
             Some(index) => self.tokens.get(index as usize).map(|(id, _)| *id).ok_or_else(|| id.to_string()),
-            None if self.tokens.iter().any(|(special, _)| *special == id) => {
+            None if self.tokens.binary_search_by_key(&id, |(special, _)| *special).is_ok() => {
                 Err("it spells a special token, which this vocabulary cannot write in other tokens"
                     .to_owned())
             }

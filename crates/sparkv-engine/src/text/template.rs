@@ -93,9 +93,7 @@ impl ChatTemplate {
             _ => Ok(rendered),
         }
     }
-}
 
-impl ChatTemplate {
     /// Whether it shows what a system message says. One that takes no message at all is not blamed for that.
     pub(super) fn knows_system(&self) -> bool {
         // Nobody begins like this.

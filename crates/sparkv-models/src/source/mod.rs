@@ -37,10 +37,9 @@ impl FromStr for ModelSource {
 
     fn from_str(name: &str) -> Result<Self, LoadError> {
         let path = PathBuf::from(name);
-        let is_called_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
         if path.is_dir() {
             Ok(Self::Folder(path))
-        } else if is_called_gguf || gguf::is_gguf(&path) {
+        } else if gguf::is_called_gguf(&path) || gguf::is_gguf(&path) {
             Ok(Self::Gguf(path))
         } else if name == DEMO {
             Ok(Self::Demo)

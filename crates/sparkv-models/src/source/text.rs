@@ -120,12 +120,9 @@ impl TextFiles {
     /// their texts.
     pub(crate) fn ends(&self) -> impl Iterator<Item = u32> {
         let stated = self.eos_token.as_deref().and_then(|token| self.tokenizer.token_to_id(token));
-        let known = |text: &str| {
-            let id = self.tokenizer.token_to_id(text)?;
-            let added = self.tokenizer.get_added_vocabulary().get_added_tokens_decoder();
-            added.get(&id).is_some_and(|token| token.special).then_some(id)
-        };
-        stated.into_iter().chain(ENDS.into_iter().filter_map(known))
+        let added = self.tokenizer.get_added_vocabulary();
+        let known = ENDS.into_iter().filter(|text| added.is_special_token(text));
+        stated.into_iter().chain(known.filter_map(|text| self.tokenizer.token_to_id(text)))
     }
 }
 

@@ -28,9 +28,8 @@ use crate::unsupported;
 )]
 pub(crate) async fn complete(State(app): State<App>, mut fields: Fields) -> Result<Response, ApiError> {
     let body = types::ChatBody::take(&mut fields);
-    let mut refusals = fields.finish(unsupported::chat)?;
-    let checked = validate::validate(body, &mut refusals, &app);
-    let checked = refusals.end(checked)?;
+    let refusals = fields.finish(unsupported::chat)?;
+    let checked = refusals.check(|refusals| validate::validate(body, refusals, &app))?;
     let reply = convert::ChatReply::new(app.model_name(), checked.delivery, &checked.requests);
     answer(&app, checked, |_| reply).await
 }

@@ -78,7 +78,7 @@ impl CompletionReply {
     /// The chunk with the prompt's text.
     fn echo(&mut self, index: usize, logprobs: Option<CompletionLogprobs>) -> sse::Event {
         let text = std::mem::take(&mut self.echo[index]);
-        self.chunk(Choice { text, index, logprobs, finish_reason: None, prompt_logprobs: None })
+        self.chunk(Choice { text, index, logprobs, ..Choice::default() })
     }
 }
 
@@ -120,18 +120,12 @@ impl Reply for CompletionReply {
         // There are no tools, so there is nothing but text.
         let AnswerDelta::Text { text, logprobs } = delta else { return Vec::new() };
         let logprobs = self.logprobs(index, Vec::new(), logprobs);
-        vec![self.chunk(Choice { text, index, logprobs, finish_reason: None, prompt_logprobs: None })]
+        vec![self.chunk(Choice { text, index, logprobs, ..Choice::default() })]
     }
 
     fn end(&mut self, index: usize, end: End) -> Vec<sse::Event> {
         let finish_reason = Some(finish_reason(end.reason));
-        vec![self.chunk(Choice {
-            text: String::new(),
-            index,
-            logprobs: None,
-            finish_reason,
-            prompt_logprobs: None,
-        })]
+        vec![self.chunk(Choice { index, finish_reason, ..Choice::default() })]
     }
 
     fn closing(&mut self, usage: Vec<Usage>) -> Vec<sse::Event> {

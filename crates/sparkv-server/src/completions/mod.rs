@@ -30,14 +30,13 @@ const PROMPT: &str = "prompt";
 )]
 pub(crate) async fn complete(State(app): State<App>, mut fields: Fields) -> Result<Response, ApiError> {
     let body = types::CompletionBody::take(&mut fields);
-    let mut refusals = fields.finish(unsupported::completions)?;
+    let refusals = fields.finish(unsupported::completions)?;
     let echo = body.own.echo.unwrap_or(false);
     let prompt = PromptTold {
         in_logprobs: echo && body.own.logprobs.is_some(),
         apart: body.generation.prompt_logprobs.is_some(),
     };
-    let checked = validate::validate(body, &mut refusals, &app);
-    let checked = refusals.end(checked)?;
+    let checked = refusals.check(|refusals| validate::validate(body, refusals, &app))?;
     let echo = if echo { validate::echo(&checked.requests.requests, &app)? } else { Vec::new() };
     let reply = CompletionReply::new(app.model_name(), checked.delivery, &checked.requests, echo, prompt);
     answer(&app, checked, |_| reply).await

@@ -69,7 +69,7 @@ pub(crate) struct Completion {
 }
 
 /// One of the answers, or a piece of it.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 #[schema(as = CompletionChoice)]
 pub(crate) struct Choice {
     pub(crate) text: String,

@@ -176,39 +176,37 @@ const TOOLS: &str = "tools";
 /// # Errors
 /// If that format is no JSON.
 pub(crate) fn calls(
-    tools: &[Tool],
+    tools: Vec<Tool>,
     choice: Choice,
     asked: Option<AskedFormat>,
     app: &App,
 ) -> Result<(Option<AskedFormat>, Option<CallParser>), ApiError> {
-    if tools.is_empty() || choice.mode == Mode::Never {
+    if tools.is_empty() {
         return Ok((asked, None));
     }
     let several = choice.several;
-    let format = |tools: Vec<Tool>, otherwise, several| {
-        let format = OutputFormat::ToolCalls { tools, otherwise, several };
-        Some(AskedFormat { format, param: TOOLS })
+    let names = tools.iter().map(|tool| tool.name.clone()).collect();
+    let format = |param, tools, otherwise, several| {
+        Some(AskedFormat { format: OutputFormat::ToolCalls { tools, otherwise, several }, param })
     };
     let format = match (choice.mode, asked) {
-        (Mode::Never, asked) => asked,
+        (Mode::Never, asked) => return Ok((asked, None)),
         (Mode::Maybe, Some(AskedFormat { format: OutputFormat::JsonSchema { schema, strict }, param })) => {
-            let otherwise = Otherwise::Json { schema, strict };
-            format(tools.to_vec(), otherwise, several).map(|asked| AskedFormat { param, ..asked })
+            format(param, tools, Otherwise::Json { schema, strict }, several)
         }
         (Mode::Maybe, Some(AskedFormat { param, .. })) => {
             let reason = "with tools that may be called, other answers can be JSON, but no other format";
             return Err(ApiError::unsupported(param, reason));
         }
-        (Mode::Maybe, None) if choice.strict || !several => format(tools.to_vec(), Otherwise::Text, several),
+        (Mode::Maybe, None) if choice.strict || !several => format(TOOLS, tools, Otherwise::Text, several),
         (Mode::Maybe, None) => None,
         // Whatever else was asked for says nothing of calls.
-        (Mode::Any, _) => format(tools.to_vec(), Otherwise::Nothing, several),
+        (Mode::Any, _) => format(TOOLS, tools, Otherwise::Nothing, several),
         (Mode::Only(name), _) => {
-            let only = tools.iter().filter(|tool| tool.name == name).cloned();
-            format(only.collect(), Otherwise::Nothing, false)
+            let only = tools.into_iter().filter(|tool| tool.name == name).collect();
+            format(TOOLS, only, Otherwise::Nothing, false)
         }
     };
-    let names = tools.iter().map(|tool| tool.name.clone()).collect();
     let parser = CallParser::new(app.tool_format(), names, format.is_some());
     Ok((format, Some(parser)))
 }

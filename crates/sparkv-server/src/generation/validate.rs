@@ -91,7 +91,7 @@ pub(crate) fn validate(
         (one, other) => one.or(other),
     };
     let (format, parser) = match asked.tools {
-        Some((tools, choice)) => tools::calls(&tools, choice, format, app)?,
+        Some((tools, choice)) => tools::calls(tools, choice, format, app)?,
         None => (format, None),
     };
     let (format, format_param) =

@@ -80,9 +80,8 @@ pub(crate) async fn mark_errors(request: Request, next: Next) -> Response {
 )]
 pub(crate) async fn create(State(app): State<App>, mut fields: Fields) -> Result<Response, ApiError> {
     let body = types::MessagesBody::take(&mut fields);
-    let mut refusals = fields.finish(unsupported::messages)?;
-    let checked = validate::validate(body, &mut refusals, &app);
-    let checked = refusals.end(checked)?;
+    let refusals = fields.finish(unsupported::messages)?;
+    let checked = refusals.check(|refusals| validate::validate(body, refusals, &app))?;
     let reply = |events: &[InstrumentedEvents]| {
         // Those read from the cache are known at the end only.
         let prompt_tokens = events.first().map_or(0, InstrumentedEvents::prompt_tokens);
@@ -104,10 +103,9 @@ pub(crate) async fn count_tokens(
 ) -> Result<Json<types::TokenCount>, ApiError> {
     let ModelField { model } = ModelField::take(&mut fields);
     let conversation = types::ConversationFields::take(&mut fields);
-    let mut refusals = fields.finish(unsupported::count_tokens)?;
+    let refusals = fields.finish(unsupported::count_tokens)?;
     app.check_model(model.as_deref())?;
-    let conversation = conversation::check(conversation, &mut refusals);
-    let Conversation { chat, .. } = refusals.end(conversation)?;
+    let Conversation { chat, .. } = refusals.check(|refusals| conversation::check(conversation, refusals))?;
     let tokens = app.encode(move |engine| engine.text().encode(Prompt::Chat(chat))).await?;
     let tokens = tokens.map_err(|error| ApiError::refused(error, &Fault::of_prompt(PROMPT)))?;
     Ok(Json(types::TokenCount { input_tokens: tokens.len() }))

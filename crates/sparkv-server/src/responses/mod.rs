@@ -30,8 +30,7 @@ const PROMPT: &str = "input";
 )]
 pub(crate) async fn create(State(app): State<App>, mut fields: Fields) -> Result<Response, ApiError> {
     let body = types::ResponsesBody::take(&mut fields);
-    let mut refusals = fields.finish(unsupported::responses)?;
-    let checked = validate::validate(body, &mut refusals, &app);
-    let (checked, echo) = refusals.end(checked)?;
+    let refusals = fields.finish(unsupported::responses)?;
+    let (checked, echo) = refusals.check(|refusals| validate::validate(body, refusals, &app))?;
     answer(&app, checked, |_| convert::ResponsesReply::new(app.model_name(), echo)).await
 }

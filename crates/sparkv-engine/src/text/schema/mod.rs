@@ -33,7 +33,7 @@ const KNOWN_PATTERNS: [(&str, &str); 3] = [
 /// A schema as llguidance is to read it.
 pub(super) fn prepared(mut schema: Value, strict: bool) -> Value {
     let mut document = Document { combines: false, strict, tags: Vec::new() };
-    each_schema(&schema, &mut |fields| document.combines |= combines(fields));
+    each_schema(&mut schema, &mut |fields| document.combines |= combines(fields));
     document.prepare(&mut schema);
     for (name, tag) in std::mem::take(&mut document.tags) {
         if let Some(Value::Object(fields)) = schema.pointer_mut(&name) {
@@ -45,7 +45,7 @@ pub(super) fn prepared(mut schema: Value, strict: bool) -> Value {
 
 /// A schema whose place is `place` within another one: its references lead there.
 pub(super) fn moved(mut schema: Value, place: &str) -> Value {
-    change_each_schema(&mut schema, &mut |fields| {
+    each_schema(&mut schema, &mut |fields| {
         if let Some(Value::String(reference)) = fields.get_mut("$ref")
             && let Some(pointer) = reference.strip_prefix('#')
         {
@@ -67,7 +67,7 @@ struct Document {
 impl Document {
     fn prepare(&mut self, schema: &mut Value) {
         let root = schema.clone();
-        change_each_schema(schema, &mut |fields| {
+        each_schema(schema, &mut |fields| {
             self.tell_apart(fields, &root);
             self.close(fields);
             self.bound(fields);
@@ -289,17 +289,12 @@ fn within<'a>(key: &str, value: &'a mut Value) -> Vec<&'a mut Value> {
 }
 
 /// Goes through a schema and all within it.
-fn change_each_schema(schema: &mut Value, change: &mut impl FnMut(&mut Map<String, Value>)) {
+fn each_schema(schema: &mut Value, change: &mut impl FnMut(&mut Map<String, Value>)) {
     let Value::Object(fields) = schema else { return };
     change(fields);
     for (key, value) in fields.iter_mut() {
-        within(key, value).into_iter().for_each(|schema| change_each_schema(schema, change));
+        within(key, value).into_iter().for_each(|schema| each_schema(schema, change));
     }
-}
-
-/// The same, to look only.
-fn each_schema(schema: &Value, look: &mut impl FnMut(&Map<String, Value>)) {
-    change_each_schema(&mut schema.clone(), &mut |fields| look(fields));
 }
 
 #[cfg(test)]

@@ -48,10 +48,14 @@ pub(crate) fn is_gguf(path: &Path) -> bool {
     read.is_ok() && magic == MAGIC
 }
 
+/// Whether a file is called as GGUF files usually are.
+pub(crate) fn is_called_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+}
+
 /// The name of a model without what tells its files apart: the ending, and which part it is.
 pub(crate) fn model_name(path: &Path) -> PathBuf {
-    let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
-    let name = if is_gguf { path.with_extension("") } else { path.to_owned() };
+    let name = if is_called_gguf(path) { path.with_extension("") } else { path.to_owned() };
     split_name(path).map_or(name, |(stem, _)| path.with_file_name(stem))
 }
 
