@@ -66,7 +66,7 @@ described_as_one!(
     ResponsesRequest,
     "ResponsesRequest",
     [ResponsesBody, GenerationFields, FormatFields],
-    without ["n", "response_format", "stream_options", "max_tokens", "max_completion_tokens"]
+    without ["n", "response_format", "stream_options", "max_tokens", "max_completion_tokens", "prompt_logprobs"]
 );
 
 /// A request, as clients see it.

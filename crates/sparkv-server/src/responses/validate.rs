@@ -101,6 +101,11 @@ fn check_generation(fields: GenerationFields) -> Result<GenerationFields, ApiErr
             return Err(ApiError::unsupported(param, format!("its name is {name} here")));
         }
     }
+    if fields.prompt_logprobs.is_some() {
+        let reason =
+            "a response has no place for what the model thinks of its input; chats and completions have";
+        return Err(ApiError::unsupported("prompt_logprobs", reason));
+    }
     if fields.n.is_some_and(|n| n != 1) {
         return Err(ApiError::unsupported("n", "a response is one answer"));
     }

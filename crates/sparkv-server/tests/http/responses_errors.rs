@@ -85,7 +85,7 @@ async fn known_fields_that_are_not_supported_are_refused_by_name() {
         "previous_response_id": "resp_1", "conversation": "conv_1", "background": true, "store": "yes",
         "reasoning": "low", "truncation": "auto", "prompt": { "id": "pmpt_1" }, "max_tool_calls": "many",
         "max_tokens": 12, "max_completion_tokens": 12, "n": 2, "response_format": { "type": "text" },
-        "messages": [], "grammar": "a", "moderation": {}, "priority": 2,
+        "messages": [], "grammar": "a", "moderation": {}, "priority": 2, "prompt_logprobs": 0,
     });
     for (field, value) in cases.as_object().unwrap() {
         let reply = respond(&routes, json!({ field: value })).await;
