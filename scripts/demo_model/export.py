@@ -63,7 +63,9 @@ def main():
         "bos_token_id": bos,
         "eos_token_id": end,
     })
-    write_json(arguments.out / "generation_config.json", {"bos_token_id": bos, "eos_token_id": end})
+    # It finds what was said, so that the likeliest token is the right one.
+    generation = {"bos_token_id": bos, "do_sample": False, "eos_token_id": end}
+    write_json(arguments.out / "generation_config.json", generation)
     write_json(arguments.out / "tokenizer_config.json", {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<|bos|>",

@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use sparkv::{Budget, parallel};
-use sparkv_engine::{EngineConfig, TextEngine, TextModel};
+use sparkv_engine::{EngineConfig, GenerationDefaults, TextEngine, TextModel};
 use sparkv_eval::bench::Loading;
 use sparkv_models::{
-    HubOptions, LoadOptions, LoadedModel, ModelSource, Progress, WeightFormat, load as load_files,
+    HubOptions, LanguageModel, LoadOptions, LoadedModel, ModelSource, Progress, WeightFormat,
+    load as load_files,
 };
 use sysinfo::System;
 
@@ -25,6 +26,10 @@ pub(crate) struct Loaded {
     pub(crate) alias: String,
     /// Whether it can take conversations.
     pub(crate) has_chat_template: bool,
+    /// What holds where a request does not say.
+    pub(crate) generation: GenerationDefaults,
+    /// How weights are held, and the bytes of each type.
+    pub(crate) weight_types: Vec<(&'static str, u64)>,
     /// What it took to load it.
     pub(crate) loading: Loading,
 }
@@ -104,8 +109,15 @@ pub(crate) fn load(
     allocator::give_back();
     let loading = Loading::since(start, loaded.decoder.weight_bytes());
     let has_chat_template = loaded.text.chat_template.is_some();
+    let generation = settings.generation.defaults(&loaded.sampling);
+    let weight_types = loaded.decoder.weight_types();
+    let made_for = loaded.decoder.info().context_length;
+    if let Some(most) = settings.model.max_model_len.filter(|most| most.get() > made_for) {
+        bail!("model.max_model_len: {most} is more than the {made_for} that {} was made for", loaded.name);
+    }
     let server = &settings.server;
     let config = EngineConfig {
+        max_context: settings.model.max_model_len,
         max_queue: server.max_queue,
         max_running: server.max_running,
         kv_memory: kv_memory(server.kv_memory),
@@ -116,7 +128,8 @@ pub(crate) fn load(
     tracing::debug!(kv_memory = config.kv_memory, "bytes for KV caches");
     let engine = TextEngine::start(loaded.decoder, text, config, settings.presets.clone())
         .context("cannot start the engine's thread")?;
-    Ok(Loaded { engine, name: loaded.name, alias: source.to_string(), has_chat_template, loading })
+    let (name, alias) = (loaded.name, source.to_string());
+    Ok(Loaded { engine, name, alias, has_chat_template, generation, weight_types, loading })
 }
 
 /// Bytes for KV caches. A share is one of the memory that is free now, or that the container has left.

@@ -6,6 +6,7 @@
 
 mod allocator;
 mod commands;
+mod cost;
 mod layers;
 mod loading;
 mod logging;
@@ -14,6 +15,7 @@ mod progress;
 mod reload;
 mod settings;
 mod show;
+mod summary;
 
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
@@ -24,8 +26,11 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand}
 
 use crate::commands::bench::BenchOptions;
 use crate::commands::eval::EvalOptions;
+use crate::commands::run::Question;
 use crate::layers::Layers;
-use crate::options::{KvFlag, LogFormat, ModelOptions, Options, RunOptions, ServerOptions};
+use crate::options::{
+    GenerationOptions, KvFlag, LogFormat, ModelOptions, Options, RunOptions, ServerOptions,
+};
 use crate::reload::Sources;
 use crate::settings::Settings;
 
@@ -43,6 +48,8 @@ enum Command {
     Serve(ServeArgs),
     /// Answer one prompt in the terminal
     Run(RunArgs),
+    /// Converse in the terminal
+    Chat(ChatArgs),
     /// Download a model of the Hugging Face hub
     Pull(PullArgs),
     /// Measure speed and memory, of a model or of random weights in a shape
@@ -64,26 +71,54 @@ struct ConfigFlag {
 
 #[derive(Debug, Args)]
 struct ServeArgs {
+    /// The model, as after --model
+    #[arg(value_name = "MODEL")]
+    named: Option<String>,
     #[command(flatten)]
     file: ConfigFlag,
     #[command(flatten)]
     model: ModelOptions,
     #[command(flatten)]
     kv: KvFlag,
+    #[command(flatten)]
+    generation: GenerationOptions,
     #[command(flatten)]
     server: ServerOptions,
 }
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// What to answer
-    prompt: String,
+    /// What to answer, - for standard input; in front of it may stand the model, as after --model
+    #[arg(value_name = "[MODEL] PROMPT", num_args = 0..=2)]
+    prompt: Vec<String>,
+    /// A file whose text stands in front of the prompt, - for standard input; may be given again
+    #[arg(long, short, value_name = "FILE")]
+    file: Vec<PathBuf>,
     #[command(flatten)]
-    file: ConfigFlag,
+    config: ConfigFlag,
     #[command(flatten)]
     model: ModelOptions,
     #[command(flatten)]
     kv: KvFlag,
+    #[command(flatten)]
+    generation: GenerationOptions,
+    #[command(flatten)]
+    run: RunOptions,
+}
+
+#[derive(Debug, Args)]
+struct ChatArgs {
+    /// The model, as after --model
+    #[arg(value_name = "MODEL")]
+    named: Option<String>,
+    #[command(flatten)]
+    config: ConfigFlag,
+    #[command(flatten)]
+    model: ModelOptions,
+    #[command(flatten)]
+    kv: KvFlag,
+    #[command(flatten)]
+    generation: GenerationOptions,
     #[command(flatten)]
     run: RunOptions,
 }
@@ -141,6 +176,8 @@ struct ConfigArgs {
     #[command(flatten)]
     kv: KvFlag,
     #[command(flatten)]
+    generation: GenerationOptions,
+    #[command(flatten)]
     server: ServerOptions,
     #[command(flatten)]
     run: RunOptions,
@@ -183,13 +220,22 @@ fn message(error: &anyhow::Error) -> String {
 
 fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<()> {
     match command {
-        Command::Serve(ServeArgs { file, model, kv, server }) => {
-            let given = Options { model, kv: kv.kv, server, ..Options::default() };
+        Command::Serve(ServeArgs { named, file, model, kv, generation, server }) => {
+            let model = model.named(named, matches)?;
+            let given = Options { model, kv: kv.kv, generation, server, ..Options::default() };
             commands::serve::serve(Sources { file: file.config, given, matches: matches.clone() })
         }
-        Command::Run(RunArgs { prompt, file, model, kv, run }) => {
-            let given = Options { model, kv: kv.kv, run, ..Options::default() };
-            commands::run::run(prompt, &Settings::new(&Layers::new(file.config, &given, matches)?)?)
+        Command::Run(RunArgs { mut prompt, file, config, model, kv, generation, run }) => {
+            let text = prompt.pop();
+            let model = model.named(prompt.pop(), matches)?;
+            let given = Options { model, kv: kv.kv, generation, run, ..Options::default() };
+            let settings = Settings::new(&Layers::new(config.config, &given, matches)?)?;
+            commands::run::run(Question { text, files: file }, &settings)
+        }
+        Command::Chat(ChatArgs { named, config, model, kv, generation, run }) => {
+            let model = model.named(named, matches)?;
+            let given = Options { model, kv: kv.kv, generation, run, ..Options::default() };
+            commands::chat::chat(&Settings::new(&Layers::new(config.config, &given, matches)?)?)
         }
         Command::Pull(PullArgs { name, file, offline }) => {
             let model = ModelOptions { offline, ..ModelOptions::default() };
@@ -229,8 +275,8 @@ impl ConfigArgs {
 
     fn layers(self, matches: &ArgMatches) -> anyhow::Result<Layers> {
         let file = self.path().cloned();
-        let Self { model, kv, server, run, .. } = self;
-        let given = Options { model, kv: kv.kv, server, run, ..Options::default() };
+        let Self { model, kv, generation, server, run, .. } = self;
+        let given = Options { model, kv: kv.kv, generation, server, run, ..Options::default() };
         Layers::new(file, &given, matches)
     }
 }

@@ -8,7 +8,8 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
-use clap::{Args, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, ValueEnum};
 use serde::{Deserialize, Deserializer, Serialize};
 use sparkv::{Budget, KvOptions};
 use sparkv_models::{DeviceChoice, WeightFormat};
@@ -23,9 +24,11 @@ pub(crate) struct Options {
     /// What a request's KV cache may cost if it does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) kv: Option<KvOptions>,
+    /// How answers are generated where a request does not say.
+    pub(crate) generation: GenerationOptions,
     /// How it is served.
     pub(crate) server: ServerOptions,
-    /// How `sparkv run` answers.
+    /// How `sparkv run` and `sparkv chat` answer.
     pub(crate) run: RunOptions,
     /// Presets of the operator, by name. (Files only.)
     pub(crate) presets: BTreeMap<String, KvOptions>,
@@ -85,8 +88,11 @@ section! {
     #[heading = "Model"]
     ModelOptions, ModelSettings {
         /// Folder, GGUF file, or name on the Hugging Face hub; demo is the model in the binary
-        #[arg(long = "model", env = "SPARKV_MODEL", value_name = "DIR|FILE.gguf|ORG/NAME|demo")]
+        #[arg(long = "model", short = 'm', env = "SPARKV_MODEL", value_name = "DIR|FILE.gguf|ORG/NAME|demo")]
         source: Required<String>,
+        /// Positions of prompt and answer together; left out: as many as the model was made for
+        #[arg(long, env = "SPARKV_MAX_MODEL_LEN", value_name = "TOKENS")]
+        max_model_len: Optional<NonZeroUsize>,
         /// Where it runs: auto, cpu, cuda, cuda:N or metal
         #[arg(long, env = "SPARKV_DEVICE")]
         device: Required<DeviceChoice>,
@@ -111,12 +117,26 @@ section! {
     }
 }
 
+impl ModelOptions {
+    /// The same with the model that was named without a flag, if one was: it beats a variable.
+    ///
+    /// # Errors
+    /// If --model names one, too.
+    pub(crate) fn named(self, name: Option<String>, matches: &ArgMatches) -> anyhow::Result<Self> {
+        let Some(name) = name else { return Ok(self) };
+        let flag = matches.value_source("source") == Some(ValueSource::CommandLine);
+        anyhow::ensure!(!flag, "the model is named twice: `{name}`, and after --model");
+        Ok(Self { source: Some(name), ..self })
+    }
+}
+
 /// What a request's KV cache may cost if it does not say.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "KV cache")]
 pub(crate) struct KvFlag {
-    /// Default KV cache settings: a preset's name, or the JSON object of a request's `kv_cache`
-    #[arg(long, env = "SPARKV_KV", value_name = "PRESET|JSON", value_parser = parse_kv)]
+    /// What KV caches may cost if a request does not say: a preset's name, a budget (25%, 64MiB), or the JSON object of a
+    /// request's `kv_cache`
+    #[arg(long, env = "SPARKV_KV", value_name = "PRESET|BUDGET|JSON", value_parser = parse_kv)]
     pub(crate) kv: Option<KvOptions>,
 }
 
@@ -221,18 +241,57 @@ impl From<UnknownFieldsOption> for UnknownFields {
 }
 
 section! {
-    /// How `sparkv run` answers.
+    /// How answers are generated where a request does not say.
+    #[heading = "Generation"]
+    GenerationOptions, GenerationSettings {
+        /// Most tokens of an answer
+        #[arg(long, env = "SPARKV_MAX_TOKENS", value_name = "N")]
+        max_tokens: Required<NonZeroUsize>,
+        /// 0 takes the likeliest token; higher is more varied. Left out, like the four below: as the model's files advise
+        /// (generation_config.json, general.sampling.*), else 0.8
+        #[arg(long, env = "SPARKV_TEMPERATURE", value_name = "T", allow_negative_numbers = true)]
+        temperature: Optional<f64>,
+        /// Fewest likeliest tokens whose probabilities reach this; else 0.95
+        #[arg(long, env = "SPARKV_TOP_P", value_name = "P", allow_negative_numbers = true)]
+        top_p: Optional<f64>,
+        /// Number of likeliest tokens, 0 for all; else 40
+        #[arg(long, env = "SPARKV_TOP_K", value_name = "N")]
+        top_k: Optional<usize>,
+        /// Least share of the likeliest token's probability; else 0.05
+        #[arg(long, env = "SPARKV_MIN_P", value_name = "P", allow_negative_numbers = true)]
+        min_p: Optional<f64>,
+        /// Makes tokens of the prompt and the answer less likely to come again, above 1; else 1
+        #[arg(long, env = "SPARKV_REPETITION_PENALTY", value_name = "X", allow_negative_numbers = true)]
+        repetition_penalty: Optional<f64>,
+        /// Makes tokens that were generated less likely to come again, between -2 and 2
+        #[arg(long, env = "SPARKV_PRESENCE_PENALTY", value_name = "X", allow_negative_numbers = true)]
+        presence_penalty: Required<f64>,
+        /// The same, for each time they were
+        #[arg(long, env = "SPARKV_FREQUENCY_PENALTY", value_name = "X", allow_negative_numbers = true)]
+        frequency_penalty: Required<f64>,
+        /// End an answer that says the same line, or up to 128 tokens, so many times in a row; 0 lets it
+        #[arg(long, env = "SPARKV_STOP_REPETITION", value_name = "TIMES")]
+        stop_repetition: Required<usize>,
+    }
+}
+
+section! {
+    /// How `sparkv run` and `sparkv chat` answer.
     #[heading = "Answer"]
     RunOptions, RunSettings {
-        /// Most tokens to generate; left out: what fits in the context
-        #[arg(long, env = "SPARKV_MAX_TOKENS", value_name = "N")]
-        max_tokens: Optional<NonZeroUsize>,
-        /// 0 takes the likeliest token; higher is more varied
-        #[arg(long, env = "SPARKV_TEMPERATURE", value_name = "T", allow_negative_numbers = true)]
-        temperature: Required<f64>,
         /// Makes a temperature above 0 repeatable. (Not above 2^63 - 1: TOML's integers are signed.)
         #[arg(long, env = "SPARKV_SEED", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
         seed: Optional<u64>,
+        /// Text that ends the answer and is no part of it; may be given again
+        #[arg(long, env = "SPARKV_STOP", value_name = "TEXT")]
+        #[serde(default, deserialize_with = "one_or_several")]
+        stop: Optional<Vec<String>>,
+        /// System prompt
+        #[arg(long, env = "SPARKV_SYSTEM", value_name = "TEXT")]
+        system: Optional<String>,
+        /// Go on past the model's end of text
+        #[arg(long, env = "SPARKV_IGNORE_EOS", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+        ignore_eos: Required<bool>,
         /// Complete the text as it is, without the chat template (as is always done if the model has none)
         #[arg(long, env = "SPARKV_RAW", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
         raw: Required<bool>,
@@ -256,8 +315,11 @@ pub(crate) fn one_or_several<'de, D: Deserializer<'de>>(from: D) -> Result<Optio
     }))
 }
 
-/// A preset's name, or settings as JSON.
+/// A preset's name, settings as JSON, or a budget.
 pub(crate) fn parse_kv(text: &str) -> Result<KvOptions, String> {
+    if let Ok(budget) = text.parse() {
+        return Ok(KvOptions { budget: Some(budget), ..KvOptions::default() });
+    }
     if text.trim_start().starts_with('{') {
         serde_json::from_str(text).map_err(|error| error.to_string())
     } else if text.is_empty() {

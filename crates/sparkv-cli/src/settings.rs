@@ -6,21 +6,26 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Deserialize;
 use sparkv::{KvChoice, KvOptions, Presets};
-use sparkv_engine::SamplingParams;
+use sparkv_engine::{GenerationDefaults, RepetitionDetection, SamplingParams};
 use sparkv_eval::SettingsUnderTest;
+use sparkv_models::AdvisedSampling;
 use sparkv_server::{ApiKey, ApiKeys, CorsOrigins, Tls};
 
-use crate::layers::Layers;
-use crate::options::{ModelSettings, RunSettings, ServerSettings};
+use crate::layers::{Layers, Origin};
+use crate::options::{GenerationSettings, ModelSettings, RunSettings, ServerSettings};
 
 /// Every setting, checked as far as it can be without a model.
 #[derive(Debug)]
 pub(crate) struct Settings {
     /// Which model, and how it is held.
     pub(crate) model: ModelSettings,
+    /// How answers are generated where a request does not say.
+    pub(crate) generation: GenerationSettings,
+    /// Whether somebody set `max_tokens`, so that it is no default.
+    pub(crate) max_tokens_given: bool,
     /// How it is served.
     pub(crate) server: ServerSettings,
-    /// How `sparkv run` answers.
+    /// How `sparkv run` and `sparkv chat` answer.
     pub(crate) run: RunSettings,
     /// What `preset` may name.
     pub(crate) presets: Presets,
@@ -51,16 +56,41 @@ pub(crate) struct TlsFiles {
 struct Document {
     model: ModelSettings,
     kv: KvOptions,
+    generation: GenerationSettings,
     server: ServerSettings,
     run: RunSettings,
     presets: BTreeMap<String, KvOptions>,
 }
 
-impl RunSettings {
-    /// How tokens are drawn.
-    pub(crate) fn sampling(&self) -> SamplingParams {
-        let temperature = self.temperature as f32;
-        SamplingParams { temperature, seed: self.seed, ..SamplingParams::default() }
+/// How tokens are drawn if neither the operator nor the model's files say: as in llama.cpp.
+const USUAL_SAMPLING: AdvisedSampling = AdvisedSampling {
+    temperature: Some(0.8),
+    top_p: Some(0.95),
+    top_k: Some(40),
+    min_p: Some(0.05),
+    repetition_penalty: Some(1.0),
+};
+
+impl GenerationSettings {
+    /// What holds where a request does not say, for a model whose files advise this.
+    pub(crate) fn defaults(&self, advised: &AdvisedSampling) -> GenerationDefaults {
+        let advised = if advised.is_empty() { &USUAL_SAMPLING } else { advised };
+        let chosen = |set: Option<f64>, advised: Option<f32>, off: f32| {
+            set.map(|value| value as f32).or(advised).unwrap_or(off)
+        };
+        let repeats = (self.stop_repetition > 0).then(|| RepetitionDetection::of_lines(self.stop_repetition));
+        let sampling = SamplingParams {
+            temperature: chosen(self.temperature, advised.temperature, 1.0),
+            top_p: chosen(self.top_p, advised.top_p, 1.0),
+            top_k: self.top_k.or(advised.top_k).unwrap_or(0),
+            min_p: chosen(self.min_p, advised.min_p, 0.0),
+            repetition_penalty: chosen(self.repetition_penalty, advised.repetition_penalty, 1.0),
+            presence_penalty: self.presence_penalty as f32,
+            frequency_penalty: self.frequency_penalty as f32,
+            repetition_detection: repeats,
+            ..SamplingParams::default()
+        };
+        GenerationDefaults { max_tokens: self.max_tokens, sampling }
     }
 }
 
@@ -70,7 +100,7 @@ impl Settings {
     /// # Errors
     /// A preset, KV setting, model, temperature, API key or origin that cannot be; the message names it.
     pub(crate) fn new(layers: &Layers) -> anyhow::Result<Self> {
-        let Document { model, kv, mut server, run, presets } = layers.merged().try_into()?;
+        let Document { model, kv, generation, mut server, run, presets } = layers.merged().try_into()?;
         let mut presets = Presets::built_in()?.with(presets)?;
         if let Some(path) = &model.calibration {
             let table = std::fs::read_to_string(path).map_err(anyhow::Error::from);
@@ -95,9 +125,14 @@ impl Settings {
             let origin = layers.origin("server", "prompt_balance");
             anyhow::bail!("server.prompt_balance (from {origin}): must be a number of at least 0");
         }
-        run.sampling()
-            .validate()
-            .map_err(|error| anyhow::anyhow!("run.{} (from {})", error, layers.origin("run", error.param)))?;
+        generation.defaults(&AdvisedSampling::default()).sampling.validate().map_err(|error| {
+            let key = match error.param {
+                "repetition_detection" => "stop_repetition",
+                param => param,
+            };
+            let origin = layers.origin("generation", key);
+            anyhow::anyhow!("generation.{key} (from {origin}): {}", error.message)
+        })?;
         let keys = server.api_key.take().unwrap_or_default().into_iter().map(ApiKey::new);
         let keys = keys
             .collect::<Result<_, _>>()
@@ -111,7 +146,8 @@ impl Settings {
             (Some(_), None) => anyhow::bail!("server.tls_key is missing: TLS wants tls_cert and tls_key"),
             (None, Some(_)) => anyhow::bail!("server.tls_cert is missing: TLS wants tls_cert and tls_key"),
         };
-        Ok(Self { model, server, run, presets, kv, kv_name, keys, cors, tls })
+        let max_tokens_given = *layers.origin("generation", "max_tokens") != Origin::Default;
+        Ok(Self { model, generation, max_tokens_given, server, run, presets, kv, kv_name, keys, cors, tls })
     }
 
     /// All keys: those given, and those of the file, which is read now.

@@ -9,7 +9,7 @@ use sparkv_models::ModelError;
 pub enum FinishReason {
     /// The model ended it, or a stop string was met.
     Stop,
-    /// `max_tokens` were generated.
+    /// It was cut off: `max_tokens` were generated, or it repeated itself and that was to be the end.
     Length,
 }
 

@@ -27,7 +27,9 @@ pub use crate::{
     chat::{Chat, ChatMessage, Tool, ToolCall, Turn},
     core::{EngineConfig, Load, Stats},
     event::{Event, FinishReason, GenerateError, PromptToken, TextLogprob, Timings, TokenScore, Usage},
-    request::{GenerateRequest, Otherwise, OutputFormat, Prompt, PromptLength, RequestError},
-    sampler::{InvalidParam, SamplingParams},
+    request::{
+        GenerateRequest, GenerationDefaults, Otherwise, OutputFormat, Prompt, PromptLength, RequestError,
+    },
+    sampler::{InvalidParam, RepetitionDetection, SamplingParams},
     text::{CallParser, EventStream, ParsedDelta, TextEngine, TextModel, TokenizerInfo, ToolFormat},
 };

@@ -1,5 +1,5 @@
 //! What may be asked of the engine, and why it may refuse.
-use std::{fmt, time::Duration};
+use std::{fmt, num::NonZeroUsize, time::Duration};
 
 use bytesize::ByteSize;
 use serde_json::Value;
@@ -19,6 +19,23 @@ pub enum Prompt {
     Tokens(Vec<u32>),
     /// A conversation, rendered by the model's chat template.
     Chat(Chat),
+}
+
+/// What holds where a request does not say.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerationDefaults {
+    /// The most tokens of an answer; where they do not fit in the context, or in memory, what does.
+    pub max_tokens: NonZeroUsize,
+    /// How tokens are drawn.
+    pub sampling: SamplingParams,
+}
+
+impl Default for GenerationDefaults {
+    /// 2048 tokens; drawn as the model has them, without any filter.
+    fn default() -> Self {
+        let sampling = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
+        Self { max_tokens: NonZeroUsize::MIN.saturating_add(2047), sampling }
+    }
 }
 
 /// A request to generate.

@@ -1,4 +1,6 @@
 //! The decoder of the Llama family, for any of its shapes and weight formats.
+use std::collections::BTreeMap;
+
 use candle_core::{Device, Tensor};
 use sparkv::{KvPool, LayerSpan, attend};
 
@@ -98,11 +100,26 @@ impl Decoder {
         })
     }
 
-    /// Bytes that matrices of weights take; embeddings that are the output head as well are counted once.
+    /// Matrices of weights; embeddings that are the output head as well are there once.
+    fn matrices(&self) -> impl Iterator<Item = &Linear> {
+        let layers = self.layers.iter().flat_map(Layer::matrices);
+        layers.chain(&self.embeddings).chain([&self.head])
+    }
+
+    /// Bytes that matrices of weights take.
     pub fn weight_bytes(&self) -> u64 {
-        let layers = self.layers.iter().flat_map(Layer::matrices).map(Linear::bytes);
-        let table = self.embeddings.iter().map(Linear::bytes);
-        layers.chain(table).sum::<usize>() as u64 + self.head.bytes() as u64
+        self.matrices().map(Linear::bytes).sum::<usize>() as u64
+    }
+
+    /// How weights are held: the names of the types (`q4_k`), and the bytes of each, the most first.
+    pub fn weight_types(&self) -> Vec<(&'static str, u64)> {
+        let mut bytes = BTreeMap::new();
+        for matrix in self.matrices() {
+            *bytes.entry(matrix.weight_type().name()).or_default() += matrix.bytes() as u64;
+        }
+        let mut types: Vec<(&str, u64)> = bytes.into_iter().collect();
+        types.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
+        types
     }
 
     /// How many layers there are.

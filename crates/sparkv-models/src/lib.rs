@@ -46,7 +46,7 @@ mod span;
 mod step;
 mod weights;
 
-pub use config::{ConfigError, DecoderConfig};
+pub use config::{AdvisedSampling, ConfigError, DecoderConfig, GenerationConfig};
 pub use decoder::Decoder;
 pub use device::DeviceChoice;
 pub use error::LoadError;

@@ -3,7 +3,7 @@ use std::path::Path;
 
 use candle_core::Device;
 
-use crate::config::DecoderConfig;
+use crate::config::{AdvisedSampling, DecoderConfig};
 use crate::decoder::Decoder;
 use crate::device::DeviceChoice;
 use crate::error::LoadError;
@@ -35,6 +35,8 @@ pub struct LoadedModel {
     pub decoder: Decoder,
     /// What turns text into its tokens and back.
     pub text: TextFiles,
+    /// How its authors would have tokens drawn.
+    pub sampling: AdvisedSampling,
     /// What it is called in answers: the hub's name, or that of the folder or file.
     pub name: String,
 }
@@ -101,8 +103,9 @@ fn load_files(
     device: &Device,
     progress: &dyn Progress,
 ) -> Result<LoadedModel, LoadError> {
-    let decoder = Decoder::load(&files.config()?, source, weights, device, progress)?;
-    Ok(LoadedModel { decoder, text: files.text, name: files.name })
+    let generation = files.generation()?;
+    let decoder = Decoder::load(&files.config(&generation)?, source, weights, device, progress)?;
+    Ok(LoadedModel { decoder, text: files.text, sampling: generation.sampling, name: files.name })
 }
 
 fn load_gguf(
@@ -116,7 +119,8 @@ fn load_gguf(
     let text = file.text_files()?;
     config.add_ends(text.ends());
     let decoder = Decoder::load(&config, &GgufWeights::new(&file, &config), weights, device, progress)?;
-    Ok(LoadedModel { decoder, text, name: name_of(&gguf::model_name(path)) })
+    let sampling = file.sampling()?;
+    Ok(LoadedModel { decoder, text, sampling, name: name_of(&gguf::model_name(path)) })
 }
 
 /// The last part of a path, of its absolute form if it is one like `.`.

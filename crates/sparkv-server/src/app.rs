@@ -246,7 +246,7 @@ mod tests {
     use std::num::NonZeroUsize;
 
     use sparkv::Presets;
-    use sparkv_engine::{EngineConfig, GenerateRequest, Prompt, TextModel};
+    use sparkv_engine::{EngineConfig, GenerateRequest, GenerationDefaults, Prompt, TextModel};
     use sparkv_models::fake::{FakeConfig, FakeModel, tokenizer};
     use tokio::time::timeout;
 
@@ -267,6 +267,7 @@ mod tests {
             ServerConfig {
                 model_name: "fake".to_owned(),
                 model_aliases: Vec::new(),
+                generation: GenerationDefaults::default(),
                 policy: Policy {
                     api_keys: ApiKeys::default(),
                     default_kv: KvChoice::default(),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sparkv::{KvChoice, Presets};
+use sparkv_engine::GenerationDefaults;
 use tracing::Span;
 
 use crate::http::api_keys::ApiKeys;
@@ -18,6 +19,8 @@ pub struct ServerConfig {
     pub model_name: String,
     /// Other names that requests may use for it.
     pub model_aliases: Vec<String>,
+    /// What holds where a request does not say.
+    pub generation: GenerationDefaults,
     /// What may change while it runs.
     pub policy: Policy,
     /// What becomes of fields of requests that nobody knows.

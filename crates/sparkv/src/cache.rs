@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Result;
 use serde::{Deserialize, Serialize};
+use sparkv_kernels::GROUP;
 
 use crate::parallel;
 use crate::plan::CachePlan;
@@ -16,12 +17,14 @@ use crate::storage::cpu::CpuLayer;
 /// What a sequence's cache costs, as counted, at some moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KvUsage {
-    /// Name of the preset, or `custom`.
+    /// Name of the preset, or `custom`, or `budget`.
     pub preset: String,
     /// How keys are stored that have left the window, such as `int4 query`.
     pub keys: String,
     /// The same of values.
     pub values: String,
+    /// Which tokens stay: `none` is dropped, or by which policy how many are, such as `snapkv, 1024 tokens`.
+    pub eviction: String,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Tokens stored per KV head, of prompt and completion; the mean over layers, which may keep different
@@ -29,7 +32,7 @@ pub struct KvUsage {
     pub kept_tokens: usize,
     /// Bytes held.
     pub bytes: u64,
-    /// Bytes of a dense f16 cache of the same logical length.
+    /// Bytes of a dense f16 cache of the same logical length, in groups of 16 tokens, as `bytes` are of dense rows.
     pub dense_bytes: u64,
     /// `bytes` over the logical length.
     pub bytes_per_token: f64,
@@ -72,6 +75,8 @@ pub struct SequenceCache {
     preset: String,
     /// How keys and values are stored.
     rows: [String; 2],
+    /// Which tokens stay.
+    eviction: String,
     plan: Arc<CachePlan>,
     layers: Vec<LayerCache>,
 }
@@ -143,7 +148,8 @@ impl SequenceCache {
         let plan = Arc::new(plan);
         let layer = |index| LayerCache::new(Arc::clone(&plan), index, pool);
         let layers = (0..plan.shape.layers).map(layer).collect();
-        Self { preset: settings.preset().to_owned(), rows: settings.rows(), plan, layers }
+        let eviction = settings.eviction().map_or_else(|| "none".to_owned(), |eviction| eviction.to_string());
+        Self { preset: settings.preset().to_owned(), rows: settings.rows(), eviction, plan, layers }
     }
 
     /// Begins with the first tokens of another sequence: as many whole groups as it shares, at most `most`, and
@@ -256,10 +262,11 @@ impl SequenceCache {
             preset: self.preset.clone(),
             keys,
             values,
+            eviction: self.eviction.clone(),
             prompt_tokens: self.plan.prompt_tokens,
             kept_tokens: self.kept_tokens(),
             bytes,
-            dense_bytes: self.plan.shape.dense_bytes(tokens),
+            dense_bytes: self.plan.shape.dense_bytes(tokens.next_multiple_of(GROUP)),
             bytes_per_token: if tokens > 0 { bytes as f64 / tokens as f64 } else { 0.0 },
         }
     }

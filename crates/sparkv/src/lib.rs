@@ -49,4 +49,4 @@ pub use eviction::{Eviction, EvictionPolicy, Keep};
 pub use pool::KvPool;
 pub use settings::{KvChoice, KvOptions, KvSettings, Presets, SettingsError};
 pub use shape::{AttentionConfig, KvShape};
-pub use sparkv_kernels::parallel;
+pub use sparkv_kernels::{Isa, parallel};

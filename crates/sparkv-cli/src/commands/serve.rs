@@ -16,6 +16,7 @@ use crate::logging;
 use crate::progress;
 use crate::reload::{self, Hangup, Reloader, Sources, Target};
 use crate::settings::{Settings, TlsFiles};
+use crate::summary;
 
 /// What is known before anything is loaded.
 struct Start {
@@ -77,7 +78,9 @@ impl Start {
                 return Ok(None);
             }
         };
+        summary::log(&loaded, &settings);
         let config = ServerConfig {
+            generation: loaded.generation,
             model_name: loaded.name.clone(),
             model_aliases: vec![loaded.alias],
             policy,

@@ -190,7 +190,8 @@ impl Job {
         let finish = if ended {
             Some(FinishReason::Stop)
         } else {
-            (self.generated.len() >= self.request.max_tokens).then_some(FinishReason::Length)
+            let cut_off = self.generated.len() >= self.request.max_tokens || self.request.sampler.repeats();
+            cut_off.then_some(FinishReason::Length)
         };
         let kv = KvUsage { prompt_tokens: self.request.prompt.len(), ..kv };
         Ok(TokenEvent { prompt_logprobs, token, kv, cached_tokens, timings: self.timings, finish })

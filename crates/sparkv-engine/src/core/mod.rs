@@ -51,6 +51,8 @@ pub use token::{Token, TokenEvent};
 /// Bounds of an engine.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EngineConfig {
+    /// Positions of prompt and answer together, if fewer than the model has.
+    pub max_context: Option<NonZeroUsize>,
     /// The most requests that may wait, those that run not counted.
     pub max_queue: NonZeroUsize,
     /// The most requests that run at a time.
@@ -70,6 +72,7 @@ impl Default for EngineConfig {
     /// 64 that wait, 64 that run, any memory.
     fn default() -> Self {
         Self {
+            max_context: None,
             max_queue: NonZeroUsize::MIN.saturating_add(63),
             max_running: NonZeroUsize::MIN.saturating_add(63),
             kv_memory: u64::MAX,
@@ -165,7 +168,9 @@ impl TokenEngine {
         config: EngineConfig,
         presets: Presets,
     ) -> std::io::Result<Self> {
-        let info = model.info().clone();
+        let mut info = model.info().clone();
+        let most = config.max_context.map_or(usize::MAX, NonZeroUsize::get);
+        info.context_length = info.context_length.min(most);
         let queue = Arc::new(RequestQueue::new(config.max_queue.get(), config.max_running.get()));
         let counters = Arc::new(Counters::default());
         let scheduler = Scheduler::new(model, config, Arc::clone(&queue), Arc::clone(&counters));
@@ -290,6 +295,33 @@ impl TokenEngine {
             (Some(left), Some(max)) if left >= max => Ok(max),
             _ => Err(RequestError::ContextExceeded { limit, prompt, max_tokens }),
         }
+    }
+
+    /// Tokens of the longest prompt that fits into the memory for caches with these settings, were it alone; no more than
+    /// the context has.
+    pub fn longest_prompt(&self, kv: &KvChoice) -> usize {
+        let (budget, shape) = (self.config.kv_memory, &self.info.kv_shape);
+        let fits = |prompt: usize| {
+            let settings = kv.settings(shape, prompt, 1).ok();
+            let need =
+                settings.map(|settings| Need { info: &self.info, settings: &settings, prompt }.in_all(1));
+            need.is_some_and(|need| need.is_ok_and(|bytes| bytes <= budget))
+        };
+        let most = self.info.context_length.saturating_sub(1);
+        if fits(most) {
+            return most;
+        }
+        // What a prompt needs grows with it.
+        let (mut longest, mut too_long) = (0, most);
+        while longest + 1 < too_long {
+            let middle = longest.midpoint(too_long);
+            if fits(middle) {
+                longest = middle;
+            } else {
+                too_long = middle;
+            }
+        }
+        longest
     }
 
     /// What to propose, from now on, where memory does not suffice.

@@ -5,6 +5,7 @@
 mod adjust;
 mod logprobs;
 mod params;
+mod repetition;
 
 use std::{borrow::Cow, cmp::Ordering};
 
@@ -12,10 +13,12 @@ use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use adjust::Adjustments;
+use repetition::Detector;
 
 pub use logprobs::TokenLogprobs;
 pub(crate) use params::check_alternatives;
 pub use params::{InvalidParam, MAX_TOP_LOGPROBS, SamplingParams};
+pub use repetition::RepetitionDetection;
 
 /// Draws one sequence's tokens.
 #[derive(Debug, Clone)]
@@ -24,6 +27,7 @@ pub struct Sampler {
     params: SamplingParams,
     seed: u64,
     adjustments: Adjustments,
+    repetition: Option<Detector>,
 }
 
 /// A token that was drawn.
@@ -62,7 +66,8 @@ impl Sampler {
         params.validate()?;
         let seed = params.seed.unwrap_or_else(rand::random);
         let adjustments = Adjustments::new(&params);
-        Ok(Self { params, seed, adjustments })
+        let repetition = params.repetition_detection.map(Detector::new);
+        Ok(Self { params, seed, adjustments, repetition })
     }
 
     /// Takes note of the prompt, whose tokens `repetition_penalty` counts among those that were said.
@@ -73,6 +78,11 @@ impl Sampler {
     /// Whether an end-of-sequence token may be drawn, as far as [`SamplingParams::min_tokens`] goes.
     pub fn may_end(&self) -> bool {
         self.adjustments.drawn() >= self.params.min_tokens
+    }
+
+    /// Whether what was drawn repeats itself as [`SamplingParams::repetition_detection`] has it.
+    pub fn repeats(&self) -> bool {
+        self.repetition.as_ref().is_some_and(Detector::found)
     }
 
     /// Draws the token at `position` from the model's `logits` (`vocab_size`) and takes note of it: biases and
@@ -93,6 +103,9 @@ impl Sampler {
         restrict(&mut adjusted)?;
         let Some(id) = self.sample(&adjusted, position) else { return Ok(None) };
         self.adjustments.note(id);
+        if let Some(repetition) = &mut self.repetition {
+            repetition.push(id);
+        }
         let logprobs = self.params.logprobs.and_then(|top| TokenLogprobs::of(logits, id, top));
         Ok(Some(Drawn { id, logprobs }))
     }

@@ -1,6 +1,8 @@
 //! How tokens are drawn.
 use std::collections::BTreeMap;
 
+use super::repetition::RepetitionDetection;
+
 /// Alternatives that may be asked for beside each token.
 pub const MAX_TOP_LOGPROBS: usize = 20;
 
@@ -30,6 +32,8 @@ pub struct SamplingParams {
     pub logit_bias: BTreeMap<u32, f32>,
     /// Tokens to be generated before the answer may end by an end-of-sequence token, a stop token or a stop string.
     pub min_tokens: usize,
+    /// End the answer once it repeats itself; never if `None`.
+    pub repetition_detection: Option<RepetitionDetection>,
     /// Report the log probability of each token, and of this many of the likeliest; nothing if `None`.
     pub logprobs: Option<usize>,
     /// Makes the draws repeatable; drawn by the engine if `None`.
@@ -49,6 +53,7 @@ impl Default for SamplingParams {
             repetition_penalty: 1.0,
             logit_bias: BTreeMap::new(),
             min_tokens: 0,
+            repetition_detection: None,
             logprobs: None,
             seed: None,
         }
@@ -71,7 +76,7 @@ impl SamplingParams {
     /// # Errors
     /// The first that is not: a temperature that is negative or not a number; `top_p` or `min_p` outside [0, 1]; a
     /// presence or frequency penalty outside [-2, 2]; a repetition penalty that is not a positive number; a bias
-    /// outside [-100, 100]; more alternatives than [`MAX_TOP_LOGPROBS`].
+    /// outside [-100, 100]; repetition that cannot be looked for; more alternatives than [`MAX_TOP_LOGPROBS`].
     pub fn validate(&self) -> Result<(), InvalidParam> {
         let check = |right: bool, param, wanted: &str, got: f32| {
             let message = || format!("must be {wanted}, got {got}");
@@ -92,6 +97,7 @@ impl SamplingParams {
         for &bias in self.logit_bias.values() {
             check((-100.0..=100.0).contains(&bias), "logit_bias", "between -100 and 100", bias)?;
         }
+        self.repetition_detection.as_ref().map_or(Ok(()), RepetitionDetection::validate)?;
         check_alternatives("top_logprobs", self.logprobs)
     }
 }

@@ -1,7 +1,7 @@
 //! The engine as its users see it.
 use std::{num::NonZeroUsize, sync::Arc};
 
-use sparkv::Presets;
+use sparkv::{KvChoice, Presets};
 use sparkv_models::{LanguageModel, ModelInfo};
 
 use super::{
@@ -182,6 +182,12 @@ impl TextEngine {
     /// [`RequestError::QueueFull`], [`RequestError::Stopped`].
     pub fn check_room(&self, requests: usize) -> Result<(), RequestError> {
         self.tokens.check_room(requests)
+    }
+
+    /// Tokens of the longest prompt that fits into the memory for caches with these settings, were it alone; no more than
+    /// the context has.
+    pub fn longest_prompt(&self, kv: &KvChoice) -> usize {
+        self.tokens.longest_prompt(kv)
     }
 
     /// What to propose, from now on, where memory does not suffice.

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use sparkv::{Budget, Calibrations, KvChoice, KvSettings, KvUsage, Presets};
 use sparkv_engine::{
-    FinishReason, GenerateError, Load, PromptLength, RequestError, SamplingParams,
+    FinishReason, GenerateError, Load, PromptLength, RepetitionDetection, RequestError, SamplingParams,
     core::{TokenEngine, TokenRequest},
 };
 use sparkv_models::{
@@ -57,6 +57,21 @@ fn an_answer_ends_with_the_end_token_or_at_the_limit() {
 }
 
 #[test]
+fn an_answer_that_repeats_itself_ends_where_asked() {
+    let fake = FakeConfig::default();
+    let (engine, _) = start(&fake, 4);
+    let run = |repetition_detection| {
+        let logit_bias = [(FakeConfig::default().says.start, 100.0)].into();
+        let sampling = SamplingParams { logit_bias, repetition_detection, ..SamplingParams::default() };
+        let tokens =
+            collect(engine.submit(TokenRequest { sampling, ..request(3, 9, 100) }).unwrap()).unwrap();
+        (tokens.len(), tokens.last().unwrap().finish.unwrap())
+    };
+    assert_eq!(run(None), (100, FinishReason::Length));
+    assert_eq!(run(Some(RepetitionDetection::of_lines(5))), (40, FinishReason::Length));
+}
+
+#[test]
 fn every_token_tells_what_the_cache_holds_and_where_time_went() {
     let fake = FakeConfig { delay: Duration::from_millis(2), ..FakeConfig::default() };
     let (engine, probe) = start(&fake, 4);
@@ -73,17 +88,18 @@ fn every_token_tells_what_the_cache_holds_and_where_time_went() {
                 preset,
                 keys,
                 values,
+                eviction,
                 prompt_tokens,
                 kept_tokens,
                 bytes,
                 dense_bytes,
                 bytes_per_token,
             } = &token.kv;
-            assert_eq!((keys.as_str(), values.as_str()), ("f16", "f16"));
+            assert_eq!((keys.as_str(), values.as_str(), eviction.as_str()), ("f16", "f16", "none"));
             // The token just drawn has not been through the model.
             assert_eq!((*prompt_tokens, *kept_tokens), (17, 17 + i));
             // 32 bytes a token, in groups of 16.
-            assert_eq!((*bytes, *dense_bytes), (1024, 32 * (17 + i as u64)));
+            assert_eq!((*bytes, *dense_bytes), (1024, 1024));
             assert_eq!((preset.as_str(), *bytes_per_token), ("exact", 1024.0 / (17 + i) as f64));
         }
         // Three chunks, then four tokens, 2 ms each.

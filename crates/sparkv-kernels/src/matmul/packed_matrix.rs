@@ -35,7 +35,7 @@ pub struct PackedMatrix {
 #[derive(Debug, thiserror::Error)]
 pub enum PackError<E> {
     /// Rows are no whole blocks, or there is nothing.
-    #[error("a matrix of {rows} rows of {columns} weights cannot be in {weight_type:?}, whose blocks have {}", .weight_type.block_len())]
+    #[error("a matrix of {rows} rows of {columns} weights cannot be in {}, whose blocks have {}", .weight_type.name(), .weight_type.block_len())]
     Shape {
         /// What it was to be in.
         weight_type: WeightType,

@@ -49,6 +49,25 @@ impl WeightType {
         Self::Q6K,
     ];
 
+    /// Its name: `f32`, `q8_0`, `q4_k`, ...
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Q8_0 => "q8_0",
+            Self::Q4_0 => "q4_0",
+            Self::Q4_1 => "q4_1",
+            Self::Q5_0 => "q5_0",
+            Self::Q5_1 => "q5_1",
+            Self::Q2K => "q2_k",
+            Self::Q3K => "q3_k",
+            Self::Q4K => "q4_k",
+            Self::Q5K => "q5_k",
+            Self::Q6K => "q6_k",
+        }
+    }
+
     /// Weights of a block, as files store them; rows are whole blocks.
     pub fn block_len(self) -> usize {
         match self.shape() {

@@ -1,4 +1,4 @@
-//! Hugging Face's `config.json` and `generation_config.json`.
+//! Hugging Face's `config.json`.
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};
@@ -23,7 +23,7 @@ impl DecoderConfig {
 /// Token ids, as one number or a list; one below zero stands for none.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged, expecting = "must be a token's id or a list of ids")]
-enum TokenIds {
+pub(super) enum TokenIds {
     One(i64),
     Many(Vec<i64>),
 }
@@ -31,7 +31,7 @@ enum TokenIds {
 impl TokenIds {
     /// # Errors
     /// If a number is too large for an id.
-    fn ids(self) -> Result<Vec<u32>, ConfigError> {
+    pub(super) fn ids(self) -> Result<Vec<u32>, ConfigError> {
         let ids = match self {
             Self::One(id) => vec![id],
             Self::Many(ids) => ids,
@@ -42,19 +42,6 @@ impl TokenIds {
         };
         ids.into_iter().filter(|id| *id >= 0).map(id).collect()
     }
-}
-
-/// The end tokens in `generation_config.json`; empty if it names none.
-///
-/// # Errors
-/// If it is not JSON, or names something else than tokens.
-pub fn eos_from_generation_config(json: &str) -> Result<Vec<u32>, ConfigError> {
-    #[derive(Deserialize)]
-    struct GenerationConfig {
-        eos_token_id: Option<TokenIds>,
-    }
-    let config: GenerationConfig = json::read(json)?;
-    config.eos_token_id.map_or(Ok(Vec::new()), TokenIds::ids)
 }
 
 /// The fields of `config.json` that every architecture has.

@@ -3,6 +3,7 @@
 //! Everything the decoder multiplies or divides by later is bounded here, so that no configuration, however
 //! absurd, makes it panic. What is not supported is refused by name, never ignored.
 pub(crate) mod error;
+mod generation;
 mod json;
 mod rope;
 
@@ -12,7 +13,7 @@ use crate::family::TensorNames;
 use error::{positive, within};
 
 pub use error::ConfigError;
-pub use json::eos_from_generation_config;
+pub use generation::{AdvisedSampling, GenerationConfig};
 pub use rope::{RopeConfig, RopeScaling};
 
 /// A checked description of a decoder. Made by [`DecoderConfig::from_json`] or from a GGUF file's metadata.

@@ -9,6 +9,7 @@ mod plain;
 mod tests;
 
 use candle_core::{Result, Tensor};
+use sparkv_kernels::matmul::WeightType;
 
 use crate::error::LoadError;
 use crate::ops::RowOps;
@@ -67,6 +68,14 @@ impl Linear {
         match self {
             Self::Packed(packed) => packed.rows(indices),
             Self::Plain(plain) => plain.rows(indices),
+        }
+    }
+
+    /// How its weights are held.
+    pub(crate) fn weight_type(&self) -> WeightType {
+        match self {
+            Self::Packed(packed) => packed.weight_type(),
+            Self::Plain(plain) => plain.weight_type(),
         }
     }
 

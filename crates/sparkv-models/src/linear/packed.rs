@@ -54,6 +54,11 @@ impl Packed {
         Affine { matrix: &self.matrix, bias: self.bias.as_deref() }
     }
 
+    /// See [`super::Linear::weight_type`].
+    pub(super) fn weight_type(&self) -> WeightType {
+        self.matrix.weight_type()
+    }
+
     /// See [`super::Linear::bytes`].
     pub(super) fn bytes(&self) -> usize {
         self.matrix.bytes()

@@ -12,6 +12,7 @@ use crate::weights::{MatrixFormat, Stored, ggml_type};
 #[derive(Debug)]
 pub(crate) struct Plain {
     weight: Weight,
+    weight_type: WeightType,
     /// (out), f32
     bias: Option<Tensor>,
 }
@@ -43,7 +44,12 @@ impl Plain {
             None => Weight::Quantized(QTensor::quantize(&stored.to_tensor(device)?, ggml_type(target))?),
         };
         let bias = bias.map(|bias| Tensor::from_vec(bias, rows, device)).transpose()?;
-        Ok(Self { weight, bias })
+        Ok(Self { weight, weight_type: target, bias })
+    }
+
+    /// See [`super::Linear::weight_type`].
+    pub(super) fn weight_type(&self) -> WeightType {
+        self.weight_type
     }
 
     /// x W^T + b

@@ -3,7 +3,7 @@ use std::path::Path;
 
 use super::files::{read_optional, read_required};
 use super::text::TextFiles;
-use crate::config::{DecoderConfig, eos_from_generation_config};
+use crate::config::{ConfigError, DecoderConfig, GenerationConfig};
 use crate::error::LoadError;
 
 pub(crate) const CONFIG: &str = "config.json";
@@ -34,16 +34,23 @@ impl ModelFiles {
         })
     }
 
-    /// The model's configuration. Its end tokens are those of `config.json`, of `generation_config.json`, and of the
-    /// tokenizer, together.
-    pub(crate) fn config(&self) -> Result<DecoderConfig, LoadError> {
-        let error = |file: &str, source| LoadError::Config { file: format!("{}/{file}", self.place), source };
-        let mut config = DecoderConfig::from_json(&self.config).map_err(|source| error(CONFIG, source))?;
-        if let Some(json) = &self.generation_config {
-            let ends = eos_from_generation_config(json).map_err(|source| error(GENERATION, source))?;
-            config.add_ends(ends);
-        }
+    /// What `generation_config.json` says; nothing if there is none.
+    pub(crate) fn generation(&self) -> Result<GenerationConfig, LoadError> {
+        let Some(json) = &self.generation_config else { return Ok(GenerationConfig::default()) };
+        GenerationConfig::from_json(json).map_err(|source| self.error(GENERATION, source))
+    }
+
+    /// The model's configuration. Its end tokens are those of `config.json`, of `generation`, and of the tokenizer,
+    /// together.
+    pub(crate) fn config(&self, generation: &GenerationConfig) -> Result<DecoderConfig, LoadError> {
+        let mut config =
+            DecoderConfig::from_json(&self.config).map_err(|source| self.error(CONFIG, source))?;
+        config.add_ends(generation.eos_token_ids.iter().copied());
         config.add_ends(self.text.ends());
         Ok(config)
+    }
+
+    fn error(&self, file: &str, source: ConfigError) -> LoadError {
+        LoadError::Config { file: format!("{}/{file}", self.place), source }
     }
 }

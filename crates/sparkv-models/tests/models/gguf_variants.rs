@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use crate::common::{decode_one, demo_folder, gguf, llama, prefill, random_weights, read_json};
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file::Value};
 use serde_json::json;
-use sparkv_models::config::RopeScaling;
+use sparkv_models::config::{AdvisedSampling, RopeScaling};
 use sparkv_models::{
     DecoderConfig, GgufFile, LanguageModel, LoadError, LoadOptions, LoadedModel, ModelSource, load,
 };
@@ -141,6 +141,31 @@ fn arrays_of_one_value_stand_for_the_value() {
         let message = with(&[(key, Value::Array(wrong))]).unwrap_err().to_string();
         assert!(message.contains("`llama.attention.head_count_kv` is not one number"), "{message}");
     }
+}
+
+#[test]
+fn sampling_is_advised_as_llama_cpp_reads_it() {
+    let key = |name: &str| format!("general.sampling.{name}");
+    assert!(with(&[]).unwrap().sampling.is_empty());
+    let values = [
+        (key("temp"), Value::F32(0.6)),
+        (key("top_p"), Value::F32(0.9)),
+        (key("top_k"), Value::I32(20)),
+        (key("penalty_repeat"), Value::F32(1.1)),
+    ];
+    let values: Vec<(&str, Value)> =
+        values.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    let sampling = with(&values).unwrap().sampling;
+    let expected = AdvisedSampling {
+        temperature: Some(0.6),
+        top_p: Some(0.9),
+        top_k: Some(20),
+        min_p: None,
+        repetition_penalty: Some(1.1),
+    };
+    assert_eq!(sampling, expected);
+    let message = with(&[("general.sampling.temp", Value::F32(-1.0))]).unwrap_err().to_string();
+    assert!(message.contains("temperature"), "{message}");
 }
 
 #[test]

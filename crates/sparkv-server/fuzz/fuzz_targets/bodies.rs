@@ -13,7 +13,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use libfuzzer_sys::fuzz_target;
 use sparkv::{KvChoice, Presets};
-use sparkv_engine::{EngineConfig, TextEngine, TextModel};
+use sparkv_engine::{EngineConfig, GenerationDefaults, TextEngine, TextModel};
 use sparkv_models::fake::{CHAT_TEMPLATE, FakeConfig, FakeModel, tokenizer};
 use sparkv_server::{ApiKey, Policy, Server, ServerConfig, UnknownFields};
 use tokio::runtime::Runtime;
@@ -41,6 +41,7 @@ static SERVER: LazyLock<(Runtime, Router)> = LazyLock::new(|| {
     let engine =
         TextEngine::start(model, text, EngineConfig::default(), presets.clone()).expect("a thread");
     let config = ServerConfig {
+        generation: GenerationDefaults::default(),
         model_name: "fake".to_owned(),
         model_aliases: Vec::new(),
         policy: Policy {

@@ -31,6 +31,8 @@ pub(crate) struct GenerationFields {
     /// vLLM's.
     #[schema(exclusive_minimum = 0)]
     pub(crate) repetition_penalty: Option<f32>,
+    /// When an answer that repeats itself ends, with `finish_reason` `length` (vLLM).
+    pub(crate) repetition_detection: Option<RepetitionFields>,
     /// Token ids, as strings, and what is added to their logits.
     pub(crate) logit_bias: Option<BTreeMap<String, f32>>,
     /// An integer of 64 bits.
@@ -77,6 +79,7 @@ impl GenerationFields {
             presence_penalty: fields.take("presence_penalty"),
             frequency_penalty: fields.take("frequency_penalty"),
             repetition_penalty: fields.take("repetition_penalty"),
+            repetition_detection: fields.take("repetition_detection"),
             logit_bias: fields.take("logit_bias"),
             seed: fields.take("seed"),
             stop: fields.take("stop"),
@@ -156,6 +159,19 @@ pub(crate) struct StructuredOutputs {
     /// Lark.
     pub(crate) grammar: Option<String>,
     pub(crate) json_object: Option<bool>,
+}
+
+/// Patterns of tokens that end an answer when they come again and again.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default, expecting = "an object of numbers")]
+pub(crate) struct RepetitionFields {
+    /// Tokens of the longest pattern; 0 looks for none.
+    #[schema(maximum = 1024)]
+    pub(crate) max_pattern_size: usize,
+    /// Tokens of the shortest; 0 is as 1.
+    pub(crate) min_pattern_size: usize,
+    /// Times that it must come, one after the other; at least 2.
+    pub(crate) min_count: usize,
 }
 
 /// Texts that end the answer.

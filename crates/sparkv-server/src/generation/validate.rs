@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
 use sparkv::{KvChoice, KvOptions};
-use sparkv_engine::{CallParser, GenerateRequest, Prompt, SamplingParams, Tool};
+use sparkv_engine::{
+    CallParser, GenerateRequest, GenerationDefaults, Prompt, RepetitionDetection, SamplingParams, Tool,
+};
 
 use crate::app::App;
 use crate::conversation::tools::{self, Choice};
 use crate::error::{ApiError, Fault};
-use crate::generation::fields::{GenerationFields, Seed, Stop, StreamOptions};
+use crate::generation::fields::{GenerationFields, RepetitionFields, Seed, Stop, StreamOptions};
 use crate::generation::format::{self, AskedFormat};
 use crate::generation::reply::{Delivery, StreamUsage};
 use crate::generation::requests::CheckedRequests;
@@ -57,7 +59,7 @@ pub(crate) struct Asked {
     /// One or more.
     pub(crate) prompts: Vec<Prompt>,
     pub(crate) names: Names,
-    /// Tokens of an answer if the body sets none and they fit; all that fit if `None`.
+    /// Tokens of an answer if the body sets none and they fit; if `None`, what the operator set for that.
     pub(crate) default_max_tokens: Option<usize>,
     /// Alternatives to report with each token, if any.
     pub(crate) logprobs: Option<usize>,
@@ -108,20 +110,24 @@ pub(crate) fn validate(
     };
     let max_tokens =
         check_max_tokens(fields.max_tokens, fields.max_completion_tokens, names, asked.may_be_empty)?;
+    let GenerationDefaults { max_tokens: default_max_tokens, sampling: default } = &app.config().generation;
     let sampling = SamplingParams {
-        temperature: fields.temperature.unwrap_or(1.0),
-        top_p: fields.top_p.unwrap_or(1.0),
-        top_k: check_top_k(fields.top_k)?,
-        min_p: fields.min_p.unwrap_or(0.0),
-        presence_penalty: fields.presence_penalty.unwrap_or(0.0),
-        frequency_penalty: fields.frequency_penalty.unwrap_or(0.0),
-        repetition_penalty: fields.repetition_penalty.unwrap_or(1.0),
+        temperature: fields.temperature.unwrap_or(default.temperature),
+        top_p: fields.top_p.unwrap_or(default.top_p),
+        top_k: check_top_k(fields.top_k)?.unwrap_or(default.top_k),
+        min_p: fields.min_p.unwrap_or(default.min_p),
+        presence_penalty: fields.presence_penalty.unwrap_or(default.presence_penalty),
+        frequency_penalty: fields.frequency_penalty.unwrap_or(default.frequency_penalty),
+        repetition_penalty: fields.repetition_penalty.unwrap_or(default.repetition_penalty),
         logit_bias: check_logit_bias(fields.logit_bias)?,
         min_tokens: check_min_tokens(fields.min_tokens, max_tokens, names)?,
+        repetition_detection: check_repetition(fields.repetition_detection, default.repetition_detection),
         logprobs: asked.logprobs,
         seed: fields.seed.map(Seed::get),
     };
     sampling.validate().map_err(|error| ApiError::invalid(error.param, error.message))?;
+    let default_max_tokens =
+        asked.default_max_tokens.unwrap_or(default_max_tokens.get()).max(sampling.min_tokens);
     let (stop, kv) = (check_stop(fields.stop, names.stop)?, check_kv(fields.kv_cache, app)?);
     let stop_tokens = check_stop_tokens(fields.stop_token_ids)?;
     let request = |prompt| GenerateRequest {
@@ -129,7 +135,7 @@ pub(crate) fn validate(
         prompt_logprobs: fields.prompt_logprobs.or(asked.prompt_logprobs),
         // A default is no wish: where the context ends before it, the answer does.
         fit_context: max_tokens.is_none(),
-        max_tokens: max_tokens.or(asked.default_max_tokens),
+        max_tokens: Some(max_tokens.unwrap_or(default_max_tokens)),
         sampling: sampling.clone(),
         stop: stop.clone(),
         stop_tokens: stop_tokens.clone(),
@@ -188,11 +194,26 @@ fn check_stop_tokens(tokens: Option<Vec<u32>>) -> Result<Vec<u32>, ApiError> {
     Ok(tokens)
 }
 
-fn check_top_k(top_k: Option<i64>) -> Result<usize, ApiError> {
-    match top_k {
-        None | Some(-1) => Ok(0),
-        Some(k) => usize::try_from(k)
+fn check_top_k(top_k: Option<i64>) -> Result<Option<usize>, ApiError> {
+    let check = |k| match k {
+        -1 => Ok(0),
+        k => usize::try_from(k)
             .map_err(|_| ApiError::invalid("top_k", format!("must be -1 (off), 0 (off) or more, got {k}"))),
+    };
+    top_k.map(check).transpose()
+}
+
+/// What a request asks for, with 0 for its longest pattern not to look for any.
+fn check_repetition(
+    asked: Option<RepetitionFields>,
+    default: Option<RepetitionDetection>,
+) -> Option<RepetitionDetection> {
+    match asked {
+        None => default,
+        Some(RepetitionFields { max_pattern_size: 0, .. }) => None,
+        Some(RepetitionFields { max_pattern_size, min_pattern_size, min_count }) => {
+            Some(RepetitionDetection { min_pattern_size, max_pattern_size, min_count })
+        }
     }
 }
 

@@ -48,6 +48,7 @@ pub(crate) fn validate(
     let choice = check_choice(body.tool_choice.as_ref(), body.parallel_tool_calls, &offered)?;
     let format = body.text.and_then(|text| check_text(text, refusals));
     let logprobs = check_include(body.include.unwrap_or_default(), body.top_logprobs)?;
+    let default = &app.config().generation.sampling;
     let echo = Echo {
         background: false,
         instructions: body.instructions.clone(),
@@ -58,12 +59,12 @@ pub(crate) fn validate(
         reasoning: Reasoning::default(),
         service_tier: "default",
         store: false,
-        temperature: generation.temperature.unwrap_or(1.0),
+        temperature: generation.temperature.unwrap_or(default.temperature),
         text: TextEcho { format: format.clone().unwrap_or_else(|| json!({ "type": "text" })) },
         tool_choice: body.tool_choice.unwrap_or_else(|| json!("auto")),
         tools: tools.into_iter().map(ToolEcho::from).collect(),
         top_logprobs: body.top_logprobs.unwrap_or(0),
-        top_p: generation.top_p.unwrap_or(1.0),
+        top_p: generation.top_p.unwrap_or(default.top_p),
         truncation: "disabled",
         user: body.user,
     };

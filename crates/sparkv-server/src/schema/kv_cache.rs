@@ -182,7 +182,7 @@ described!(
 
 described!(
     KvUsage = [
-        ("preset", ObjectBuilder::new().schema_type(Type::String).description(Some("Name of the preset, or `custom`."))),
+        ("preset", ObjectBuilder::new().schema_type(Type::String).description(Some("Name of the preset, or `custom`, or `budget`."))),
         (
             "keys",
             ObjectBuilder::new()
@@ -190,6 +190,12 @@ described!(
                 .description(Some("How keys are stored that have left the window, such as `int4 query`.")),
         ),
         ("values", ObjectBuilder::new().schema_type(Type::String).description(Some("The same of values."))),
+        (
+            "eviction",
+            ObjectBuilder::new().schema_type(Type::String).description(Some(
+                "Which tokens stay: `none` is dropped, or by which policy how many are, such as `snapkv, 1024 tokens`.",
+            )),
+        ),
         ("prompt_tokens", counted("Tokens of the prompt.", None)),
         (
             "kept_tokens",
@@ -200,7 +206,10 @@ described!(
             ),
         ),
         ("bytes", counted("Bytes held.", Some(KnownFormat::Int64))),
-        ("dense_bytes", counted("Bytes of a dense f16 cache of the same logical length.", Some(KnownFormat::Int64))),
+        ("dense_bytes", counted(
+            "Bytes of a dense f16 cache of the same logical length, in groups of 16 tokens, as `bytes` are of dense rows.",
+            Some(KnownFormat::Int64),
+        )),
         (
             "bytes_per_token",
             ObjectBuilder::new()
@@ -336,6 +345,7 @@ mod tests {
             preset: "exact".to_owned(),
             keys: "f16".to_owned(),
             values: "f16".to_owned(),
+            eviction: "none".to_owned(),
             prompt_tokens: 1,
             kept_tokens: 1,
             bytes: 1,

@@ -10,7 +10,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use serde_json::{Value, json};
 use sparkv::{KvOptions, Presets};
-use sparkv_engine::{EngineConfig, TextEngine, TextModel};
+use sparkv_engine::{EngineConfig, GenerationDefaults, TextEngine, TextModel};
 use sparkv_models::fake::{CHAT_TEMPLATE, FakeConfig, FakeModel, Probe, tokenizer};
 use sparkv_server::{ApiKey, Policy, Server, ServerConfig, UnknownFields};
 use tower::ServiceExt;
@@ -72,6 +72,7 @@ impl Setup {
         let engine_config = EngineConfig { max_queue, ..self.engine };
         let engine = TextEngine::start(model, text, engine_config, presets.clone()).unwrap();
         let config = ServerConfig {
+            generation: GenerationDefaults::default(),
             model_name: "org/fake".to_owned(),
             model_aliases: vec!["fake".to_owned()],
             policy: Policy {

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use serde::Deserialize;
 
 use crate::eviction::EvictionPolicy;
-use crate::settings::{CUSTOM, KvChoice, KvOptions, KvSettings, SettingsError, check};
+use crate::settings::{BUDGET, KvChoice, KvOptions, KvSettings, SettingsError, check};
 use crate::shape::KvShape;
 
 /// The table for models that none of the others is for comes first.
@@ -190,12 +190,12 @@ impl Calibration {
             if kv.preset.is_some() || kv.eviction.is_some() {
                 return Err(error(format!("step {number}: preset and eviction are not for a step to say")));
             }
-            match check(CUSTOM.to_owned(), kv, &Calibrations::default())? {
+            match check(BUDGET.to_owned(), kv, &Calibrations::default())? {
                 KvChoice::Fixed(settings) => steps.push(settings),
                 KvChoice::Budget(..) => return Err(error(format!("step {number} is a budget"))),
             }
         }
-        let exact = KvSettings { preset: CUSTOM.to_owned(), ..KvSettings::exact() };
+        let exact = KvSettings { preset: BUDGET.to_owned(), ..KvSettings::exact() };
         if steps.first() != Some(&exact) {
             return Err(error("the first step must be the uncompressed f16 cache".to_owned()));
         }

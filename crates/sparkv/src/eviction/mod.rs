@@ -153,6 +153,17 @@ pub struct Eviction {
     pub keep: Keep,
 }
 
+impl fmt::Display for Eviction {
+    /// In words: `snapkv, 1024 tokens`, `streaming, 50 %`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { policy, keep } = self;
+        match keep {
+            Keep::Tokens(tokens) => write!(f, "{}, {tokens} tokens", policy.name()),
+            Keep::Ratio(ratio) => write!(f, "{}, {:.0} %", policy.name(), 100.0 * ratio),
+        }
+    }
+}
+
 impl Eviction {
     /// Which tokens of a prompt stay.
     pub(crate) fn survivors(self, prompt: &Prompt) -> Survivors {

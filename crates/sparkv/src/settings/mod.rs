@@ -35,6 +35,9 @@ pub const EXACT: &str = "exact";
 /// The preset name reported for settings that were spelled out.
 pub const CUSTOM: &str = "custom";
 
+/// The preset name reported for settings that a budget chose.
+pub const BUDGET: &str = "budget";
+
 /// A setting that cannot be honoured.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{param}: {message}")]
@@ -92,7 +95,7 @@ impl KvSettings {
         }
     }
 
-    /// Name of the preset these are, or `custom`.
+    /// Name of the preset these are, or `custom`, or `budget`.
     pub fn preset(&self) -> &str {
         &self.preset
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::check::check;
 use super::options::{KvOptions, merge};
-use super::{CUSTOM, EXACT, KvChoice, SettingsError};
+use super::{BUDGET, CUSTOM, EXACT, KvChoice, SettingsError};
 use crate::budget::Calibrations;
 
 /// Presets built into the library, in TOML; each is explained in place.
@@ -37,7 +37,7 @@ impl Presets {
     pub fn with(mut self, presets: BTreeMap<String, KvOptions>) -> Result<Self, SettingsError> {
         for (name, options) in presets {
             let param = format!("presets.{name}");
-            if name == CUSTOM || (name == EXACT && self.options.contains_key(EXACT)) {
+            if name == CUSTOM || name == BUDGET || (name == EXACT && self.options.contains_key(EXACT)) {
                 return Err(SettingsError::new(&param, "this name is taken"));
             }
             if options.preset.is_some() {

@@ -1,6 +1,6 @@
 //! From a GGUF file's metadata to a [`DecoderConfig`].
 use super::GgufFile;
-use crate::config::{ConfigError, DecoderConfig, RopeConfig, RopeScaling};
+use crate::config::{AdvisedSampling, ConfigError, DecoderConfig, RopeConfig, RopeScaling};
 use crate::error::LoadError;
 use crate::family::{Family, GgufFamily, Name};
 
@@ -76,6 +76,19 @@ impl GgufFile {
         }
         .check()
         .map_err(|error| self.config_error(error))
+    }
+
+    /// How its authors would have tokens drawn: `general.sampling.*`, as llama.cpp reads it.
+    pub(crate) fn sampling(&self) -> Result<AdvisedSampling, LoadError> {
+        let float = |name: &str| self.float(&format!("general.sampling.{name}"));
+        let sampling = AdvisedSampling {
+            temperature: float("temp")?,
+            top_p: float("top_p")?,
+            top_k: self.count("general.sampling.top_k")?,
+            min_p: float("min_p")?,
+            repetition_penalty: float("penalty_repeat")?,
+        };
+        sampling.check().map_err(|error| self.config_error(error))
     }
 
     fn config_error(&self, source: ConfigError) -> LoadError {
