@@ -61,7 +61,11 @@ impl Question {
                     "there is no prompt: give one, a --file, or a text on standard input; `sparkv chat` is for conversations"
                 )
             }
-            None => parts.push(read(Path::new(STDIN))?),
+            None => {
+                let text = read(Path::new(STDIN))?;
+                anyhow::ensure!(!text.trim().is_empty(), "there is no prompt, and nothing on standard input");
+                parts.push(text);
+            }
         }
         Ok(parts.join("\n\n"))
     }

@@ -63,7 +63,7 @@ fn the_default_file_explains_every_option() {
 type Case =
     (&'static str, &'static str, &'static str, &'static str, &'static str, &'static str, [&'static str; 4]);
 
-const CASES: [Case; 23] = [
+const CASES: [Case; 27] = [
     ("server", "port", "1001", "SPARKV_PORT", "1002", "--port=1003", ["8080", "1001", "1002", "1003"]),
     ("server", "host", "\"a\"", "SPARKV_HOST", "b", "--host=c", ["\"127.0.0.1\"", "\"a\"", "\"b\"", "\"c\""]),
     ("server", "max_queue", "1", "SPARKV_MAX_QUEUE", "2", "--max-queue=3", ["64", "1", "2", "3"]),
@@ -163,14 +163,42 @@ const CASES: [Case; 23] = [
         ["\"auto\"", "\"f32\"", "\"f16\"", "\"q4k\""],
     ),
     ("model", "offline", "true", "SPARKV_OFFLINE", "false", "--offline", ["false", "true", "false", "true"]),
+    ("generation", "max_tokens", "1", "SPARKV_MAX_TOKENS", "2", "--max-tokens=3", ["2048", "1", "2", "3"]),
+    (
+        "generation",
+        "presence_penalty",
+        "0.1",
+        "SPARKV_PRESENCE_PENALTY",
+        "0.2",
+        "--presence-penalty=-0.3",
+        ["0.0", "0.1", "0.2", "-0.3"],
+    ),
+    (
+        "generation",
+        "frequency_penalty",
+        "0.1",
+        "SPARKV_FREQUENCY_PENALTY",
+        "0.2",
+        "--frequency-penalty=-0.3",
+        ["0.0", "0.1", "0.2", "-0.3"],
+    ),
+    (
+        "generation",
+        "stop_repetition",
+        "2",
+        "SPARKV_STOP_REPETITION",
+        "3",
+        "--stop-repetition=4",
+        ["0", "2", "3", "4"],
+    ),
     (
         "run",
-        "temperature",
-        "0.1",
-        "SPARKV_TEMPERATURE",
-        "0.2",
-        "--temperature=0.3",
-        ["0.0", "0.1", "0.2", "0.3"],
+        "ignore_eos",
+        "true",
+        "SPARKV_IGNORE_EOS",
+        "false",
+        "--ignore-eos",
+        ["false", "true", "false", "true"],
     ),
     ("run", "raw", "true", "SPARKV_RAW", "0", "--raw", ["false", "true", "false", "true"]),
     ("run", "json", "true", "SPARKV_JSON", "no", "--json", ["false", "true", "false", "true"]),
@@ -217,11 +245,11 @@ fn flag_beats_variable_beats_file_beats_default() {
 #[test]
 fn settings_without_a_default() {
     let bare = succeed(sparkv().args(["config", "show"]));
-    assert!(!bare.contains("\nseed") && !bare.contains("\nmax_tokens") && !bare.contains("api_key"));
-    let flags = ["--seed", "7", "--max-tokens", "8", "--api-key", "s3cret"];
+    assert!(!bare.contains("\nseed") && !bare.contains("\ntemperature") && !bare.contains("api_key"));
+    let flags = ["--seed", "7", "--temperature", "0.5", "--api-key", "s3cret"];
     let given = succeed(sparkv().args(["config", "show"]).args(flags));
     assert_eq!(shown(&given, "run", "seed").0, "seed = 7");
-    assert_eq!(shown(&given, "run", "max_tokens").0, "max_tokens = 8");
+    assert_eq!(shown(&given, "generation", "temperature").0, "temperature = 0.5");
     assert!(given.contains("# api_key is set"));
 }
 
@@ -330,9 +358,11 @@ fn broken_files_are_refused_with_the_place() {
         ("[model]\ndevice = \"abacus\"\n", "abacus"),
         ("[model]\nweights = \"f64\"\n", "f64"),
         ("[model]\nsource = \"\"\n", "model.source"),
-        ("[run]\ntemperature = -1\n", "run.temperature"),
-        ("[run]\ntemperature = -1.0\n", "run.temperature"),
-        ("[run]\ntemperature = nan\n", "run.temperature"),
+        ("[generation]\ntemperature = -1\n", "generation.temperature"),
+        ("[generation]\ntemperature = -1.0\n", "generation.temperature"),
+        ("[generation]\ntemperature = nan\n", "generation.temperature"),
+        ("[generation]\ntop_p = 1.5\n", "generation.top_p"),
+        ("[generation]\nstop_repetition = 1\n", "generation.stop_repetition"),
         ("[kv]\npreset = \"best\"\n", "kv.preset"),
         ("[kv]\npruning = { key_ratio = 1.0 }\n", "kv.pruning.key_ratio"),
         ("[kv]\nbudget = -1\n", "line 2"),

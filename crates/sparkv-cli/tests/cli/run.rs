@@ -49,6 +49,91 @@ fn options_have_their_effect() {
 }
 
 #[test]
+fn a_prompt_comes_from_arguments_files_and_standard_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let (facts, empty) = (folder.path().join("facts.txt"), folder.path().join("empty"));
+    std::fs::write(&facts, "The code of Anna is 42.").unwrap();
+    std::fs::write(&empty, "\n").unwrap();
+    let question = folder.path().join("question.txt");
+    std::fs::write(&question, "What is the code of Anna?").unwrap();
+    let all = folder.path().join("all.txt");
+    std::fs::write(&all, PROMPT).unwrap();
+    let input = |path: &std::path::Path| std::fs::File::open(path).unwrap();
+    let expected = succeed(sparkv().args(["run", PROMPT]));
+    assert!(expected.contains("42"), "{expected}");
+    let answers = [
+        succeed(sparkv().args(["run", "demo", PROMPT])),
+        succeed(sparkv().args(["run", "-m", "demo", PROMPT])),
+        succeed(sparkv().args(["run", "--file"]).arg(&facts).arg("What is the code of Anna?")),
+        succeed(sparkv().args(["run", "--file"]).arg(&facts).arg("--file").arg(&question)),
+        succeed(sparkv().args(["run", "--file"]).arg(&facts).arg("-").stdin(input(&question))),
+        succeed(sparkv().arg("run").stdin(input(&all))),
+    ];
+    for answer in answers {
+        assert!(answer.contains("42"), "{answer}");
+    }
+    let message = fail(sparkv().arg("run").stdin(input(&empty)));
+    assert!(message.contains("no prompt"), "{message}");
+    let message = fail(sparkv().args(["run", "other", PROMPT, "--model", "demo"]));
+    assert!(message.contains("twice"), "{message}");
+}
+
+#[test]
+fn answers_end_and_what_they_cost_is_told() {
+    let output =
+        sparkv().args(["run", "--kv", "25%", "--ignore-eos", "--max-tokens", "9", PROMPT]).output().unwrap();
+    let cost = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{cost}");
+    for part in ["answer 9 tokens", "cut off", "KV cache budget (keys int", "values int", "as f16"] {
+        assert!(cost.contains(part), "{part}: {cost}");
+    }
+    let bounded = |flags: &[&str]| json(&[&["--ignore-eos"], flags].concat());
+    let repeated = bounded(&["--stop-repetition", "4", "--max-tokens", "3000"]);
+    assert_eq!(repeated["finish_reason"], "length");
+    assert!(repeated["usage"]["completion_tokens"].as_u64().unwrap() < 3000, "{repeated}");
+    let short = bounded(&["--max-model-len", "40", "--kv", "exact"]);
+    assert_eq!((&short["finish_reason"], &short["usage"]["total_tokens"]), (&"length".into(), &40.into()));
+    let message = fail(sparkv().args(["run", "--max-model-len", "1000000", PROMPT]));
+    assert!(message.contains("max_model_len") && message.contains("4096"), "{message}");
+    let system = json(&["--system", "You are brief."]);
+    assert!(system["usage"]["prompt_tokens"].as_u64() > json(&[])["usage"]["prompt_tokens"].as_u64());
+    let stopped = json(&["--stop", "42", "--stop", "never"]);
+    assert!(!stopped["text"].as_str().unwrap().contains("42"), "{stopped}");
+}
+
+#[test]
+fn a_chat_remembers_and_obeys() {
+    let folder = tempfile::tempdir().unwrap();
+    let facts = folder.path().join("facts.txt");
+    std::fs::write(&facts, "The code of Bert is 57.").unwrap();
+    let lines = format!(
+        "/usage\nThe code of Anna is 42.\n/kv 30%\n/file {}\nWhat is the code \\\nof Anna?\n/usage\n/kv nothing\n\
+         /system Be brief.\n/system\n/what\nWhat is the code of Bert?\n/new\nWhat is the code of Anna?\n/bye\nignored\n",
+        facts.display()
+    );
+    let input = folder.path().join("lines.txt");
+    std::fs::write(&input, lines).unwrap();
+    let output = sparkv().args(["chat", "demo"]).stdin(std::fs::File::open(input).unwrap()).output().unwrap();
+    let (said, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{told}");
+    let answers: Vec<&str> = said.lines().collect();
+    assert_eq!(answers.len(), 4, "{said}");
+    assert!(answers[1].contains("42") && answers[2].contains("57"), "{said}");
+    assert!(!answers[3].contains("42"), "what was said before is forgotten: {said}");
+    for part in [
+        "nothing was answered yet",
+        "KV cache budget",
+        "no preset `nothing`",
+        "Be brief.",
+        "there is no /what",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let message = fail(sparkv().args(["chat", "--raw"]));
+    assert!(message.contains("run.raw"), "{message}");
+}
+
+#[test]
 fn what_cannot_be_done_is_refused_with_a_reason() {
     let cases: [(&[&str], &str); 6] = [
         (&["--model", "/no/such/model"], "/no/such/model"),

@@ -131,6 +131,7 @@ impl Simulation {
             ..FakeConfig::default()
         };
         let config = EngineConfig {
+            max_context: None,
             max_queue: NonZeroUsize::new(MAX_QUEUE).unwrap(),
             max_running: NonZeroUsize::new(rng.random_range(1..9)).unwrap(),
             // A request takes some 1 to 9 KiB.

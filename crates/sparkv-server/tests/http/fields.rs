@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use serde_json::{Value, json};
 use sparkv::KvOptions;
-use sparkv_engine::EngineConfig;
+use sparkv_engine::{EngineConfig, GenerationDefaults, SamplingParams};
 use sparkv_models::fake::{BOS, BYTE_OFFSET, EOS, FakeConfig, greedy};
 use sparkv_server::UnknownFields;
 
@@ -60,6 +60,52 @@ async fn messages_go_through_the_chat_template() {
     let answer = chat(&routes, &chat_body(json!({ "messages": messages }))).await.json();
     assert_eq!(answer.pointer("/choices/0/message/content").unwrap(), &expected);
     assert_eq!(answer.pointer("/usage/prompt_tokens").unwrap(), prompt.len());
+}
+
+#[tokio::test]
+async fn what_a_request_does_not_say_is_as_the_operator_has_it() {
+    let sampling = SamplingParams { temperature: 0.0, top_p: 0.5, ..SamplingParams::default() };
+    let generation = GenerationDefaults { max_tokens: NonZeroUsize::new(7).unwrap(), sampling };
+    let routes = Setup { generation, ..Setup::default() }.routes();
+    let body = |fields: Value| {
+        let mut body =
+            chat_body(json!({ "ignore_eos": true, "max_tokens": null, "temperature": null, "seed": null }));
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        body
+    };
+    let answer = chat(&routes, &body(json!({}))).await.json();
+    assert_eq!(answer.pointer("/usage/completion_tokens").unwrap(), 7);
+    assert_eq!(answer.pointer("/choices/0/finish_reason").unwrap(), "length");
+    let greedy = chat(&routes, &body(json!({ "temperature": 0 }))).await.json();
+    assert_eq!(answer["choices"][0]["message"], greedy["choices"][0]["message"]);
+    // Tokens that have to come first move the bound.
+    let longer = chat(&routes, &body(json!({ "ignore_eos": false, "min_tokens": 9 }))).await.json();
+    assert_eq!(longer.pointer("/usage/completion_tokens").unwrap(), 9);
+    let response = post(&routes, "/v1/responses", json!({ "input": "hello" }).to_string()).await.json();
+    assert_eq!((&response["temperature"], &response["top_p"]), (&json!(0.0), &json!(0.5)));
+}
+
+#[tokio::test]
+async fn an_answer_that_repeats_itself_ends() {
+    let routes = Setup::default().routes();
+    let ask = async |detection: Value| {
+        let id = (BYTE_OFFSET + 0x40).to_string();
+        let fields =
+            json!({ "logit_bias": { id: 100 }, "max_tokens": 100, "repetition_detection": detection });
+        completion(&routes, fields).await
+    };
+    for (detection, tokens) in [
+        (json!(null), 100),
+        (json!({ "max_pattern_size": 0, "min_count": 2 }), 100),
+        (json!({ "max_pattern_size": 4, "min_pattern_size": 4, "min_count": 3 }), 12),
+    ] {
+        let answer = ask(detection).await;
+        assert_eq!(answer.pointer("/usage/completion_tokens").unwrap(), tokens);
+        assert_eq!(answer.pointer("/choices/0/finish_reason").unwrap(), "length");
+    }
+    let wrong = json!({ "repetition_detection": { "max_pattern_size": 4, "min_count": 1 } });
+    let reply = complete(&routes, &completion_body(wrong)).await.json();
+    assert_eq!(reply["error"]["param"], "repetition_detection");
 }
 
 #[tokio::test]

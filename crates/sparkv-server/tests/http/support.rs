@@ -22,6 +22,7 @@ pub(crate) struct Setup {
     pub(crate) max_queue: usize,
     pub(crate) api_keys: &'static [&'static str],
     pub(crate) default_kv: KvOptions,
+    pub(crate) generation: GenerationDefaults,
     pub(crate) drain_deadline: Duration,
     pub(crate) engine: EngineConfig,
     pub(crate) request_timeout: Option<Duration>,
@@ -36,6 +37,7 @@ impl Default for Setup {
             max_queue: 8,
             api_keys: &[],
             default_kv: KvOptions::default(),
+            generation: GenerationDefaults::default(),
             drain_deadline: Duration::from_secs(20),
             engine: EngineConfig {
                 max_running: NonZeroUsize::MIN,
@@ -72,7 +74,7 @@ impl Setup {
         let engine_config = EngineConfig { max_queue, ..self.engine };
         let engine = TextEngine::start(model, text, engine_config, presets.clone()).unwrap();
         let config = ServerConfig {
-            generation: GenerationDefaults::default(),
+            generation: self.generation,
             model_name: "org/fake".to_owned(),
             model_aliases: vec!["fake".to_owned()],
             policy: Policy {
