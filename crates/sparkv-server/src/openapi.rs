@@ -74,7 +74,7 @@ fn errors(path: &str, has_body: bool, is_open: bool) -> Vec<(&'static str, &'sta
             ("404", "Another model is served"),
             ("408", "The body did not arrive in time"),
             ("413", "The body is too large"),
-            ("415", "The body is not JSON"),
+            ("415", "The body is not JSON, or compressed in a way that is not taken"),
             ("429", "Too many requests wait; `Retry-After` says when to try again"),
         ]);
     }

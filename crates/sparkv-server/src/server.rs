@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::app::App;
 use crate::config::{Policy, ServerConfig};
-use crate::http::server::{Connections, HttpServer};
+use crate::http::connection::Connections;
+use crate::http::server::HttpServer;
 use crate::routes;
 
 /// How often a draining server looks whether the last request has ended.

@@ -264,6 +264,12 @@ fn settings_without_a_default() {
 }
 
 #[test]
+fn a_name_that_is_none_is_refused() {
+    let message = fail(sparkv().args(["config", "check", "--served-model-name", "a,"]));
+    assert!(message.contains("server.served_model_name (from command line)"), "{message}");
+}
+
+#[test]
 fn kv_settings_come_from_one_source_as_a_whole() {
     let (_folder, path) = file("[kv]\nprecision = \"int8\"\nwindow = 64\n");
     let show = |kv: &str| succeed(sparkv().args(["config", "show", "--kv", kv]).arg(&path));

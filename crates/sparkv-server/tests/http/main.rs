@@ -14,6 +14,8 @@ mod errors;
 #[cfg(test)]
 mod fields;
 #[cfg(test)]
+mod http2;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod messages;
