@@ -22,8 +22,8 @@ pub(crate) struct Loaded {
     pub(crate) engine: TextEngine,
     /// What the model is called.
     pub(crate) name: String,
-    /// What else it may be called: the name as the operator wrote it.
-    pub(crate) alias: String,
+    /// Where it is, as the operator wrote it.
+    pub(crate) source: String,
     /// Whether it can take conversations.
     pub(crate) has_chat_template: bool,
     /// What holds where a request does not say.
@@ -128,8 +128,8 @@ pub(crate) fn load(
     tracing::debug!(kv_memory = config.kv_memory, "bytes for KV caches");
     let engine = TextEngine::start(loaded.decoder, text, config, settings.presets.clone())
         .context("cannot start the engine's thread")?;
-    let (name, alias) = (loaded.name, source.to_string());
-    Ok(Loaded { engine, name, alias, has_chat_template, generation, weight_types, loading })
+    let (name, source) = (loaded.name, source.to_string());
+    Ok(Loaded { engine, name, source, has_chat_template, generation, weight_types, loading })
 }
 
 /// Bytes for KV caches. A share is one of the memory that is free now, or that the container has left.

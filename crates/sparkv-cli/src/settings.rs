@@ -133,6 +133,10 @@ impl Settings {
             let origin = layers.origin("generation", key);
             anyhow::anyhow!("generation.{key} (from {origin}): {}", error.message)
         })?;
+        if server.served_model_name.as_ref().is_some_and(|names| names.iter().any(String::is_empty)) {
+            let origin = layers.origin("server", "served_model_name");
+            anyhow::bail!("server.served_model_name (from {origin}): a name must not be empty");
+        }
         let keys = server.api_key.take().unwrap_or_default().into_iter().map(ApiKey::new);
         let keys = keys
             .collect::<Result<_, _>>()

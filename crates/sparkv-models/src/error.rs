@@ -51,7 +51,7 @@ pub enum LoadError {
         name: String,
     },
     /// A tensor has another shape than the configuration says.
-    #[error("tensor `{name}` has shape {found:?}, the configuration needs {expected:?}")]
+    #[error("tensor `{name}` is {}, the configuration needs {}", written(found), written(expected))]
     Shape {
         /// Its name in the file.
         name: String,
@@ -133,6 +133,14 @@ pub(crate) fn without_backtrace(error: &candle_core::Error) -> String {
         Context { inner, context } => format!("{context}: {}", without_backtrace(inner)),
         other => other.to_string(),
     }
+}
+
+/// A shape as people write it: `2048 x 64`.
+fn written(shape: &[usize]) -> String {
+    if shape.is_empty() {
+        return "a single number".to_owned();
+    }
+    shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(" x ")
 }
 
 #[cfg(test)]

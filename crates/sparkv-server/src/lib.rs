@@ -12,6 +12,7 @@
 //!
 //! A client that goes away drops its response, with it the engine's event stream, and that cancels the request.
 
+mod about;
 mod access_log;
 mod app;
 mod chat;
@@ -36,8 +37,9 @@ mod unsupported;
 pub use config::{AdoptTrace, Policy, ServerConfig};
 pub use error::{ApiError, ErrorBody, ErrorFields};
 pub use http::api_keys::{ApiKey, ApiKeys, InvalidApiKey};
+pub use http::connection::Connections;
 pub use http::cors::{CorsOrigins, InvalidOrigin};
-pub use http::server::{Connections, HttpServer};
+pub use http::server::HttpServer;
 pub use http::tls::{Tls, TlsError};
 pub use refusals::UnknownFields;
 pub use server::{BindError, Drained, NoKeyLeft, PolicyHandle, Server};

@@ -105,6 +105,42 @@ const CASES: [Case; 27] = [
         "--unknown-fields=warn",
         ["\"refuse\"", "\"warn\"", "\"refuse\"", "\"warn\""],
     ),
+    (
+        "server",
+        "accept_any_model",
+        "true",
+        "SPARKV_ACCEPT_ANY_MODEL",
+        "false",
+        "--accept-any-model",
+        ["false", "true", "false", "true"],
+    ),
+    (
+        "server",
+        "health_follows_ready",
+        "true",
+        "SPARKV_HEALTH_FOLLOWS_READY",
+        "false",
+        "--health-follows-ready",
+        ["false", "true", "false", "true"],
+    ),
+    (
+        "server",
+        "metrics_open",
+        "true",
+        "SPARKV_METRICS_OPEN",
+        "false",
+        "--metrics-open",
+        ["false", "true", "false", "true"],
+    ),
+    (
+        "server",
+        "drain_delay_seconds",
+        "1",
+        "SPARKV_DRAIN_DELAY_SECONDS",
+        "2",
+        "--drain-delay-seconds=3",
+        ["0", "1", "2", "3"],
+    ),
     ("server", "drain_seconds", "1", "SPARKV_DRAIN_SECONDS", "2", "--drain-seconds=3", ["30", "1", "2", "3"]),
     (
         "server",
@@ -246,11 +282,20 @@ fn flag_beats_variable_beats_file_beats_default() {
 fn settings_without_a_default() {
     let bare = succeed(sparkv().args(["config", "show"]));
     assert!(!bare.contains("\nseed") && !bare.contains("\ntemperature") && !bare.contains("api_key"));
-    let flags = ["--seed", "7", "--temperature", "0.5", "--api-key", "s3cret"];
+    assert!(!bare.contains("\nserved_model_name"));
+    let flags =
+        ["--seed", "7", "--temperature", "0.5", "--api-key", "s3cret", "--served-model-name", "a,b"];
     let given = succeed(sparkv().args(["config", "show"]).args(flags));
+    assert_eq!(shown(&given, "server", "served_model_name").0, "served_model_name = [\"a\", \"b\"]");
     assert_eq!(shown(&given, "run", "seed").0, "seed = 7");
     assert_eq!(shown(&given, "generation", "temperature").0, "temperature = 0.5");
     assert!(given.contains("# api_key is set"));
+}
+
+#[test]
+fn a_name_that_is_none_is_refused() {
+    let message = fail(sparkv().args(["config", "check", "--served-model-name", "a,"]));
+    assert!(message.contains("server.served_model_name (from command line)"), "{message}");
 }
 
 #[test]

@@ -223,6 +223,63 @@ async fn the_log_can_be_json() {
     assert!(lines.iter().any(|line| line["message"] == "loaded"), "{log}");
 }
 
+/// A balancer's view of SIGTERM: not ready at once, requests taken for a while, then an end in good order.
+#[tokio::test]
+async fn sigterm_leaves_time_to_send_requests_elsewhere() {
+    let server = Served::start(&["--drain-delay-seconds", "3", "--health-follows-ready"]);
+    let get =
+        async |path: &str| reqwest::get(format!("{}{path}", server.url())).await.unwrap().status().as_u16();
+    assert_eq!((get("/health").await, get("/ping").await), (200, 200));
+    let told = Instant::now();
+    server.signal("-TERM");
+    while get("/ready").await == 200 {
+        assert!(told.elapsed() < Duration::from_secs(2), "not ready at once");
+    }
+    assert_eq!((get("/health").await, get("/ping").await), (503, 503));
+    server.answer("/v1/completions", &json!({ "prompt": "x", "max_tokens": 1 })).await;
+    let (end, log) = server.wait();
+    assert!(end.success(), "{log}");
+    assert!(told.elapsed() >= Duration::from_secs(3), "{log}");
+    assert!(log.contains("not ready any more") && log.contains("draining"), "{log}");
+}
+
+#[tokio::test]
+async fn a_second_sigterm_ends_the_delay() {
+    let server = Served::start(&["--drain-delay-seconds", "600"]);
+    server.signal("-TERM");
+    until_logged(&server, "not ready any more").await;
+    let (end, log) = server.terminate();
+    assert_eq!(end.code(), Some(1), "{log}");
+    assert!(log.contains("told to stop twice"), "{log}");
+}
+
+#[tokio::test]
+async fn names_metrics_and_an_address_in_brackets() {
+    let flags =
+        ["--served-model-name", "first,second", "--api-key", "k", "--metrics-open", "--host", "[::1]"];
+    let server = Served::start(&flags);
+    assert!(server.url().starts_with("http://[::1]:"), "{}", server.url());
+    assert!(server.greeting().contains("serves first at"), "{}", server.greeting());
+    let get = async |path: &str, key: &str| {
+        let request = Client::new().get(format!("{}{path}", server.url())).bearer_auth(key);
+        request.send().await.unwrap()
+    };
+    let models: Value = get("/v1/models", "k").await.json().await.unwrap();
+    assert_eq!([&models["data"][0]["id"], &models["data"][1]["id"]], ["first", "second"]);
+    assert_eq!(models["data"][0]["root"], "demo");
+    let metrics = get("/metrics", "none").await;
+    assert_eq!(metrics.status(), 200);
+    let metrics = metrics.text().await.unwrap();
+    assert!(metrics.contains("process_open_fds ") && metrics.contains("model_name=\"first\""), "{metrics}");
+    assert_eq!(get("/props", "none").await.status(), 401);
+    let named = async |name: &str| {
+        let body = json!({ "prompt": "x", "max_tokens": 1, "model": name });
+        let request = Client::new().post(format!("{}/v1/completions", server.url())).bearer_auth("k");
+        request.json(&body).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!([named("second").await, named("demo").await, named("sparkv-demo").await], [200, 404, 404]);
+}
+
 #[tokio::test]
 async fn serves_over_tls() {
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();

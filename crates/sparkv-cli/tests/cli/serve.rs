@@ -81,9 +81,19 @@ impl Served {
         assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
     }
 
+    /// What it printed when it was ready.
+    pub(crate) fn greeting(&self) -> &str {
+        &self.greeting
+    }
+
     /// The end of the process and what it logged, after SIGTERM.
-    pub(crate) fn terminate(mut self) -> (ExitStatus, String) {
+    pub(crate) fn terminate(self) -> (ExitStatus, String) {
         self.signal("-TERM");
+        self.wait()
+    }
+
+    /// The same, after whatever ends it.
+    pub(crate) fn wait(mut self) -> (ExitStatus, String) {
         self.reading.take().unwrap().join().unwrap();
         (self.process.wait().unwrap(), self.logged())
     }

@@ -114,7 +114,7 @@ impl TensorSource for SafetensorsFiles {
             other => {
                 return Err(LoadError::TensorType {
                     name: name.to_owned(),
-                    dtype: format!("{other:?}"),
+                    dtype: other.to_string(),
                     supported: "F32, F16 and BF16",
                 });
             }

@@ -13,8 +13,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, InconsistentKeys, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
-/// The protocol that is spoken once a connection is secure.
-const HTTP_1: &[u8] = b"http/1.1";
+/// The protocols that may be spoken once a connection is secure, the better one first.
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// A certificate with its key; clones share them, so that both can be replaced while a server runs. Never printed.
 #[derive(Clone)]
@@ -118,7 +118,7 @@ fn config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError>
         .with_no_client_auth()
         .with_single_cert(chain, private)
         .map_err(refused)?;
-    config.alpn_protocols = vec![HTTP_1.to_vec()];
+    config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
     Ok(Arc::new(config))
 }
 

@@ -49,13 +49,23 @@ impl Files {
     }
 
     async fn connect(&self, server: &Running) -> std::io::Result<TlsStream<TcpStream>> {
+        self.connect_for(server, &[]).await
+    }
+
+    /// A connection for one of these protocols.
+    async fn connect_for(
+        &self,
+        server: &Running,
+        protocols: &[&str],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).unwrap();
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         let socket = TcpStream::connect(server.address).await?;
         let name = ServerName::try_from("localhost").unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, socket).await
@@ -93,6 +103,30 @@ async fn answers_over_tls_and_drains() {
     stream.read_to_string(&mut rest).await.unwrap();
     assert!(rest.contains("data: [DONE]\n\n"), "{rest}");
     assert_eq!(server.ended.await.unwrap().unwrap(), Drained::Complete);
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_with_who_asks_for_it() {
+    let files = Files::new();
+    let connections = Connections { tls: Some(files.tls()), ..Connections::default() };
+    let server = Running::start_at(Setup::default(), connections).await;
+    let chosen = async |protocols: &[&str]| {
+        let stream = files.connect_for(&server, protocols).await.unwrap();
+        stream.get_ref().1.alpn_protocol().map(|name| String::from_utf8(name.to_vec()).unwrap())
+    };
+    assert_eq!(chosen(&["http/1.1", "h2"]).await.as_deref(), Some("h2"));
+    assert_eq!(chosen(&["http/1.1"]).await.as_deref(), Some("http/1.1"));
+    assert_eq!(chosen(&[]).await, None);
+    let stream = files.connect_for(&server, &["h2"]).await.unwrap();
+    let (requests, connection) = h2::client::handshake(stream).await.unwrap();
+    let ended = tokio::spawn(connection);
+    let mut requests = requests.ready().await.unwrap();
+    let request = axum::http::Request::get("https://localhost/ready").body(()).unwrap();
+    let (response, _) = requests.send_request(request, true).unwrap();
+    assert_eq!(response.await.unwrap().status(), 200);
+    server.stop.send(()).unwrap();
+    assert_eq!(server.ended.await.unwrap().unwrap(), Drained::Complete);
+    assert!(ended.await.unwrap().is_ok());
 }
 
 #[tokio::test]

@@ -56,7 +56,7 @@ impl TensorSource for GgufWeights<'_> {
         let Some(weight_type) = weight_type(dtype) else {
             return Err(LoadError::TensorType {
                 name: file_name,
-                dtype: format!("{dtype:?}"),
+                dtype: type_name(dtype).to_owned(),
                 supported: SUPPORTED,
             });
         };
@@ -72,6 +72,27 @@ impl TensorSource for GgufWeights<'_> {
     }
 }
 
+/// What GGUF calls a type.
+fn type_name(dtype: GgmlDType) -> &'static str {
+    match dtype {
+        GgmlDType::F32 => "F32",
+        GgmlDType::F16 => "F16",
+        GgmlDType::BF16 => "BF16",
+        GgmlDType::Q4_0 => "Q4_0",
+        GgmlDType::Q4_1 => "Q4_1",
+        GgmlDType::Q5_0 => "Q5_0",
+        GgmlDType::Q5_1 => "Q5_1",
+        GgmlDType::Q8_0 => "Q8_0",
+        GgmlDType::Q8_1 => "Q8_1",
+        GgmlDType::Q2K => "Q2_K",
+        GgmlDType::Q3K => "Q3_K",
+        GgmlDType::Q4K => "Q4_K",
+        GgmlDType::Q5K => "Q5_K",
+        GgmlDType::Q6K => "Q6_K",
+        GgmlDType::Q8K => "Q8_K",
+    }
+}
+
 impl GgufFile {
     /// The values of a tensor in f32.
     pub(super) fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
@@ -82,7 +103,7 @@ impl GgufFile {
             }
             (other, ..) => Err(LoadError::TensorType {
                 name: name.to_owned(),
-                dtype: format!("{other:?}"),
+                dtype: type_name(other).to_owned(),
                 supported: "F32",
             }),
         }
@@ -102,7 +123,8 @@ impl GgufFile {
         let dtype = info.ggml_dtype;
         let row = shape.last().copied().unwrap_or(0);
         if !row.is_multiple_of(dtype.block_size()) {
-            return Err(self.corrupt(format!("rows of `{name}` do not fill blocks of {dtype:?}")));
+            let dtype = type_name(dtype);
+            return Err(self.corrupt(format!("rows of `{name}` do not fill blocks of {dtype}")));
         }
         let outside = || LoadError::Corrupt {
             file: part.name.clone(),
