@@ -8,7 +8,7 @@ use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use sparkv::KvChoice;
-use sparkv_engine::{RequestError, TextEngine, TokenizerInfo, ToolFormat};
+use sparkv_engine::{ModelInfo, RequestError, TextEngine, TokenizerInfo, ToolFormat};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use utoipa::openapi::OpenApi as Document;
@@ -82,6 +82,11 @@ impl App {
     /// Tokens that fit into the model's context.
     pub(crate) fn context_length(&self) -> usize {
         self.0.engine.info().context_length
+    }
+
+    /// Facts of the model.
+    pub(crate) fn model_info(&self) -> &ModelInfo {
+        self.0.engine.info()
     }
 
     /// What the operator may change at any time, as it is now.
@@ -267,6 +272,7 @@ mod tests {
             ServerConfig {
                 model_name: "fake".to_owned(),
                 model_aliases: Vec::new(),
+                weight_bytes: 0,
                 policy: Policy {
                     api_keys: ApiKeys::default(),
                     default_kv: KvChoice::default(),

@@ -18,6 +18,8 @@ pub struct ServerConfig {
     pub model_name: String,
     /// Other names that requests may use for it.
     pub model_aliases: Vec<String>,
+    /// Bytes of its weights, as they are held.
+    pub weight_bytes: u64,
     /// What may change while it runs.
     pub policy: Policy,
     /// What becomes of fields of requests that nobody knows.

@@ -80,6 +80,7 @@ impl Start {
         let config = ServerConfig {
             model_name: loaded.name.clone(),
             model_aliases: vec![loaded.alias],
+            weight_bytes: loaded.loading.weight_bytes,
             policy,
             unknown_fields: server.unknown_fields.into(),
             body_limit: server.body_limit,

@@ -74,6 +74,7 @@ impl Setup {
         let config = ServerConfig {
             model_name: "org/fake".to_owned(),
             model_aliases: vec!["fake".to_owned()],
+            weight_bytes: 1 << 20,
             policy: Policy {
                 api_keys: self.api_keys.iter().map(|key| ApiKey::new(*key).unwrap()).collect(),
                 default_kv: presets.resolve(&self.default_kv).unwrap(),
