@@ -17,9 +17,16 @@ from conversations import ANSWER, ASKED, FACTS
 
 QUESTION = ASKED[0]["content"]
 GREEDY = {"temperature": 0}
+# The client keeps types and enumerations of what it is given, and drops bounds.
+PLACE = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "enum": ["Paris", "Lima", "Oslo"]}, "metric": {"type": "boolean"}},
+    "required": ["city", "metric"],
+    "additionalProperties": False,
+}
 WEATHER = {
     "type": "function",
-    "function": {"name": "get_weather", "description": "The weather of the next days", "parameters": schemas.WEATHER},
+    "function": {"name": "get_weather", "description": "The weather of a place", "parameters": PLACE},
 }
 
 
@@ -108,7 +115,7 @@ def test_an_answer_follows_a_schema(served: ollama.Client, model: str, name: str
 def test_tools_are_called_and_answered(served: ollama.Client, model: str, called: ollama.ChatResponse):
     for call in called.message.tool_calls:
         assert call.function.name == "get_weather"
-        schemas.parsed(json.dumps(dict(call.function.arguments)), schemas.WEATHER)
+        schemas.parsed(json.dumps(dict(call.function.arguments)), PLACE)
     # As the client's documentation does it: the message itself goes back.
     results = [{"role": "tool", "tool_name": "get_weather", "content": "21"} for _ in called.message.tool_calls]
     after = served.chat(model, [*ASKED, called.message, *results], tools=[WEATHER], options={"num_predict": 8})
