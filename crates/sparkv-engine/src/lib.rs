@@ -23,6 +23,8 @@ pub mod request;
 pub mod sampler;
 pub mod text;
 
+pub use sparkv_models::ModelInfo;
+
 pub use crate::{
     chat::{Chat, ChatMessage, Tool, ToolCall, Turn},
     core::{EngineConfig, Load, Stats},

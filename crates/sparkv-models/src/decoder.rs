@@ -84,6 +84,7 @@ impl Decoder {
         progress.end();
         Ok(Self {
             info: ModelInfo {
+                architecture: config.architecture,
                 vocab_size: config.vocab_size,
                 context_length: config.context_length,
                 eos_token_ids: config.eos_token_ids.clone(),

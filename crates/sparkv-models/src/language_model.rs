@@ -6,6 +6,8 @@ use crate::error::without_backtrace;
 /// Facts of a loaded model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelInfo {
+    /// The family that it is of: `llama`, `qwen3`, ...
+    pub architecture: &'static str,
     /// Logits per position.
     pub vocab_size: usize,
     /// Positions the model was made for; prompt and completion together.

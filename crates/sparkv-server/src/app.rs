@@ -8,7 +8,7 @@ use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use sparkv::KvChoice;
-use sparkv_engine::{EngineConfig, RequestError, TextEngine, TokenizerInfo, ToolFormat};
+use sparkv_engine::{EngineConfig, ModelInfo, RequestError, TextEngine, TokenizerInfo, ToolFormat};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use utoipa::openapi::OpenApi as Document;
@@ -103,6 +103,11 @@ impl App {
     /// Tokens that fit into the model's context.
     pub(crate) fn context_length(&self) -> usize {
         self.0.engine.info().context_length
+    }
+
+    /// Facts of the model.
+    pub(crate) fn model_info(&self) -> &ModelInfo {
+        self.0.engine.info()
     }
 
     /// What the operator may change at any time, as it is now.
@@ -313,6 +318,7 @@ mod tests {
                 list_aliases: false,
                 accept_any_model: false,
                 model_path: "fake".to_owned(),
+                weight_bytes: 0,
                 policy: Policy {
                     api_keys: ApiKeys::default(),
                     default_kv: KvChoice::default(),

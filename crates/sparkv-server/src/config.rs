@@ -27,6 +27,8 @@ pub struct ServerConfig {
     pub model_path: String,
     /// What holds where a request does not say.
     pub generation: GenerationDefaults,
+    /// Bytes of its weights, as they are held.
+    pub weight_bytes: u64,
     /// What may change while it runs.
     pub policy: Policy,
     /// What becomes of fields of requests that nobody knows.

@@ -27,7 +27,8 @@ const INTERNAL: &str = "internal_error";
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ErrorCode(pub(crate) &'static str);
 
-/// Why a request failed. Becomes `{"error": {"message", "type", "param", "code"}}`, over HTTP and inside SSE.
+/// Why a request failed. Becomes `{"error": {"message", "type", "param", "code"}}`, over HTTP and inside SSE; it goes along
+/// with the answer that it is, for routes whose clients want another shape.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ApiError {
     /// The body is not JSON.
@@ -144,6 +145,9 @@ pub enum ApiError {
     /// The server cannot answer at the moment.
     #[error("{0}")]
     Unavailable(&'static str),
+    /// The route is another server's: it asks for what this one does not do.
+    #[error("{0}")]
+    NotOffered(&'static str),
     /// The request was fine, the server was not.
     #[error("internal error: {0}")]
     Internal(String),
@@ -261,6 +265,7 @@ impl ApiError {
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, INVALID, Some("invalid_api_key")),
             Self::UnknownModel { .. } => (StatusCode::NOT_FOUND, INVALID, Some("model_not_found")),
             Self::UnknownRoute { .. } => (StatusCode::NOT_FOUND, INVALID, Some("unknown_url")),
+            Self::NotOffered(_) => (StatusCode::NOT_FOUND, INVALID, Some("not_supported")),
             Self::MethodNotAllowed { .. } => {
                 (StatusCode::METHOD_NOT_ALLOWED, INVALID, Some("method_not_allowed"))
             }
@@ -399,7 +404,7 @@ impl IntoResponse for ApiError {
         self.log();
         let mut response = (self.status(), Json(self.body())).into_response();
         response.extensions_mut().insert(ErrorCode(self.code()));
-        response.extensions_mut().insert(self.body());
+        response.extensions_mut().insert(self.clone());
         let headers = response.headers_mut();
         match self {
             Self::QueueFull(_) | Self::Loading | Self::Unavailable(_) => {

@@ -4,7 +4,7 @@
 //! bytes -> http::body::Fields -> types -> validate -> engine -> events -> generation::reply (with the endpoint's convert) -> bytes
 //! ```
 //!
-//! Each generating endpoint (`chat`, `completions`, `responses`, `messages`) is a trio:
+//! Each generating endpoint (`chat`, `completions`, `responses`, `messages`, `ollama`) is a trio:
 //! `types` are the bodies, `validate` makes the engine's request of one, `convert` writes the answer. What
 //! they share is in `generation` and `conversation`. Connections, keys and bodies are in `http`. Streamed and whole
 //! answers read the same events (`generation::reply`), so they cannot differ. A field is honoured, changes nothing, or is refused with a reason (`unsupported`, `refusals`). All errors are one
@@ -25,6 +25,8 @@ mod http;
 mod messages;
 mod metrics;
 mod models;
+mod not_offered;
+mod ollama;
 mod openapi;
 mod refusals;
 mod responses;

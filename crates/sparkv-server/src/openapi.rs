@@ -11,6 +11,7 @@ use crate::app::App;
 use crate::chat::ChatChunk;
 use crate::error::ErrorBody;
 use crate::models;
+use crate::ollama;
 
 /// Name of the security scheme.
 const KEY: &str = "api_key";
@@ -26,7 +27,7 @@ const KEY: &str = "api_key";
     // Registered by another name: names of models have slashes.
     paths(models::get),
     // Chunks are within the events of streams.
-    components(schemas(ErrorBody, ChatChunk))
+    components(schemas(ErrorBody, ChatChunk, ollama::ErrorLine))
 )]
 pub(crate) struct Described;
 
@@ -42,7 +43,7 @@ pub(crate) fn complete(mut document: Document) -> Document {
         let is_open = matches!(path.as_str(), "/health" | "/ready" | "/ping" | "/version");
         for operation in operations(item) {
             for (status, description) in errors(path, operation.request_body.is_some(), is_open) {
-                operation.responses.responses.insert(status.to_owned(), RefOr::T(error(description)));
+                operation.responses.responses.insert(status.to_owned(), RefOr::T(error(path, description)));
             }
             if !is_open {
                 operation.security = Some(vec![SecurityRequirement::new(KEY, [] as [&str; 0])]);
@@ -81,13 +82,14 @@ fn errors(path: &str, has_body: bool, is_open: bool) -> Vec<(&'static str, &'sta
     if path.starts_with("/v1/models/") {
         errors.push(("404", "There is no such model"));
     }
-    if has_body && path.starts_with("/v1/") {
+    if has_body && (path.starts_with("/v1/") || path.starts_with(ollama::ROUTES)) {
         errors.push(("504", "The request took longer than the server allows"));
     }
     errors
 }
 
-fn error(description: &str) -> Response {
-    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(ErrorBody::name()))).build();
+fn error(path: &str, description: &str) -> Response {
+    let body = if path.starts_with(ollama::ROUTES) { ollama::ErrorLine::name() } else { ErrorBody::name() };
+    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(body))).build();
     ResponseBuilder::new().description(description).content("application/json", content).build()
 }

@@ -26,7 +26,10 @@ use crate::error::ApiError;
 use crate::http::auth;
 use crate::http::cors::CorsOrigins;
 use crate::metrics::Metrics;
-use crate::{about, access_log, chat, completions, messages, metrics, models, openapi, responses, tokenize};
+use crate::{
+    about, access_log, chat, completions, messages, metrics, models, not_offered, ollama, openapi, responses,
+    tokenize,
+};
 
 /// Taken from the client, or made; sent back and written to the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -44,7 +47,8 @@ pub(crate) fn router(app: App) -> Router {
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(app.clone(), auth::require_key))
-        .layer(middleware::from_fn(messages::mark_errors));
+        .layer(middleware::from_fn(messages::mark_errors))
+        .layer(middleware::from_fn(ollama::mark_errors));
     let (open, _) = open().split_for_parts();
     let open = open.method_not_allowed_fallback(method_not_allowed);
     let (metrics, adopt_trace) = (app.metrics().clone(), app.config().adopt_trace);
@@ -63,6 +67,13 @@ fn protected() -> OpenApiRouter<App> {
         .routes(routes!(tokenize::detokenize))
         .routes(routes!(tokenize::tokenizer_info))
         .routes(routes!(tokenize::apply_template))
+        .routes(routes!(ollama::chat))
+        .routes(routes!(ollama::generate))
+        .routes(routes!(ollama::models::tags))
+        .routes(routes!(ollama::models::running))
+        .routes(routes!(ollama::models::show))
+        .routes(routes!(ollama::models::version))
+        .merge(not_offered::routes())
         .routes(routes!(models::list))
         // Names of models have slashes.
         .route("/v1/models/{*name}", get(models::get))

@@ -1,4 +1,4 @@
-//! Fields of the OpenAI and Anthropic APIs, and of common extensions, that are known but not supported.
+//! Fields of the APIs of OpenAI, Anthropic and ollama, and of common extensions, that are known but not supported.
 //!
 //! Clients fill in defaults, so a field is accepted where its value changes nothing; anything else is refused
 //! with a reason, because an answer that ignores what was asked is worse than none.
@@ -252,6 +252,47 @@ pub(crate) fn tool(field: &str) -> Option<Rule> {
     })
 }
 
+/// Fields of ollama's routes.
+pub(crate) fn ollama(field: &str) -> Option<Rule> {
+    Some(match field {
+        "keep_alive" => (is_duration, "must be a number of seconds or a text such as 5m"),
+        // What does not fit is refused, whatever they say; left out, they are true.
+        "truncate" | "shift" => (Value::is_boolean, "must be true or false"),
+        "template" => (is_empty, "the model's own template is used"),
+        "suffix" => (is_empty, "inserting is not implemented"),
+        "context" => (is_empty, "a conversation goes on at /api/chat, with its messages"),
+        "images" => (is_empty, "the model reads text only"),
+        "width" | "height" | "steps" => (is_off, "the model writes text only"),
+        "_debug_render_only" => (is_false, "/apply-template tells what a chat becomes"),
+        _ => return None,
+    })
+}
+
+/// What /api/show may be asked for beside the model.
+pub(crate) fn ollama_show(field: &str) -> Option<Rule> {
+    Some(match field {
+        // There are no tensors to be listed, so that there is nothing more to say.
+        "verbose" => (Value::is_boolean, "must be true or false"),
+        "system" | "template" | "options" => (is_empty, "the model is described as it is"),
+        _ => return None,
+    })
+}
+
+/// Members of `options`.
+pub(crate) fn ollama_option(field: &str) -> Option<Rule> {
+    Some(match field {
+        // How ollama sets its runner up. The context here is always that of the model, and what does not fit is refused.
+        "num_ctx" | "num_keep" | "num_batch" | "num_gpu" | "main_gpu" | "num_thread"
+        | "draft_num_predict" => (Value::is_number, "must be a number"),
+        "numa" | "low_vram" | "f16_kv" | "use_mmap" | "use_mlock" | "logits_all" => {
+            (Value::is_boolean, "must be true or false")
+        }
+        "vocab_only" | "embedding_only" => (is_false, "this server generates"),
+        "penalize_newline" => (is_true, "repeat_penalty makes no difference between tokens"),
+        _ => return other_samplers(field),
+    })
+}
+
 /// Fields of `stream_options`.
 pub(crate) fn stream_options(field: &str) -> Option<Rule> {
     match field {
@@ -282,6 +323,11 @@ fn is_one(value: &Value) -> bool {
 
 fn is_minus_one(value: &Value) -> bool {
     value.as_f64() == Some(-1.0)
+}
+
+/// As Go writes them, or seconds.
+fn is_duration(value: &Value) -> bool {
+    value.is_string() || value.is_number()
 }
 
 /// Zero, or what means the same.

@@ -67,3 +67,10 @@ def test_nobody_gets_an_answer(url: str, model: str, headers: dict):
             nobody.chat.completions.create(model=model, messages=ASKED, extra_headers=headers)
     assert refused.value.type == "invalid_request_error"
     assert refused.value.code == "invalid_api_key"
+
+
+def test_embeddings_are_not_made(client: OpenAI, model: str):
+    with pytest.raises(NotFoundError) as refused:
+        client.embeddings.create(model=model, input="hello")
+    assert refused.value.code == "not_supported"
+    assert "no embeddings" in refused.value.message

@@ -87,6 +87,7 @@ impl Start {
             list_aliases: names.are_given,
             accept_any_model: server.accept_any_model,
             model_path: loaded.source,
+            weight_bytes: loaded.loading.weight_bytes,
             policy,
             unknown_fields: server.unknown_fields.into(),
             body_limit: server.body_limit,

@@ -85,6 +85,7 @@ mod tests {
             AttentionConfig { query_heads: 8, kv_heads: 2, head_dim: 64, scale: 0.125, sliding_window: None };
         let kv_shape = KvShape { layers: 8, attention };
         ModelInfo {
+            architecture: "fake",
             vocab_size: 10,
             context_length: 100_000,
             eos_token_ids: vec![],

@@ -22,6 +22,8 @@ pub use rope::{RopeConfig, RopeScaling};
 pub struct DecoderConfig {
     /// How its files name and order tensors.
     pub(crate) tensors: &'static TensorNames,
+    /// The family, by the name that `model_type` has for it.
+    pub(crate) architecture: &'static str,
     /// Rows of the embedding table.
     pub vocab_size: usize,
     /// Width of the hidden states.

@@ -131,6 +131,7 @@ impl FakeModel {
     /// A model and the probe that watches it.
     pub fn new(config: FakeConfig) -> (Self, Probe) {
         let info = ModelInfo {
+            architecture: "fake",
             vocab_size: config.vocab_size,
             context_length: config.context_length,
             eos_token_ids: vec![config.eos_token_id],

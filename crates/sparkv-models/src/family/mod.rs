@@ -88,6 +88,11 @@ pub(crate) enum SlidingWindow {
 }
 
 impl Family {
+    /// What it is called.
+    pub(crate) fn name(&self) -> &'static str {
+        self.model_types.first().copied().unwrap_or_default()
+    }
+
     /// The family of a `config.json`: by `architectures`, else by `model_type`.
     ///
     /// # Errors

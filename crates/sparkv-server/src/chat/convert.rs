@@ -6,11 +6,13 @@ use sparkv_engine::{FinishReason, TextLogprob, Usage};
 use crate::chat::types::{
     AnswerCall, AnswerFunction, AnswerMessage, ChatChunk, ChatCompletion, Choice, ChunkChoice, Delta,
 };
+use crate::error::ApiError;
 use crate::generation::head::Envelope;
 use crate::generation::ids::{call_id, finish_reason};
 use crate::generation::logprobs::{ChatLogprobs, PromptLogprobs};
-use crate::generation::reply::{Answer, AnswerDelta, Call, Delivery, End, Reply, data, done};
+use crate::generation::reply::{Answer, AnswerDelta, Call, Delivery, End, Reply};
 use crate::generation::requests::CheckedRequests;
+use crate::generation::wire::{data, done, failed};
 
 /// Who speaks.
 const ROLE: &str = "assistant";
@@ -74,6 +76,7 @@ fn choice(index: usize, answer: Answer, with_logprobs: bool) -> Choice {
 
 impl Reply for ChatReply {
     type Body = ChatCompletion;
+    type Piece = sse::Event;
 
     fn body(self, mut answers: Vec<Answer>, usage: Vec<Usage>) -> ChatCompletion {
         let usage = self.envelope.usage(&usage);
@@ -132,5 +135,9 @@ impl Reply for ChatReply {
             data(&ChatChunk { head: self.envelope.head.clone(), choices: Vec::new(), usage: Some(usage) })
         });
         last.into_iter().chain([done()]).collect()
+    }
+
+    fn failed(&mut self, error: &ApiError) -> Vec<sse::Event> {
+        failed(error)
     }
 }

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use crate::conversation::types::ConversationFields;
 use crate::generation::fields::{FormatFields, GenerationFields};
 use crate::generation::head::Head;
-use crate::generation::logprobs::{ChatLogprobs, PromptLogprobs};
+use crate::generation::logprobs::{ChatLogprobs, LogprobFields, PromptLogprobs};
 use crate::generation::usage::UsageBody;
 use crate::http::body::Fields;
 use crate::schema::described_as_one;
@@ -24,10 +24,7 @@ impl ChatBody {
     pub(crate) fn take(fields: &mut Fields) -> Self {
         Self {
             conversation: ConversationFields::take(fields),
-            logprobs: LogprobFields {
-                logprobs: fields.take("logprobs"),
-                top_logprobs: fields.take("top_logprobs"),
-            },
+            logprobs: LogprobFields::take(fields),
             generation: GenerationFields::take(fields),
         }
     }
@@ -38,16 +35,6 @@ described_as_one!(
     "ChatRequest",
     [ConversationFields, LogprobFields, GenerationFields, FormatFields]
 );
-
-/// Which log probabilities to report.
-#[derive(Debug, ToSchema)]
-pub(crate) struct LogprobFields {
-    /// Those of the answer's tokens.
-    pub(crate) logprobs: Option<bool>,
-    /// And those of this many of the likeliest tokens in their places.
-    #[schema(maximum = 20)]
-    pub(crate) top_logprobs: Option<usize>,
-}
 
 /// A whole answer.
 #[derive(Debug, Serialize, ToSchema)]

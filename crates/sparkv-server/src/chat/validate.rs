@@ -23,19 +23,11 @@ pub(crate) fn validate(body: ChatBody, refusals: &mut Refusals, app: &App) -> Re
         prompts: vec![Prompt::Chat(chat)],
         names: Names::usual(MESSAGES),
         default_max_tokens: None,
-        logprobs: check_logprobs(logprobs.logprobs, logprobs.top_logprobs)?,
+        logprobs: logprobs.check()?,
         prompt_logprobs: None,
         may_be_empty: false,
         format: None,
         tools,
     };
     generation::validate::validate(generation, asked, refusals, app)
-}
-
-fn check_logprobs(logprobs: Option<bool>, top: Option<usize>) -> Result<Option<usize>, ApiError> {
-    match (logprobs.unwrap_or(false), top) {
-        (true, top) => Ok(Some(top.unwrap_or(0))),
-        (false, None | Some(0)) => Ok(None),
-        (false, Some(_)) => Err(ApiError::invalid("top_logprobs", "only allowed with `logprobs`: true")),
-    }
 }

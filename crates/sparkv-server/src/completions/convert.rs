@@ -4,12 +4,14 @@ use axum::response::sse;
 use sparkv_engine::{PromptToken, TextLogprob, Usage};
 
 use crate::completions::types::{Choice, Completion};
+use crate::error::ApiError;
 use crate::generation::head::Envelope;
 use crate::generation::ids::finish_reason;
 use crate::generation::logprobs::{CompletionLogprobs, PromptLogprobs};
-use crate::generation::reply::{Answer, AnswerDelta, Delivery, End, Reply, data, done};
+use crate::generation::reply::{Answer, AnswerDelta, Delivery, End, Reply};
 use crate::generation::requests::CheckedRequests;
 use crate::generation::usage::UsageBody;
+use crate::generation::wire::{data, done, failed};
 
 /// Where the log probabilities of a prompt's tokens are told.
 #[derive(Debug, Clone, Copy)]
@@ -84,6 +86,7 @@ impl CompletionReply {
 
 impl Reply for CompletionReply {
     type Body = Completion;
+    type Piece = sse::Event;
 
     fn body(mut self, answers: Vec<Answer>, usage: Vec<Usage>) -> Completion {
         let mut choices = Vec::new();
@@ -132,5 +135,9 @@ impl Reply for CompletionReply {
         let last = self.envelope.last_usage(&usage);
         let last = last.map(|usage| data(&self.completion(Vec::new(), Some(usage))));
         last.into_iter().chain([done()]).collect()
+    }
+
+    fn failed(&mut self, error: &ApiError) -> Vec<sse::Event> {
+        failed(error)
     }
 }

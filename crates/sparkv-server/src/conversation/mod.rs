@@ -99,17 +99,20 @@ fn check_message(
         None if matches!(role, "assistant" | "tool") => refusal.unwrap_or_default(),
         None => return Err(ApiError::invalid(format!("{path}.content"), "a message has content")),
     };
-    let tool_call_id = if role == "tool" { tool_call_id.or_else(|| unanswered(before)) } else { None };
+    let tool_call_id =
+        if role == "tool" { tool_call_id.or_else(|| unanswered(before, name.as_deref())) } else { None };
     Ok(ChatMessage { role: role.to_owned(), content, reasoning_content, tool_calls, tool_call_id, name })
 }
 
-/// The first call before that has no answer yet.
-fn unanswered(before: &[ChatMessage]) -> Option<String> {
+/// The first call before that has no answer yet, of the tool `name` if there is one.
+fn unanswered(before: &[ChatMessage], name: Option<&str>) -> Option<String> {
     let calling = before.iter().rposition(|message| !message.tool_calls.is_empty())?;
     let (calling, answers) = before[calling..].split_first()?;
     let is_open =
         |call: &&ToolCall| !answers.iter().any(|answer| answer.tool_call_id.as_ref() == Some(&call.id));
-    calling.tool_calls.iter().find(is_open).map(|call| call.id.clone())
+    let mut open = calling.tool_calls.iter().filter(is_open);
+    let named = open.clone().find(|call| Some(call.name.as_str()) == name);
+    named.or_else(|| open.next()).map(|call| call.id.clone())
 }
 
 /// The parts that texts of an endpoint have.

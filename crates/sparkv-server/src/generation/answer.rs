@@ -1,19 +1,14 @@
 //! From a checked body to its response, the same for every endpoint.
 
-use std::time::Duration;
-
 use axum::Json;
-use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 
 use crate::app::App;
 use crate::error::ApiError;
 use crate::generation::instrumented::InstrumentedEvents;
-use crate::generation::reply::{Answers, Delivery, Reply, collect, server_sent};
+use crate::generation::reply::{Answers, Delivery, Reply, collect, streamed};
 use crate::generation::validate::Checked;
-
-/// How often a comment is sent while there is no text, so that proxies keep the connection.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+use crate::generation::wire::Piece;
 
 /// Has the engine generate what a body asks for, and writes it; `reply` is made when the answers are on their way.
 ///
@@ -33,9 +28,6 @@ pub(crate) async fn answer<R: Reply>(
             let (answers, usage) = collect(answers).await?;
             Ok(Json(reply.body(answers, usage)).into_response())
         }
-        Delivery::Stream(_) => {
-            let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
-            Ok(Sse::new(server_sent(answers, reply)).keep_alive(keep_alive).into_response())
-        }
+        Delivery::Stream(_) => Ok(R::Piece::respond(streamed(answers, reply))),
     }
 }

@@ -136,7 +136,8 @@ fn json_schema<'a>(
     }
 }
 
-fn any_object() -> OutputFormat {
+/// Any JSON object.
+pub(crate) fn any_object() -> OutputFormat {
     OutputFormat::JsonSchema { schema: json!({ "type": "object" }), strict: true }
 }
 

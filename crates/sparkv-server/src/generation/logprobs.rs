@@ -4,6 +4,38 @@ use serde::{Serialize, Serializer};
 use sparkv_engine::{PromptToken, TextLogprob, TokenScore};
 use utoipa::ToSchema;
 
+use crate::error::ApiError;
+use crate::http::body::Fields;
+
+/// Which log probabilities to report.
+#[derive(Debug, ToSchema)]
+pub(crate) struct LogprobFields {
+    /// Those of the answer's tokens.
+    logprobs: Option<bool>,
+    /// And those of this many of the likeliest tokens in their places.
+    #[schema(maximum = 20)]
+    top_logprobs: Option<usize>,
+}
+
+impl LogprobFields {
+    /// Takes these fields out of a body.
+    pub(crate) fn take(fields: &mut Fields) -> Self {
+        Self { logprobs: fields.take("logprobs"), top_logprobs: fields.take("top_logprobs") }
+    }
+
+    /// Alternatives to report with each token, if any.
+    ///
+    /// # Errors
+    /// If there are to be alternatives to nothing.
+    pub(crate) fn check(&self) -> Result<Option<usize>, ApiError> {
+        match (self.logprobs.unwrap_or(false), self.top_logprobs) {
+            (true, top) => Ok(Some(top.unwrap_or(0))),
+            (false, None | Some(0)) => Ok(None),
+            (false, Some(_)) => Err(ApiError::invalid("top_logprobs", "only allowed with `logprobs`: true")),
+        }
+    }
+}
+
 /// Log probabilities of a chat's text.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ChatLogprobs {

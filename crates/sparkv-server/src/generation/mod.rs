@@ -1,6 +1,6 @@
 //! What all generating endpoints share: the fields about how to generate (`fields`, `format`) and their checks
-//! (`validate`), what is asked of the engine (`work`), its events on their way to the client (`observed`, `reply`), and what
-//! answers carry beside their text (`head`, `ids`, `logprobs`, `usage`).
+//! (`validate`), what is asked of the engine (`requests`), its events on their way to the client (`instrumented`, `reply`,
+//! `wire`), and what answers carry beside their text (`head`, `ids`, `logprobs`, `usage`).
 
 pub(crate) mod answer;
 pub(crate) mod fields;
@@ -13,3 +13,4 @@ pub(crate) mod reply;
 pub(crate) mod requests;
 pub(crate) mod usage;
 pub(crate) mod validate;
+pub(crate) mod wire;

@@ -1,23 +1,22 @@
 //! From the engine's events to a response. Streamed or whole, the same events are read, so the text is the same.
 
-use std::convert::Infallible;
-
-use axum::response::sse;
 use futures::stream::{self, BoxStream, SelectAll, Stream, StreamExt};
 use serde::Serialize;
+use serde_json::{Map, Value};
 use sparkv_engine::{
-    CallParser, Event, FinishReason, GenerateError, ParsedDelta, PromptToken, TextLogprob, Usage,
+    CallParser, Event, FinishReason, GenerateError, ParsedDelta, PromptToken, TextLogprob, Timings, Usage,
 };
 
 use crate::error::ApiError;
 use crate::generation::instrumented::InstrumentedEvents;
+use crate::generation::wire::Piece;
 
 /// How the client wants its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Delivery {
     /// In one piece.
     Whole,
-    /// As server-sent events.
+    /// In pieces, as it arises.
     Stream(StreamUsage),
 }
 
@@ -50,6 +49,8 @@ pub(crate) struct End {
     pub(crate) stop: Option<String>,
     /// Whether it called a tool.
     pub(crate) called: bool,
+    /// Where its time went.
+    pub(crate) timings: Timings,
 }
 
 /// A call of a tool.
@@ -58,6 +59,15 @@ pub(crate) struct Call {
     pub(crate) name: String,
     /// JSON, as the model wrote it.
     pub(crate) arguments: String,
+}
+
+impl Call {
+    /// The arguments as an object, for endpoints whose clients get one. Those that were cut off are none at all: nobody
+    /// should act on half of them.
+    pub(crate) fn input(&self) -> Value {
+        let input = serde_json::from_str(&self.arguments).ok().filter(Value::is_object);
+        input.unwrap_or_else(|| Value::Object(Map::new()))
+    }
 }
 
 /// A stretch of an answer.
@@ -122,27 +132,27 @@ pub(crate) struct Answers {
 pub(crate) trait Reply: Send + 'static {
     /// Body of a whole answer.
     type Body: Serialize;
+    /// Piece of a streamed one.
+    type Piece: Piece;
 
     /// The whole answers, with what each of them cost.
     fn body(self, answers: Vec<Answer>, usage: Vec<Usage>) -> Self::Body;
     /// What a stream begins with.
-    fn opening(&mut self) -> Vec<sse::Event>;
+    fn opening(&mut self) -> Vec<Self::Piece>;
     /// What the model thinks of the prompt of an answer; comes before the answer, if it was asked for.
-    fn prompt(&mut self, _index: usize, _tokens: Vec<PromptToken>) -> Vec<sse::Event> {
+    fn prompt(&mut self, _index: usize, _tokens: Vec<PromptToken>) -> Vec<Self::Piece> {
         Vec::new()
     }
     /// Tokens of an answer's prompt, and of the answer so far.
     fn count(&mut self, _index: usize, _prompt_tokens: usize, _completion_tokens: usize) {}
     /// More of an answer.
-    fn add(&mut self, index: usize, delta: AnswerDelta) -> Vec<sse::Event>;
+    fn add(&mut self, index: usize, delta: AnswerDelta) -> Vec<Self::Piece>;
     /// The end of an answer.
-    fn end(&mut self, index: usize, end: End) -> Vec<sse::Event>;
+    fn end(&mut self, index: usize, end: End) -> Vec<Self::Piece>;
     /// The end of the stream, once all answers have ended.
-    fn closing(&mut self, usage: Vec<Usage>) -> Vec<sse::Event>;
+    fn closing(&mut self, usage: Vec<Usage>) -> Vec<Self::Piece>;
     /// The end of a stream that failed.
-    fn failed(&mut self, error: &ApiError) -> Vec<sse::Event> {
-        vec![data(&error.body()), done()]
-    }
+    fn failed(&mut self, error: &ApiError) -> Vec<Self::Piece>;
 }
 
 /// What is heard of one answer.
@@ -196,11 +206,11 @@ async fn hear(source: Option<Source>) -> Option<(Vec<Result<Heard, GenerateError
             let heard = deltas_with(deltas, logprobs).map(Heard::Delta);
             ([count].into_iter().chain(heard).map(Ok).collect(), Some(source))
         }
-        Ok(Event::Done { reason, stop, usage, .. }) => {
+        Ok(Event::Done { reason, stop, usage, timings }) => {
             let mut parser = source.parser;
             let last = parser.as_mut().map(CallParser::finish).unwrap_or_default();
             let called = parser.is_some_and(|parser| parser.has_called());
-            let end = Heard::End(End { reason, stop, called }, usage);
+            let end = Heard::End(End { reason, stop, called, timings }, usage);
             (deltas_with(last, Vec::new()).map(Heard::Delta).chain([end]).map(Ok).collect(), None)
         }
         Err(error) => (vec![Err(error)], None),
@@ -251,11 +261,11 @@ struct Writing<R> {
     usage: Vec<Option<Usage>>,
 }
 
-/// The events of a response as they arise, or an error, and its end.
-pub(crate) fn server_sent<R: Reply>(
+/// The pieces of a response as they arise, or an error, and its end.
+pub(crate) fn streamed<R: Reply>(
     answers: Answers,
     mut reply: R,
-) -> impl Stream<Item = Result<sse::Event, Infallible>> + Send + 'static {
+) -> impl Stream<Item = R::Piece> + Send + 'static {
     let usage = answers.events.iter().map(|_| None).collect();
     let opening = stream::iter(reply.opening());
     let writing = Writing { heard: listen(answers), reply, usage };
@@ -283,30 +293,7 @@ pub(crate) fn server_sent<R: Reply>(
             }
         })
     });
-    opening.chain(rest.flat_map(stream::iter)).map(Ok)
-}
-
-/// A chunk as an event; an error event if it cannot be written as JSON.
-pub(crate) fn data(chunk: &impl Serialize) -> sse::Event {
-    write(sse::Event::default(), chunk)
-}
-
-/// The same, with a name.
-pub(crate) fn named(name: &str, chunk: &impl Serialize) -> sse::Event {
-    write(sse::Event::default().event(name), chunk)
-}
-
-fn write(event: sse::Event, chunk: &impl Serialize) -> sse::Event {
-    event.json_data(chunk).unwrap_or_else(|error| {
-        let error = ApiError::Internal(error.to_string());
-        error.log();
-        sse::Event::default().json_data(error.body()).unwrap_or_default()
-    })
-}
-
-/// What an OpenAI stream ends with.
-pub(crate) fn done() -> sse::Event {
-    sse::Event::default().data("[DONE]")
+    opening.chain(rest.flat_map(stream::iter))
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! How /v1/messages writes its answers.
 
 use axum::response::sse;
-use serde_json::{Value, json};
 use sparkv_engine::{FinishReason, Usage};
 
 use crate::error::ApiError;
 use crate::generation::ids::{call_id, new_id};
-use crate::generation::reply::{Answer, AnswerDelta, Call, End, Item, Reply, named};
+use crate::generation::reply::{Answer, AnswerDelta, Call, End, Item, Reply};
+use crate::generation::wire::named;
 use crate::messages::MarkedError;
 use crate::messages::types::{Block, Delta, MessageBody, MessageUsage, StopBody, StreamEvent};
 
@@ -78,14 +78,13 @@ fn empty_text() -> Block {
     Block::Text { text: String::new() }
 }
 
-/// A call's block. Arguments that were cut off are no input at all: nobody should act on half of them.
-fn tool_use(name: String, arguments: &str) -> Block {
-    let input = serde_json::from_str(arguments).ok().filter(Value::is_object);
-    Block::ToolUse { id: call_id(), name, input: input.unwrap_or_else(|| json!({})) }
+/// A call's block.
+fn tool_use(call: Call) -> Block {
+    Block::ToolUse { id: call_id(), input: call.input(), name: call.name }
 }
 
 impl From<End> for StopBody {
-    fn from(End { reason, stop, called }: End) -> Self {
+    fn from(End { reason, stop, called, .. }: End) -> Self {
         let stop_reason = match reason {
             FinishReason::Length => "max_tokens",
             FinishReason::Stop if stop.is_some() => "stop_sequence",
@@ -123,6 +122,7 @@ impl MessageUsage {
 
 impl Reply for MessagesReply {
     type Body = MessageBody;
+    type Piece = sse::Event;
 
     fn body(self, answers: Vec<Answer>, usage: Vec<Usage>) -> MessageBody {
         let mut content = Vec::new();
@@ -131,7 +131,7 @@ impl Reply for MessagesReply {
             stop = end.into();
             content.extend(items.into_iter().map(|item| match item {
                 Item::Text { text, .. } => Block::Text { text },
-                Item::Call(Call { name, arguments }) => tool_use(name, &arguments),
+                Item::Call(call) => tool_use(call),
             }));
         }
         // An answer that says nothing has a text all the same, which is where clients look.
@@ -160,7 +160,9 @@ impl Reply for MessagesReply {
                 events.push(self.delta(Delta::TextDelta { text }));
                 events
             }
-            AnswerDelta::Call { name } => self.begin(Open::ToolUse, tool_use(name, "")),
+            AnswerDelta::Call { name } => {
+                self.begin(Open::ToolUse, tool_use(Call { name, arguments: String::new() }))
+            }
             AnswerDelta::Arguments(partial_json) => vec![self.delta(Delta::InputJsonDelta { partial_json })],
         }
     }

@@ -58,9 +58,9 @@ impl MarkedError {
 pub(crate) async fn mark_errors(request: Request, next: Next) -> Response {
     let is_ours = request.uri().path().starts_with(ROUTE);
     let response = next.run(request).await;
-    match response.extensions().get::<ErrorBody>() {
-        Some(body) if is_ours => {
-            let marked = MarkedError::new(response.status(), body.clone());
+    match response.extensions().get::<ApiError>() {
+        Some(error) if is_ours => {
+            let marked = MarkedError::new(response.status(), error.body());
             let (head, _) = response.into_parts();
             Response::from_parts(head, Json(marked).into_response().into_body())
         }

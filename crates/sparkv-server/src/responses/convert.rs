@@ -7,7 +7,8 @@ use sparkv_engine::{FinishReason, TextLogprob, Usage};
 use crate::error::{ApiError, ErrorFields};
 use crate::generation::ids::{call_id, new_id, unix_time};
 use crate::generation::logprobs::{ChatToken, tokens};
-use crate::generation::reply::{Answer, AnswerDelta, Call, End, Item, Reply, named};
+use crate::generation::reply::{Answer, AnswerDelta, Call, End, Item, Reply};
+use crate::generation::wire::named;
 use crate::responses::types::{
     Echo, IncompleteDetails, InputTokensDetails, OutputItem, OutputText, OutputTokensDetails, Place,
     ResponseBody, ResponseError, ResponseUsage, StreamEvent, Told,
@@ -207,6 +208,7 @@ impl From<&Usage> for ResponseUsage {
 
 impl Reply for ResponsesReply {
     type Body = ResponseBody;
+    type Piece = sse::Event;
 
     fn body(mut self, answers: Vec<Answer>, usage: Vec<Usage>) -> ResponseBody {
         for Answer { items, end, .. } in answers {

@@ -22,6 +22,8 @@ mod messages;
 #[cfg(test)]
 mod observing;
 #[cfg(test)]
+mod ollama;
+#[cfg(test)]
 mod openapi;
 #[cfg(test)]
 mod operations;

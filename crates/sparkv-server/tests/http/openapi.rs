@@ -74,9 +74,16 @@ async fn every_field_is_known_and_no_other() {
             let error = &error["error"];
             assert_eq!(reply.status, 400, "{path} {field}: {error}");
             assert_ne!(error["code"], "unknown_parameter", "{path} {field}: {error}");
+            assert!(!error.to_string().contains("unknown field"), "{path} {field}: {error}");
         }
         let reply = ask(&routes, "post", path, &json!({ "colour": "red" }).to_string()).await;
-        assert_eq!(reply.json()["error"]["param"], "colour", "{path}");
+        let error = &reply.json()["error"];
+        if path.starts_with("/api/") {
+            // A message is all that ollama's errors are.
+            assert_eq!(*error, "unknown field `colour`", "{path}");
+        } else {
+            assert_eq!(error["param"], "colour", "{path}");
+        }
         seen.insert(path, fields.into_iter().map(|(field, _)| field.clone()).collect::<Vec<_>>());
     }
     insta::assert_json_snapshot!(seen);

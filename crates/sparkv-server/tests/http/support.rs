@@ -92,6 +92,7 @@ impl Setup {
             list_aliases: !self.served_names.is_empty(),
             accept_any_model: self.accept_any_model,
             model_path: "/models/fake".to_owned(),
+            weight_bytes: 1 << 20,
             policy: Policy {
                 api_keys: self.api_keys.iter().map(|key| ApiKey::new(*key).unwrap()).collect(),
                 default_kv: presets.resolve(&self.default_kv).unwrap(),

@@ -53,6 +53,7 @@ impl GgufFile {
         let context_length = self.required(&key("context_length"))?;
         DecoderConfig {
             tensors: names,
+            architecture: gguf.architecture,
             vocab_size,
             hidden_size,
             intermediate_size: self.required(&key("feed_forward_length"))?,
