@@ -32,6 +32,7 @@ mod schema;
 mod server;
 mod tokenize;
 mod unsupported;
+mod web;
 
 pub use config::{AdoptTrace, Policy, ServerConfig};
 pub use error::{ApiError, ErrorBody, ErrorFields};

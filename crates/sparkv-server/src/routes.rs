@@ -26,7 +26,7 @@ use crate::error::ApiError;
 use crate::http::auth;
 use crate::http::cors::CorsOrigins;
 use crate::metrics::Metrics;
-use crate::{access_log, chat, completions, messages, metrics, models, openapi, responses, tokenize};
+use crate::{access_log, chat, completions, messages, metrics, models, openapi, responses, tokenize, web};
 
 /// Taken from the client, or made; sent back and written to the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -46,7 +46,7 @@ pub(crate) fn router(app: App) -> Router {
         .layer(middleware::from_fn_with_state(app.clone(), auth::require_key))
         .layer(middleware::from_fn(messages::mark_errors));
     let (open, _) = open().split_for_parts();
-    let open = open.method_not_allowed_fallback(method_not_allowed);
+    let open = open.merge(web::routes()).method_not_allowed_fallback(method_not_allowed);
     let (metrics, adopt_trace) = (app.metrics().clone(), app.config().adopt_trace);
     around(protected.merge(open).with_state(app), Some(metrics), adopt_trace)
 }
@@ -84,6 +84,7 @@ pub(crate) fn document() -> Document {
 pub(crate) fn loading(cors: &CorsOrigins) -> Router {
     let routes = Router::new()
         .route("/health", get(health))
+        .merge(web::routes())
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(|| async { ApiError::Loading });
     cors.around(around(routes, None, None))
