@@ -124,3 +124,18 @@ test("examples are answered right, the long one too", async ({ page }) => {
     await page.getByRole("button", { name: "New conversation" }).click();
   }
 });
+
+test("what still comes when a new conversation begins is no part of it", async ({ page, request }) => {
+  await amend(page, { ignore_eos: true });
+  await say(page, PROMPT);
+  await expect(page.locator(".answer .body")).toContainText(ANSWER);
+  await page.getByRole("button", { name: "New conversation" }).click();
+  await expect(page.locator(".turn")).toHaveCount(0);
+  await expect.poll(() => figure(request, "sparkv_requests_running")).toBe(0);
+  await page.unroute("**/v1/chat/completions");
+  const [next] = await exchanges(page, 1, async () => {
+    await say(page, "Hello");
+    await expect(answers(page)).toHaveCount(1);
+  });
+  expect(next.request.messages).toEqual([{ role: "user", content: "Hello" }]);
+});

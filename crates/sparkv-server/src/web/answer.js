@@ -1,6 +1,6 @@
 // An answer as it comes: its text, calls of tools, and what it cost.
 
-import { count, el, rate, seconds } from "./dom.js";
+import { count, el, follow, rate, seconds } from "./dom.js";
 import { kvFigures } from "./kv.js";
 import { markdown } from "./markdown.js";
 import { callView } from "./tools.js";
@@ -63,11 +63,11 @@ export class AnswerView {
     this.#frame = null;
     if (!this.element.hasAttribute("aria-busy")) return;
     const began = performance.now();
-    const wasAtEnd = isAtEnd();
-    this.body.replaceChildren(markdown(this.text));
-    this.callList.replaceChildren(...this.calls.map(callView));
-    if (this.#first !== null) this.stats.replaceChildren(this.#speed());
-    if (wasAtEnd) toEnd();
+    follow(() => {
+      this.body.replaceChildren(markdown(this.text));
+      this.callList.replaceChildren(...this.calls.map(callView));
+      if (this.#first !== null) this.stats.replaceChildren(this.#speed());
+    });
     // Long texts take longer to draw: most of the time is left to everything else.
     this.#pause = Math.min(LONGEST_PAUSE, 4 * (performance.now() - began));
   }
@@ -117,9 +117,7 @@ export class AnswerView {
   #close(figures) {
     this.#draw();
     this.element.removeAttribute("aria-busy");
-    const wasAtEnd = isAtEnd();
-    this.stats.replaceChildren(...figures);
-    if (wasAtEnd) toEnd();
+    follow(() => this.stats.replaceChildren(...figures));
   }
 
   /** A button at the end of the answer. */
@@ -142,13 +140,4 @@ export class AnswerView {
     const calls = this.calls.map((call) => `Calls ${call.function.name} with ${call.function.arguments}.`);
     return [this.body.textContent, ...calls].join(" ").trim() || "The answer is empty.";
   }
-}
-
-const END = 80;
-
-const isAtEnd = () => window.innerHeight + window.scrollY >= document.documentElement.scrollHeight - END;
-
-/** Shows the end of the page. */
-export function toEnd() {
-  window.scrollTo({ top: document.documentElement.scrollHeight, behavior: "instant" });
 }

@@ -20,6 +20,21 @@ export function announce(text) {
   byId("announcer").textContent = text;
 }
 
+/** How far from its end, in pixels, a page is still at its end. */
+const END = 80;
+
+/** Makes a change. Whoever looks at the end of the page goes on looking at it. */
+export function follow(change) {
+  const isAtEnd = window.innerHeight + window.scrollY >= document.documentElement.scrollHeight - END;
+  change();
+  if (isAtEnd) toEnd();
+}
+
+/** Shows the end of the page. */
+export function toEnd() {
+  window.scrollTo({ top: document.documentElement.scrollHeight, behavior: "instant" });
+}
+
 const whole = new Intl.NumberFormat("en");
 
 /** A count: 2,460. */

@@ -16,7 +16,7 @@ const CHOICES = [
   ["compact", "compact"],
   ["aggressive", "aggressive"],
   [BUDGET, "Budget"],
-  [CUSTOM, "Other: JSON, or a preset's name"],
+  [CUSTOM, "Other (JSON, or a name)"],
 ];
 
 /** Controls for the `kv_cache` of requests; `name` is A or B. */

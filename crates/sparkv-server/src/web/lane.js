@@ -1,7 +1,7 @@
 // One of the conversations that are held side by side: its messages, and the answer that is being made.
 
 import { streamChat } from "./api.js";
-import { announce } from "./dom.js";
+import { announce, follow } from "./dom.js";
 import { AnswerView } from "./answer.js";
 import { resultsForm } from "./tools.js";
 
@@ -50,22 +50,25 @@ export class Lane {
     const { system, ...rest } = settings;
     const messages = system ? [{ role: "system", content: system }, ...this.messages] : this.messages;
     const view = new AnswerView(column);
+    // A new conversation may begin meanwhile, of which this is no part.
+    const isCurrent = () => this.#running === controller;
     try {
       for await (const chunk of streamChat({ ...rest, messages }, controller.signal)) view.take(chunk);
       view.end();
-      this.#keep(view.message());
+      if (!isCurrent()) return;
+      this.messages.push(view.message());
       announce(`${column.dataset.announced}${view.spoken()}`);
       if (view.calls.length > 0) this.#askForResults(column, ask, view.calls);
     } catch (error) {
-      const stopped = error.name === "AbortError";
-      view.fail(stopped ? null : error);
-      announce(stopped ? "Stopped." : `Error: ${error.message}`);
+      const isStopped = error.name === "AbortError";
+      view.fail(isStopped ? null : error);
+      if (!isCurrent()) return;
+      announce(isStopped ? "Stopped." : `Error: ${error.message}`);
       // Half a call is not one that anybody should answer.
-      if (stopped && view.text) this.#keep({ role: "assistant", content: view.text });
+      if (isStopped && view.text) this.messages.push({ role: "assistant", content: view.text });
       else this.#offerAgain(column, ask, view);
     }
-    // A new conversation may have begun meanwhile.
-    if (this.#running === controller) this.#running = null;
+    this.#running = null;
     this.changed();
   }
 
@@ -77,17 +80,13 @@ export class Lane {
     this.settle = () => {};
   }
 
-  #keep(message) {
-    this.messages.push(message);
-  }
-
   #askForResults(column, ask, calls) {
     const before = [...this.messages];
     const form = resultsForm(`${this.name}${before.length}`, calls, (results) => {
       this.messages = [...before, ...results];
       this.answer(column, ask);
     });
-    column.append(form.element);
+    follow(() => column.append(form.element));
     this.settle = form.settle;
   }
 

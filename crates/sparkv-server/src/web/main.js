@@ -1,8 +1,7 @@
 // The page: settings, the message field, and turns of the conversation.
 
 import { askForKey } from "./api.js";
-import { toEnd } from "./answer.js";
-import { byId, el } from "./dom.js";
+import { byId, el, toEnd } from "./dom.js";
 import { LONG, SHORT } from "./examples.js";
 import { KvControls } from "./kv.js";
 import { Lane } from "./lane.js";
@@ -38,8 +37,8 @@ function startComparing() {
   showLanes();
   if (isComparing()) {
     // Both go on from what was said so far.
-    b.stop();
     b.settle();
+    b.clear();
     b.messages = [...a.messages];
   }
 }
