@@ -2,6 +2,9 @@
 
 import { el } from "./dom.js";
 
+/** Characters of a call's arguments beside its result. */
+const MAX_ARGUMENTS = 80;
+
 /** The tools of a text: null if it is empty. Throws what is wrong with it. */
 export function parseTools(text) {
   if (!text.trim()) return null;
@@ -34,12 +37,17 @@ function pretty(text) {
   }
 }
 
+/** The beginning of a text. */
+const shortened = (text) => (text.length > MAX_ARGUMENTS ? `${text.slice(0, MAX_ARGUMENTS)}…` : text);
+
 /** Fields for the results of calls. `send` gets the messages; `settle` makes text of the form. */
 export function resultsForm(id, calls, send) {
   const fields = calls.map((call, index) => {
     const name = `result-${id}-${index}`;
     const input = el("textarea", { id: name, class: "code", rows: 2, spellcheck: "false" });
-    const label = el("label", { for: name }, "Result of ", el("code", {}, call.function.name));
+    // With arguments, since a model may call one tool several times.
+    const made = `${call.function.name}(${shortened(call.function.arguments)})`;
+    const label = el("label", { for: name }, "Result of ", el("code", {}, made));
     return { call, input, element: el("div", { class: "field" }, label, input) };
   });
   const button = el("button", { type: "submit", class: "primary" }, calls.length > 1 ? "Send results" : "Send result");
