@@ -17,9 +17,11 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
      require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// Path, media type and content of each file.
-const FILES: [(&str, &str, &str); 13] = [
+const FILES: [(&str, &str, &str); 15] = [
     ("/", HTML, include_str!("index.html")),
     ("/web/style.css", CSS, include_str!("style.css")),
+    ("/web/conversation.css", CSS, include_str!("conversation.css")),
+    ("/web/layout.css", CSS, include_str!("layout.css")),
     ("/web/icon.svg", SVG, include_str!("icon.svg")),
     ("/web/main.js", JAVASCRIPT, include_str!("main.js")),
     ("/web/answer.js", JAVASCRIPT, include_str!("answer.js")),
