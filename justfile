@@ -28,6 +28,10 @@ clients: build
     tests/clients/run target/release/sparkv
     tests/clients/contract target/release/sparkv
 
+# The page in a browser, from the optimized binary
+web: build
+    tests/web/run target/release/sparkv
+
 # An image for CPUs: docker run --rm -p 127.0.0.1:8080:8080 sparkv
 image:
     docker build -f docker/Dockerfile -t sparkv .

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What `run`, `routers` and `contract` share; they source it. Sets PYTHON, and for the tests CLIENTS_BINARY, CLIENTS_URL and
+# What `run`, `routers`, `contract` and `../web/run` share; they source it. Sets PYTHON, and for the tests CLIENTS_BINARY, CLIENTS_URL and
 # CLIENTS_KEY.
 
 clients=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -44,8 +44,9 @@ install_python() {
     if [ -n "${1:-}" ]; then export PYTHON_TOOLS=$venv/bin/python; else export PYTHON=$venv/bin/python; fi
 }
 
+# install_node [FOLDER]: the pinned packages of its lock file; by default those of the clients.
 install_node() {
-    local folder=$clients/node
+    local folder=${1:-$clients/node}
     if ! cmp -s "$folder/package-lock.json" "$folder/node_modules/installed.json"; then
         (cd "$folder" && npm ci --silent --no-audit --no-fund)
         cp "$folder/package-lock.json" "$folder/node_modules/installed.json"

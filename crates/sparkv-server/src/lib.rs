@@ -6,7 +6,7 @@
 //!
 //! Each generating endpoint (`chat`, `completions`, `responses`, `messages`, `ollama`) is a trio:
 //! `types` are the bodies, `validate` makes the engine's request of one, `convert` writes the answer. What
-//! they share is in `generation` and `conversation`. Connections, keys and bodies are in `http`. Streamed and whole
+//! they share is in `generation` and `conversation`. Connections, keys and bodies are in `http`, the page at `/` in `web`. Streamed and whole
 //! answers read the same events (`generation::reply`), so they cannot differ. A field is honoured, changes nothing, or is refused with a reason (`unsupported`, `refusals`). All errors are one
 //! type ([`ApiError`]), which alone knows HTTP.
 //!
@@ -35,6 +35,7 @@ mod schema;
 mod server;
 mod tokenize;
 mod unsupported;
+mod web;
 
 pub use config::{AdoptTrace, Policy, ServerConfig};
 pub use error::{ApiError, ErrorBody, ErrorFields};

@@ -28,7 +28,7 @@ use crate::http::cors::CorsOrigins;
 use crate::metrics::Metrics;
 use crate::{
     about, access_log, chat, completions, messages, metrics, models, not_offered, ollama, openapi, responses,
-    tokenize,
+    tokenize, web,
 };
 
 /// Taken from the client, or made; sent back and written to the log.
@@ -50,7 +50,7 @@ pub(crate) fn router(app: App) -> Router {
         .layer(middleware::from_fn(messages::mark_errors))
         .layer(middleware::from_fn(ollama::mark_errors));
     let (open, _) = open().split_for_parts();
-    let open = open.method_not_allowed_fallback(method_not_allowed);
+    let open = open.merge(web::routes()).method_not_allowed_fallback(method_not_allowed);
     let (metrics, adopt_trace) = (app.metrics().clone(), app.config().adopt_trace);
     around(protected.merge(open).with_state(app), Some(metrics), adopt_trace)
 }
@@ -100,7 +100,7 @@ pub(crate) fn document() -> Document {
 
 /// What there is while the model is loaded: the process lives, and is not ready.
 pub(crate) fn loading(cors: &CorsOrigins, health_follows_ready: bool) -> Router {
-    let routes = Router::new().route("/version", get(about::version));
+    let routes = Router::new().route("/version", get(about::version)).merge(web::routes());
     let routes = if health_follows_ready { routes } else { routes.route("/health", get(alive)) };
     let routes =
         routes.method_not_allowed_fallback(method_not_allowed).fallback(|| async { ApiError::Loading });

@@ -286,7 +286,8 @@ async fn bad_bodies_and_routes() {
         let reply = send(&routes, request.body(Body::from(chat_body(json!({})).to_string())).unwrap()).await;
         seen.push(json!({ "sent": format!("{content_type:?}"), "got": refused(&routes, reply).await }));
     }
-    for path in ["/", "/v1", "/v1/embeddings", "/v1/models/gpt-4", "/v1/models/%ff", chat, "/v1/completions"]
+    for path in
+        ["/v2", "/v1", "/v1/embeddings", "/v1/models/gpt-4", "/v1/models/%ff", chat, "/v1/completions"]
     {
         let reply = get(&routes, path).await;
         if reply.status == 405 {

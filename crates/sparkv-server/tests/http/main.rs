@@ -47,3 +47,5 @@ mod surface;
 mod tls;
 #[cfg(test)]
 mod tools;
+#[cfg(test)]
+mod web;
