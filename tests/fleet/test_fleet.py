@@ -1,0 +1,130 @@
+"""Two replicas behind each balancer: what clients see of it, while all is well and while a replica ends."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from load import Load, lost
+
+FACTS = "The secret code for river is 4821. It rained all night, but the morning was clear. "
+QUESTION = FACTS + "The secret code for brave lion is 307.\nWhat is the secret code for river?"
+
+
+def test_a_chat_is_answered(fleet):
+    answer = fleet.chat(QUESTION, max_tokens=40)
+    assert "4821" in answer.choices[0].message.content
+    assert answer.usage.completion_tokens > 0
+
+
+def test_a_streamed_chat_says_the_same(fleet):
+    whole = fleet.chat(QUESTION, max_tokens=40).choices[0].message.content
+    chunks = fleet.chat(QUESTION, max_tokens=40, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == whole
+
+
+def test_a_stream_comes_token_by_token(fleet):
+    """Nothing on the way collects an answer before it passes it on."""
+    came = [time.monotonic() for _ in fleet.chat(QUESTION, max_tokens=400, stream=True, extra_body={"ignore_eos": True})]
+    assert len(came) > 100
+    first, last = came[0], came[-1]
+    within = [moment for moment in came if first + (last - first) / 4 < moment < last - (last - first) / 4]
+    assert len(within) > 20
+
+
+def test_the_cache_s_settings_come_through(fleet):
+    if not fleet.balancer.kind.all_fields:
+        pytest.skip("it drops fields that it does not know")
+    answer = fleet.chat(QUESTION, extra_body={"kv_cache": {"preset": "balanced"}})
+    assert answer.usage.model_extra["kv_cache"]["preset"] == "balanced"
+
+
+def test_both_replicas_are_used_and_say_so(fleet):
+    """Of what vLLM's dashboards and autoscalers read, too."""
+    names = ["sparkv_request_success_total", "vllm:request_success_total"]
+    before = [[replica.metric(name) for name in names] for replica in fleet.replicas]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda number: fleet.chat(f"{number}: tell me of number {number}"), range(24)))
+    counts = [
+        [replica.metric(name) - was for name, was in zip(names, values)]
+        for replica, values in zip(fleet.replicas, before)
+    ]
+    assert [sum(column) for column in zip(*counts)] == [24, 24]
+    assert all(ours > 0 and ours == vllm for ours, vllm in counts)
+
+
+def hits(fleet) -> list[float]:
+    return [replica.metric("sparkv_prefix_cache_hits_total") for replica in fleet.replicas]
+
+
+def queries(fleet) -> list[float]:
+    return [replica.metric("sparkv_prefix_cache_queries_total") for replica in fleet.replicas]
+
+
+def test_what_begins_alike_goes_to_one_replica(fleet):
+    """Twelve conversations of four turns: all turns but the first find their beginning in a cache."""
+    session = fleet.balancer.kind.session
+
+    def turn(number: int, conversation: int) -> None:
+        headers = {session: f"conversation-{conversation}"} if session else {}
+        text = f"{conversation} is the number of this talk. " + FACTS * 8 * number
+        fleet.chat(text, extra_headers=headers)
+
+    before, asked = hits(fleet), queries(fleet)
+    with ThreadPoolExecutor(12) as threads:
+        for number in range(1, 5):
+            list(threads.map(turn, [number] * 12, range(12)))
+    found = sum(hits(fleet)) - sum(before)
+    total = sum(queries(fleet)) - sum(asked)
+    # Of 1 + 2 + 3 + 4 parts of each conversation, 1 + 2 + 3 were computed before; at random, less than half of all is found.
+    assert found / total > 0.55, f"{found} of {total} tokens"
+    assert all(now > was for now, was in zip(queries(fleet), asked)), "one replica had all"
+
+
+def loaded(fleet) -> Load:
+    return Load(fleet.balancer.url, fleet.balancer.headers, fleet.model)
+
+
+def comes_back(fleet, replica) -> None:
+    """Starts a replica again, and waits until it gets requests."""
+    replica.start_again()
+    deadline = time.monotonic() + 60
+    with ThreadPoolExecutor(40) as threads:
+        while replica.metric("sparkv_request_success_total") == 0:
+            assert time.monotonic() < deadline, "a replica that came back gets nothing"
+            # So many that no router leaves all of them to the other, whatever that has in its cache.
+            list(threads.map(lambda number: fleet.chat(f"{number} {time.monotonic()}"), range(40)))
+
+
+def test_no_request_is_lost_while_a_replica_drains(fleet):
+    replica = fleet.replicas[0]
+
+    def drain():
+        replica.busy()
+        replica.drain()
+
+    outcomes = loaded(fleet).run(30, drain)
+    assert replica.ended() == 0, replica.log()
+    assert len(outcomes) == 120
+    assert not lost(outcomes)
+    comes_back(fleet, replica)
+
+
+def test_a_replica_that_is_killed_loses_only_what_it_was_answering(fleet):
+    replica = fleet.replicas[1]
+    moments = []
+
+    def kill():
+        replica.busy()
+        moments.append(time.monotonic())
+        replica.kill()
+        moments.append(time.monotonic())
+
+    outcomes = loaded(fleet).run(30, kill)
+    [before, after] = moments
+    assert len(outcomes) == 120
+    later = [outcome for outcome in lost(outcomes) if outcome.began > after or outcome.ended < before]
+    assert not later, "these were not being answered when the replica was killed"
+    # Those that the other replica was answering were in flight, too, and are answered.
+    in_flight = [outcome for outcome in outcomes if outcome.began < after and outcome.ended > before]
+    assert len(lost(outcomes)) < len(in_flight)
+    comes_back(fleet, replica)
