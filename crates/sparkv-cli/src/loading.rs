@@ -21,8 +21,8 @@ pub(crate) struct Loaded {
     pub(crate) engine: TextEngine,
     /// What the model is called.
     pub(crate) name: String,
-    /// What else it may be called: the name as the operator wrote it.
-    pub(crate) alias: String,
+    /// Where it is, as the operator wrote it.
+    pub(crate) source: String,
     /// Whether it can take conversations.
     pub(crate) has_chat_template: bool,
     /// What it took to load it.
@@ -116,7 +116,7 @@ pub(crate) fn load(
     tracing::debug!(kv_memory = config.kv_memory, "bytes for KV caches");
     let engine = TextEngine::start(loaded.decoder, text, config, settings.presets.clone())
         .context("cannot start the engine's thread")?;
-    Ok(Loaded { engine, name: loaded.name, alias: source.to_string(), has_chat_template, loading })
+    Ok(Loaded { engine, name: loaded.name, source: source.to_string(), has_chat_template, loading })
 }
 
 /// Bytes for KV caches. A share is one of the memory that is free now, or that the container has left.

@@ -130,6 +130,14 @@ section! {
         /// Port to listen on; 0 takes a free one
         #[arg(long, env = "SPARKV_PORT")]
         port: Required<u16>,
+        /// Name that the model is served under, in place of its own; further ones may be used for it, too: given again,
+        /// or with commas between them
+        #[arg(long, env = "SPARKV_SERVED_MODEL_NAME", value_name = "NAME", value_delimiter = ',')]
+        #[serde(default, deserialize_with = "one_or_several")]
+        served_model_name: Optional<Vec<String>>,
+        /// Take requests for whatever model they name
+        #[arg(long, env = "SPARKV_ACCEPT_ANY_MODEL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+        accept_any_model: Required<bool>,
         /// Requests that may wait for their turn
         #[arg(long, env = "SPARKV_MAX_QUEUE", value_name = "N")]
         max_queue: Required<NonZeroUsize>,
@@ -181,9 +189,18 @@ section! {
         /// What becomes of fields of requests that nobody knows: refuse them, or warn in the log and go on
         #[arg(long, env = "SPARKV_UNKNOWN_FIELDS", value_name = "refuse|warn", hide_possible_values = true)]
         unknown_fields: Required<UnknownFieldsOption>,
-        /// Seconds that running requests get to finish when told to stop
+        /// Seconds for which requests are still taken when told to stop, while /ready says no already
+        #[arg(long, env = "SPARKV_DRAIN_DELAY_SECONDS", value_name = "SECONDS")]
+        drain_delay_seconds: Required<u32>,
+        /// Seconds that running requests get to finish after that
         #[arg(long, env = "SPARKV_DRAIN_SECONDS", value_name = "SECONDS")]
         drain_seconds: Required<u32>,
+        /// Let /health fail, as /ready does, while the model is loaded and from SIGTERM on
+        #[arg(long, env = "SPARKV_HEALTH_FOLLOWS_READY", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+        health_follows_ready: Required<bool>,
+        /// Let /metrics be read without a key
+        #[arg(long, env = "SPARKV_METRICS_OPEN", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+        metrics_open: Required<bool>,
         /// How the log is written: text or json, an object a line
         #[arg(long, env = "SPARKV_LOG_FORMAT", value_name = "FORMAT")]
         log_format: Required<LogFormat>,

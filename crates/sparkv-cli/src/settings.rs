@@ -95,6 +95,10 @@ impl Settings {
             let origin = layers.origin("server", "prompt_balance");
             anyhow::bail!("server.prompt_balance (from {origin}): must be a number of at least 0");
         }
+        if server.served_model_name.as_ref().is_some_and(|names| names.iter().any(String::is_empty)) {
+            let origin = layers.origin("server", "served_model_name");
+            anyhow::bail!("server.served_model_name (from {origin}): a name must not be empty");
+        }
         run.sampling()
             .validate()
             .map_err(|error| anyhow::anyhow!("run.{} (from {})", error, layers.origin("run", error.param)))?;

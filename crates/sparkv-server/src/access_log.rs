@@ -22,7 +22,7 @@ use crate::error::ErrorCode;
 use crate::metrics::Metrics;
 
 /// Asked every few seconds by machines; their lines are for who debugs.
-const PROBES: [&str; 3] = ["/health", "/ready", "/metrics"];
+const PROBES: [&str; 4] = ["/health", "/ready", "/ping", "/metrics"];
 
 tokio::task_local! {
     /// The entry of the request that this task handles.

@@ -8,7 +8,7 @@ use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use sparkv::KvChoice;
-use sparkv_engine::{RequestError, TextEngine, TokenizerInfo, ToolFormat};
+use sparkv_engine::{EngineConfig, RequestError, TextEngine, TokenizerInfo, ToolFormat};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use utoipa::openapi::OpenApi as Document;
@@ -37,6 +37,9 @@ struct Shared {
     policy: RwLock<Arc<Policy>>,
     /// Seconds since 1970 at which the model was first served.
     started: u64,
+    /// Requests should go elsewhere.
+    leaving: AtomicBool,
+    /// Requests are turned away.
     draining: AtomicBool,
     metrics: Metrics,
     /// The description of the routes.
@@ -48,7 +51,6 @@ struct Shared {
 impl App {
     /// `document` describes the routes.
     pub(crate) fn new(engine: TextEngine, config: ServerConfig, document: Document) -> Self {
-        let draining = AtomicBool::new(false);
         let encoding =
             Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get).min(MAX_ENCODING)));
         let policy = RwLock::new(Arc::new(config.policy.clone()));
@@ -58,7 +60,8 @@ impl App {
             config,
             policy,
             started: unix_time(),
-            draining,
+            leaving: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
             metrics,
             document,
             encoding,
@@ -72,6 +75,24 @@ impl App {
     /// Name under which the model is served.
     pub(crate) fn model_name(&self) -> &str {
         &self.0.config.model_name
+    }
+
+    /// The names that are listed, that of answers first.
+    pub(crate) fn listed_names(&self) -> impl Iterator<Item = &str> {
+        let ServerConfig { model_name, model_aliases, list_aliases, .. } = self.config();
+        let others = model_aliases.iter().filter(|_| *list_aliases);
+        std::iter::once(model_name).chain(others).map(String::as_str)
+    }
+
+    /// What the engine was started with.
+    pub(crate) fn engine_config(&self) -> &EngineConfig {
+        self.0.engine.config()
+    }
+
+    /// Tokens whose dense f16 caches fit into the memory for KV caches together; `None` if that has no bound.
+    pub(crate) fn dense_tokens(&self) -> Option<u64> {
+        let budget = Some(self.engine_config().kv_memory).filter(|&budget| budget != u64::MAX)?;
+        budget.checked_div(self.0.engine.info().kv_shape.dense_bytes(1))
     }
 
     /// Seconds since 1970 at which the model was first served.
@@ -118,7 +139,9 @@ impl App {
         let config = self.config();
         match name {
             Some(name)
-                if name != config.model_name && !config.model_aliases.iter().any(|alias| alias == name) =>
+                if !config.accept_any_model
+                    && name != config.model_name
+                    && !config.model_aliases.iter().any(|alias| alias == name) =>
             {
                 Err(ApiError::UnknownModel { asked: name.to_owned(), served: config.model_name.clone() })
             }
@@ -126,13 +149,21 @@ impl App {
         }
     }
 
-    /// Whether requests are taken.
+    /// Whether requests should come here.
+    ///
+    /// # Errors
+    /// [`ApiError::Unavailable`] from the moment the server is told to stop, or for ever once the engine is gone.
+    pub(crate) fn check_ready(&self) -> Result<(), ApiError> {
+        if self.0.leaving.load(Ordering::Acquire) { Err(ApiError::SHUTTING_DOWN) } else { self.check_open() }
+    }
+
+    /// Whether requests are taken, which they may be for a while after they should go elsewhere.
     ///
     /// # Errors
     /// [`ApiError::Unavailable`] while the server drains, or for ever once the engine is gone.
-    pub(crate) fn check_ready(&self) -> Result<(), ApiError> {
+    fn check_open(&self) -> Result<(), ApiError> {
         if self.0.draining.load(Ordering::Acquire) {
-            Err(ApiError::Unavailable("the server is shutting down"))
+            Err(ApiError::SHUTTING_DOWN)
         } else if !self.0.engine.is_alive() {
             Err(ApiError::Unavailable("the engine has stopped"))
         } else {
@@ -166,7 +197,7 @@ impl App {
         &self,
         work: impl FnOnce(&TextEngine) -> Result<T, RequestError> + Send + 'static,
     ) -> Result<Result<T, RequestError>, ApiError> {
-        self.check_ready()?;
+        self.check_open()?;
         let engine = self.0.engine.clone();
         // A full queue turns away before anything is worked on.
         if let Err(error) = engine.check_room(1) {
@@ -200,6 +231,11 @@ impl App {
         self.0.engine.text().detokenize(tokens).map_err(|error| ApiError::invalid(param, error.to_string()))
     }
 
+    /// The bytes of a token.
+    pub(crate) fn token_bytes(&self, id: u32) -> &[u8] {
+        self.0.engine.text().bytes(id)
+    }
+
     /// The text of each token; where its bytes are part of a character, with a replacement character.
     pub(crate) fn token_texts(&self, tokens: &[u32]) -> Vec<String> {
         let text = |&id: &u32| String::from_utf8_lossy(self.0.engine.text().bytes(id)).into_owned();
@@ -211,8 +247,14 @@ impl App {
         self.0.engine.text().tool_format().clone()
     }
 
+    /// Is not ready from now on, and takes requests all the same.
+    pub(crate) fn start_leaving(&self) {
+        self.0.leaving.store(true, Ordering::Release);
+    }
+
     /// Turns new requests away from now on.
     pub(crate) fn start_draining(&self) {
+        self.start_leaving();
         self.0.draining.store(true, Ordering::Release);
         self.0.engine.shutdown();
     }
@@ -246,7 +288,7 @@ mod tests {
     use std::num::NonZeroUsize;
 
     use sparkv::Presets;
-    use sparkv_engine::{EngineConfig, GenerateRequest, Prompt, TextModel};
+    use sparkv_engine::{GenerateRequest, Prompt, TextModel};
     use sparkv_models::fake::{FakeConfig, FakeModel, tokenizer};
     use tokio::time::timeout;
 
@@ -267,6 +309,9 @@ mod tests {
             ServerConfig {
                 model_name: "fake".to_owned(),
                 model_aliases: Vec::new(),
+                list_aliases: false,
+                accept_any_model: false,
+                model_path: "fake".to_owned(),
                 policy: Policy {
                     api_keys: ApiKeys::default(),
                     default_kv: KvChoice::default(),
@@ -274,8 +319,11 @@ mod tests {
                 },
                 unknown_fields: UnknownFields::Refuse,
                 body_limit: 1 << 20,
+                drain_delay: Duration::ZERO,
                 drain_deadline: Duration::ZERO,
                 request_timeout: None,
+                health_follows_ready: false,
+                metrics_open: false,
                 adopt_trace: None,
             },
             Document::default(),

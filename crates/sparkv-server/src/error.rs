@@ -8,8 +8,11 @@ use sparkv_engine::{GenerateError, PromptLength, RequestError};
 use tracing::Level;
 use utoipa::ToSchema;
 
-/// Seconds after which a client turned away by a full queue, or while the model is loaded, may try again.
+/// Seconds after which a client turned away by a full queue or a 503 may try again, here or at another replica.
 const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// How a body may be compressed.
+const TAKEN_CODINGS: &str = "gzip, deflate";
 
 /// Characters of a message; parsers quote what they were given, which may be megabytes.
 const MAX_MESSAGE_CHARS: usize = 400;
@@ -127,6 +130,11 @@ pub enum ApiError {
     /// The body is not declared as JSON.
     #[error("the body must be JSON, sent with `Content-Type: application/json`")]
     NotJson,
+    /// The body is compressed in a way that is not taken.
+    #[error(
+        "a body with `Content-Encoding: {0}` is not taken; send it as it is, or as one of {TAKEN_CODINGS}"
+    )]
+    UnknownCoding(String),
     /// As many requests are waiting as the server lets wait.
     #[error("{0}")]
     QueueFull(String),
@@ -183,6 +191,9 @@ impl Fault {
 }
 
 impl ApiError {
+    /// What those are told who come too late.
+    pub(crate) const SHUTTING_DOWN: Self = Self::Unavailable("the server is shutting down");
+
     pub(crate) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Invalid { param: param.into(), message: message.into() }
     }
@@ -256,6 +267,9 @@ impl ApiError {
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, INVALID, Some("request_timeout")),
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, INVALID, Some("request_too_large")),
             Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Some("unsupported_media_type")),
+            Self::UnknownCoding(_) => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, Some("unsupported_media_type"))
+            }
             Self::QueueFull(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("queue_full")),
             Self::Loading => (StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("loading")),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "server_error", Some("unavailable")),
@@ -388,8 +402,11 @@ impl IntoResponse for ApiError {
         response.extensions_mut().insert(self.body());
         let headers = response.headers_mut();
         match self {
-            Self::QueueFull(_) | Self::Loading => {
+            Self::QueueFull(_) | Self::Loading | Self::Unavailable(_) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+            }
+            Self::UnknownCoding(_) => {
+                headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(TAKEN_CODINGS));
             }
             Self::Unauthorized => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -441,7 +458,7 @@ mod tests {
     #[test]
     fn only_failures_of_the_server_are_logged_as_errors() {
         assert_eq!(ApiError::Internal(String::new()).level(), Level::ERROR);
-        assert_eq!(ApiError::Unavailable("the server is shutting down").level(), Level::INFO);
+        assert_eq!(ApiError::SHUTTING_DOWN.level(), Level::INFO);
         assert_eq!(ApiError::from(GenerateError::Stopped).level(), Level::INFO);
         assert_eq!(ApiError::Unauthorized.level(), Level::DEBUG);
         assert_eq!(ApiError::QueueFull(String::new()).level(), Level::DEBUG);

@@ -12,6 +12,7 @@
 //!
 //! A client that goes away drops its response, with it the engine's event stream, and that cancels the request.
 
+mod about;
 mod access_log;
 mod app;
 mod chat;

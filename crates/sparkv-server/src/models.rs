@@ -20,6 +20,8 @@ pub(crate) struct ModelBody {
     object: &'static str,
     created: u64,
     owned_by: &'static str,
+    /// Where the model is (vLLM's name for it).
+    root: String,
     /// Tokens of prompt and completion together (vLLM's name for it).
     max_model_len: usize,
 }
@@ -28,17 +30,17 @@ pub(crate) struct ModelBody {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ModelList {
     object: &'static str,
-    data: [ModelBody; 1],
+    data: Vec<ModelBody>,
 }
 
-/// Lists the model.
+/// Lists the model, under each of the names that the operator gave it.
 #[utoipa::path(
     get,
     path = "/v1/models",
     responses((status = 200, description = "The models that are served", body = ModelList))
 )]
 pub(crate) async fn list(State(app): State<App>) -> Json<ModelList> {
-    Json(ModelList { object: "list", data: [describe(&app)] })
+    Json(ModelList { object: "list", data: app.listed_names().map(|name| describe(&app, name)).collect() })
 }
 
 /// Describes the model, under its name or another name of it.
@@ -56,15 +58,17 @@ pub(crate) async fn get(
     // A name that is not UTF-8 once decoded is no model's name; it is quoted as it came.
     let name = name.map_or_else(|_| uri.path().trim_start_matches(ROUTE).to_owned(), |Path(name)| name);
     app.check_model(Some(&name))?;
-    Ok(Json(describe(&app)))
+    let listed = app.listed_names().find(|listed| *listed == name);
+    Ok(Json(describe(&app, listed.unwrap_or(app.model_name()))))
 }
 
-fn describe(app: &App) -> ModelBody {
+fn describe(app: &App, name: &str) -> ModelBody {
     ModelBody {
-        id: app.model_name().to_owned(),
+        id: name.to_owned(),
         object: "model",
         created: app.started(),
         owned_by: "sparkv",
+        root: app.config().model_path.clone(),
         max_model_len: app.context_length(),
     }
 }

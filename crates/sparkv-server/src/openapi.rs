@@ -39,7 +39,7 @@ pub(crate) async fn document(State(app): State<App>) -> Json<Document> {
 /// Adds to each operation the errors that it may end with, and the key it needs.
 pub(crate) fn complete(mut document: Document) -> Document {
     for (path, item) in &mut document.paths.paths {
-        let is_open = matches!(path.as_str(), "/health" | "/ready");
+        let is_open = matches!(path.as_str(), "/health" | "/ready" | "/ping" | "/version");
         for operation in operations(item) {
             for (status, description) in errors(path, operation.request_body.is_some(), is_open) {
                 operation.responses.responses.insert(status.to_owned(), RefOr::T(error(description)));

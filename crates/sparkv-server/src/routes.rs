@@ -26,7 +26,7 @@ use crate::error::ApiError;
 use crate::http::auth;
 use crate::http::cors::CorsOrigins;
 use crate::metrics::Metrics;
-use crate::{access_log, chat, completions, messages, metrics, models, openapi, responses, tokenize};
+use crate::{about, access_log, chat, completions, messages, metrics, models, openapi, responses, tokenize};
 
 /// Taken from the client, or made; sent back and written to the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -66,13 +66,20 @@ fn protected() -> OpenApiRouter<App> {
         .routes(routes!(models::list))
         // Names of models have slashes.
         .route("/v1/models/{*name}", get(models::get))
+        .routes(routes!(about::model_info))
+        .routes(routes!(about::server_info))
+        .routes(routes!(about::props))
         .routes(routes!(metrics::route::metrics))
         .routes(routes!(openapi::document))
 }
 
 /// Routes for machines that look after the server.
 fn open() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(health)).routes(routes!(ready))
+    OpenApiRouter::new()
+        .routes(routes!(health))
+        .routes(routes!(ready))
+        .routes(routes!(ping, ping_by_post))
+        .routes(routes!(about::version))
 }
 
 /// The description of all routes.
@@ -81,11 +88,11 @@ pub(crate) fn document() -> Document {
 }
 
 /// What there is while the model is loaded: the process lives, and is not ready.
-pub(crate) fn loading(cors: &CorsOrigins) -> Router {
-    let routes = Router::new()
-        .route("/health", get(health))
-        .method_not_allowed_fallback(method_not_allowed)
-        .fallback(|| async { ApiError::Loading });
+pub(crate) fn loading(cors: &CorsOrigins, health_follows_ready: bool) -> Router {
+    let routes = Router::new().route("/version", get(about::version));
+    let routes = if health_follows_ready { routes } else { routes.route("/health", get(alive)) };
+    let routes =
+        routes.method_not_allowed_fallback(method_not_allowed).fallback(|| async { ApiError::Loading });
     cors.around(around(routes, None, None))
 }
 
@@ -143,10 +150,17 @@ struct Status {
     status: &'static str,
 }
 
-/// Liveness: the process serves.
-#[utoipa::path(get, path = "/health", responses((status = 200, description = "It lives", body = Status)))]
-async fn health() -> Json<Status> {
+async fn alive() -> Json<Status> {
     Json(Status { status: "ok" })
+}
+
+/// Liveness: the process serves. Readiness, where the operator wants it so.
+#[utoipa::path(get, path = "/health", responses((status = 200, description = "It lives", body = Status)))]
+async fn health(State(app): State<App>) -> Result<Json<Status>, ApiError> {
+    if app.config().health_follows_ready {
+        app.check_ready()?;
+    }
+    Ok(alive().await)
 }
 
 /// Readiness: requests are taken.
@@ -154,6 +168,18 @@ async fn health() -> Json<Status> {
 async fn ready(State(app): State<App>) -> Result<Json<Status>, ApiError> {
     app.check_ready()?;
     Ok(Json(Status { status: "ready" }))
+}
+
+/// Readiness, as SageMaker and vLLM ask for it.
+#[utoipa::path(get, path = "/ping", responses((status = 200, description = "It is ready", body = Status)))]
+async fn ping(app: State<App>) -> Result<Json<Status>, ApiError> {
+    ready(app).await
+}
+
+/// The same by POST.
+#[utoipa::path(post, path = "/ping", responses((status = 200, description = "It is ready", body = Status)))]
+async fn ping_by_post(app: State<App>) -> Result<Json<Status>, ApiError> {
+    ready(app).await
 }
 
 async fn unknown_route(method: Method, uri: Uri) -> ApiError {
@@ -180,7 +206,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_in_a_handler_is_a_500_in_the_common_shape() {
         let routes =
-            around(Router::new().route("/panic", get(panics)).route("/health", get(health)), None, None);
+            around(Router::new().route("/panic", get(panics)).route("/health", get(alive)), None, None);
         let request = Request::get("/panic").header("x-request-id", "given").body(Body::empty()).unwrap();
         let response = routes.clone().oneshot(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);

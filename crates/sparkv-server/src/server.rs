@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use axum::Router;
@@ -114,7 +114,8 @@ impl Server {
         routes::router(self.app.clone())
     }
 
-    /// Serves until `shutdown` ends, then drains: new requests get a 503 while the running ones finish; then
+    /// Serves until `shutdown` ends, and for [`ServerConfig::drain_delay`] after it, though it is not ready any more;
+    /// then drains: new requests get a 503 while the running ones finish, and connections end with their answers; then
     /// the listener closes. Ends after the last answer was sent; at the deadline, what still runs ends with an
     /// error, and the server within a second. Ends, too, once the engine is lost.
     ///
@@ -153,21 +154,19 @@ impl Server {
         mut server: HttpServer,
         shutdown: impl Future<Output = ()> + Send,
     ) -> io::Result<Drained> {
-        tokio::select! {
-            ended = server.ended() => return ended.map(|()| Drained::Complete),
-            () = shutdown => {}
-            () = self.app.engine_lost() => {
-                tracing::error!("the engine is gone; no request can be served");
-                // Whoever asks meanwhile is told so, and an orchestrator sees that this is not ready.
-                sleep(LAST_WORDS).await;
-                server.close();
-                // Whoever is not through by then is cut off when `server` is dropped.
-                let _ = timeout(LAST_WORDS, server.ended()).await;
-                return Ok(Drained::EngineLost);
-            }
+        if let Some(ended) = self.until(&mut server, shutdown).await {
+            return ended;
+        }
+        self.app.start_leaving();
+        let delay = self.app.config().drain_delay;
+        tracing::info!(delay_seconds = delay.as_secs(), "told to stop; not ready any more");
+        // Whoever asks /ready has time to hear of it before anybody is turned away.
+        if let Some(ended) = self.until(&mut server, sleep(delay)).await {
+            return ended;
         }
         tracing::info!("draining");
         self.app.start_draining();
+        server.drain();
         let deadline = Instant::now() + self.app.config().drain_deadline;
         while !self.app.is_idle() && Instant::now() < deadline {
             sleep(DRAIN_POLL).await;
@@ -182,11 +181,35 @@ impl Server {
         }
         Ok(Drained::CutOff)
     }
+
+    /// Waits for `event`; what serving came to, if it ended before.
+    async fn until(
+        &self,
+        server: &mut HttpServer,
+        event: impl Future<Output = ()> + Send,
+    ) -> Option<io::Result<Drained>> {
+        tokio::select! {
+            ended = server.ended() => Some(ended.map(|()| Drained::Complete)),
+            () = event => None,
+            () = self.app.engine_lost() => {
+                tracing::error!("the engine is gone; no request can be served");
+                // Whoever asks meanwhile is told so, and an orchestrator sees that this is not ready.
+                sleep(LAST_WORDS).await;
+                server.close();
+                // Whoever is not through by then is cut off when `server` is dropped.
+                let _ = timeout(LAST_WORDS, server.ended()).await;
+                Some(Ok(Drained::EngineLost))
+            }
+        }
+    }
 }
 
 /// The first address of `host`.
 async fn resolve(host: &str, port: u16) -> Result<SocketAddr, BindError> {
-    if let Ok(address) = host.parse::<IpAddr>() {
+    // Brackets are how URLs write such an address.
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let bracketed = bare.and_then(|bare| bare.parse::<Ipv6Addr>().ok()).map(IpAddr::V6);
+    if let Some(address) = bracketed.or_else(|| host.parse().ok()) {
         return Ok(SocketAddr::new(address, port));
     }
     let unknown = || BindError::UnknownHost { host: host.to_owned() };

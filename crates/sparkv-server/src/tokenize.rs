@@ -1,4 +1,4 @@
-//! /tokenize, /detokenize, /tokenizer_info (vLLM's) and /apply-template (llama.cpp's).
+//! /tokenize (vLLM's and llama.cpp's), /detokenize, /tokenizer_info (vLLM's) and /apply-template (llama.cpp's).
 
 use axum::Json;
 use axum::extract::State;
@@ -14,6 +14,7 @@ use crate::error::{ApiError, Fault};
 use crate::generation::fields::ModelField;
 use crate::http::body::Fields;
 use crate::schema::described_as_one;
+use crate::unsupported;
 
 /// The tokens of a text.
 #[derive(Debug, Serialize, ToSchema)]
@@ -21,9 +22,42 @@ pub(crate) struct Tokenized {
     count: usize,
     /// Tokens that fit in the context.
     max_model_len: usize,
-    tokens: Vec<u32>,
+    tokens: Tokens,
     /// Their texts, if asked for.
     token_strs: Option<Vec<String>>,
+}
+
+/// Ids, or ids with their texts, if llama.cpp's field asks for these.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum Tokens {
+    Ids(Vec<u32>),
+    Pieces(Vec<TokenPiece>),
+}
+
+/// A token and its text.
+#[derive(Debug, Serialize, ToSchema)]
+struct TokenPiece {
+    id: u32,
+    piece: Piece,
+}
+
+/// The text of a token, or its bytes if they are no text by themselves.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum Piece {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl TokenPiece {
+    fn new(id: u32, bytes: &[u8]) -> Self {
+        let piece = match std::str::from_utf8(bytes) {
+            Ok(text) => Piece::Text(text.to_owned()),
+            Err(_) => Piece::Bytes(bytes.to_owned()),
+        };
+        Self { id, piece }
+    }
 }
 
 /// A text.
@@ -50,10 +84,16 @@ struct ApplyTemplateBody;
 struct TokenizeFields {
     model: Option<String>,
     prompt: Option<String>,
-    /// Whether the tokenizer adds its special tokens; it does for a text unless told not to.
+    /// A text, as llama.cpp has it: without special tokens unless asked for.
+    content: Option<String>,
+    /// Whether the tokenizer adds its special tokens; it does for a `prompt` unless told not to.
     add_special_tokens: Option<bool>,
+    /// The same (llama.cpp).
+    add_special: Option<bool>,
     /// Whether to tell each token's text.
     return_token_strs: Option<bool>,
+    /// Whether to tell each token's text beside its id (llama.cpp).
+    with_pieces: Option<bool>,
 }
 
 impl TokenizeFields {
@@ -61,8 +101,11 @@ impl TokenizeFields {
         Self {
             model: fields.take("model"),
             prompt: fields.take("prompt"),
+            content: fields.take("content"),
             add_special_tokens: fields.take("add_special_tokens"),
+            add_special: fields.take("add_special"),
             return_token_strs: fields.take("return_token_strs"),
+            with_pieces: fields.take("with_pieces"),
         }
     }
 }
@@ -75,7 +118,7 @@ struct DetokenizeFields {
     tokens: Option<Vec<u32>>,
 }
 
-/// The tokens of a text (`prompt`) or of a conversation (`messages`).
+/// The tokens of a text (`prompt`, or `content` as llama.cpp has it) or of a conversation (`messages`).
 #[utoipa::path(
     post,
     path = "/tokenize",
@@ -86,19 +129,22 @@ pub(crate) async fn tokenize(
     State(app): State<App>,
     mut fields: Fields,
 ) -> Result<Json<Tokenized>, ApiError> {
-    let TokenizeFields { model, prompt, add_special_tokens: special, return_token_strs } =
-        TokenizeFields::take(&mut fields);
+    let asked = TokenizeFields::take(&mut fields);
     let conversation = ConversationFields::take(&mut fields);
-    let refusals = fields.finish(|_| None)?;
-    app.check_model(model.as_deref())?;
-    let prompt = refusals.check(|refusals| match (prompt, conversation.messages.is_some()) {
-        (Some(text), false) => Ok(Written::Text(text)),
-        (None, true) => conversation::check(conversation, refusals).map(Written::Chat),
-        _ => Err(ApiError::invalid("prompt", "one of prompt and messages is required")),
+    let refusals = fields.finish(unsupported::tokenize)?;
+    app.check_model(asked.model.as_deref())?;
+    let special = asked.add_special_tokens.or(asked.add_special);
+    let texts = (asked.prompt, asked.content, conversation.messages.is_some());
+    let (written, param) = refusals.check(|refusals| match texts {
+        (Some(text), None, false) => Ok((Written::Text(text, special.unwrap_or(true)), "prompt")),
+        (None, Some(text), false) => Ok((Written::Text(text, special.unwrap_or(false)), "content")),
+        (None, None, true) => {
+            conversation::check(conversation, refusals).map(|chat| (Written::Chat(chat), MESSAGES))
+        }
+        _ => Err(ApiError::invalid("prompt", "one of prompt, content and messages is required")),
     })?;
-    let param = if matches!(prompt, Written::Text(_)) { "prompt" } else { MESSAGES };
-    let tokens = app.encode(move |engine| match prompt {
-        Written::Text(text) => engine.text().tokenize(&text, special.unwrap_or(true)),
+    let tokens = app.encode(move |engine| match written {
+        Written::Text(text, special) => engine.text().tokenize(&text, special),
         // The template writes the special tokens.
         Written::Chat(Conversation { chat, .. }) => match special {
             Some(true) => engine.text().render(chat).and_then(|text| engine.text().tokenize(&text, true)),
@@ -106,12 +152,19 @@ pub(crate) async fn tokenize(
         },
     });
     let tokens = tokens.await?.map_err(|error| ApiError::refused(error, &Fault::of_prompt(param)))?;
-    let token_strs = return_token_strs.unwrap_or(false).then(|| app.token_texts(&tokens));
-    Ok(Json(Tokenized { count: tokens.len(), max_model_len: app.context_length(), tokens, token_strs }))
+    let (count, max_model_len) = (tokens.len(), app.context_length());
+    let token_strs = asked.return_token_strs.unwrap_or(false).then(|| app.token_texts(&tokens));
+    let tokens = if asked.with_pieces.unwrap_or(false) {
+        Tokens::Pieces(tokens.into_iter().map(|id| TokenPiece::new(id, app.token_bytes(id))).collect())
+    } else {
+        Tokens::Ids(tokens)
+    };
+    Ok(Json(Tokenized { count, max_model_len, tokens, token_strs }))
 }
 
 enum Written {
-    Text(String),
+    /// A text, and whether the tokenizer adds its special tokens.
+    Text(String, bool),
     Chat(Conversation),
 }
 

@@ -114,6 +114,11 @@ pub(crate) fn completions(field: &str) -> Option<Rule> {
     })
 }
 
+/// Fields of /tokenize.
+pub(crate) fn tokenize(field: &str) -> Option<Rule> {
+    (field == "parse_special").then_some((is_true, "what spells a special token in a text is that token"))
+}
+
 /// Fields of a chat message. Answers of any server, sent back as history, carry them.
 pub(crate) fn message(field: &str) -> Option<Rule> {
     Some(match field {

@@ -77,22 +77,51 @@ impl Start {
                 return Ok(None);
             }
         };
+        let names = Names::new(server.served_model_name.as_deref(), &loaded);
         let config = ServerConfig {
-            model_name: loaded.name.clone(),
-            model_aliases: vec![loaded.alias],
+            model_name: names.shown.clone(),
+            model_aliases: names.aliases,
+            list_aliases: names.are_given,
+            accept_any_model: server.accept_any_model,
+            model_path: loaded.source,
             policy,
             unknown_fields: server.unknown_fields.into(),
             body_limit: server.body_limit,
+            drain_delay: Duration::from_secs(server.drain_delay_seconds.into()),
             drain_deadline: Duration::from_secs(server.drain_seconds.into()),
             request_timeout: server.request_seconds.map(|seconds| Duration::from_secs(seconds.get().into())),
+            health_follows_ready: server.health_follows_ready,
+            metrics_open: server.metrics_open,
             adopt_trace: logging::ADOPT_TRACE,
         };
         let served = Server::new(loaded.engine, config);
         let scheme = if tls.is_some() { "https" } else { "http" };
         tokio::spawn(reloader.run(Target { policy: served.policy(), tls }, hangup));
         let serving = served.serve_at(http, stop);
-        greet(&loaded.name, scheme, address);
+        greet(&names.shown, scheme, address);
         Ok(Some(serving.await?))
+    }
+}
+
+/// What the model is called.
+struct Names {
+    /// What answers call it.
+    shown: String,
+    /// What requests may call it, too.
+    aliases: Vec<String>,
+    /// Whether the operator chose them.
+    are_given: bool,
+}
+
+impl Names {
+    /// The names `given`, else the model's own, and what the operator wrote to have it loaded.
+    fn new(given: Option<&[String]>, loaded: &Loaded) -> Self {
+        match given {
+            Some([shown, aliases @ ..]) => {
+                Self { shown: shown.clone(), aliases: aliases.to_vec(), are_given: true }
+            }
+            _ => Self { shown: loaded.name.clone(), aliases: vec![loaded.source.clone()], are_given: false },
+        }
     }
 }
 
@@ -105,6 +134,7 @@ fn listen(listener: TcpListener, settings: &Settings, tls: Option<Tls>) -> HttpS
         head_limit: server.header_limit.get(),
         tls,
         cors: settings.cors.clone(),
+        health_follows_ready: server.health_follows_ready,
         ..Connections::default()
     };
     HttpServer::start(listener, connections)

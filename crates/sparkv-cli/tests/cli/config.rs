@@ -63,7 +63,7 @@ fn the_default_file_explains_every_option() {
 type Case =
     (&'static str, &'static str, &'static str, &'static str, &'static str, &'static str, [&'static str; 4]);
 
-const CASES: [Case; 23] = [
+const CASES: [Case; 27] = [
     ("server", "port", "1001", "SPARKV_PORT", "1002", "--port=1003", ["8080", "1001", "1002", "1003"]),
     ("server", "host", "\"a\"", "SPARKV_HOST", "b", "--host=c", ["\"127.0.0.1\"", "\"a\"", "\"b\"", "\"c\""]),
     ("server", "max_queue", "1", "SPARKV_MAX_QUEUE", "2", "--max-queue=3", ["64", "1", "2", "3"]),
@@ -104,6 +104,42 @@ const CASES: [Case; 23] = [
         "refuse",
         "--unknown-fields=warn",
         ["\"refuse\"", "\"warn\"", "\"refuse\"", "\"warn\""],
+    ),
+    (
+        "server",
+        "accept_any_model",
+        "true",
+        "SPARKV_ACCEPT_ANY_MODEL",
+        "false",
+        "--accept-any-model",
+        ["false", "true", "false", "true"],
+    ),
+    (
+        "server",
+        "health_follows_ready",
+        "true",
+        "SPARKV_HEALTH_FOLLOWS_READY",
+        "false",
+        "--health-follows-ready",
+        ["false", "true", "false", "true"],
+    ),
+    (
+        "server",
+        "metrics_open",
+        "true",
+        "SPARKV_METRICS_OPEN",
+        "false",
+        "--metrics-open",
+        ["false", "true", "false", "true"],
+    ),
+    (
+        "server",
+        "drain_delay_seconds",
+        "1",
+        "SPARKV_DRAIN_DELAY_SECONDS",
+        "2",
+        "--drain-delay-seconds=3",
+        ["0", "1", "2", "3"],
     ),
     ("server", "drain_seconds", "1", "SPARKV_DRAIN_SECONDS", "2", "--drain-seconds=3", ["30", "1", "2", "3"]),
     (
@@ -218,8 +254,10 @@ fn flag_beats_variable_beats_file_beats_default() {
 fn settings_without_a_default() {
     let bare = succeed(sparkv().args(["config", "show"]));
     assert!(!bare.contains("\nseed") && !bare.contains("\nmax_tokens") && !bare.contains("api_key"));
-    let flags = ["--seed", "7", "--max-tokens", "8", "--api-key", "s3cret"];
+    assert!(!bare.contains("\nserved_model_name"));
+    let flags = ["--seed", "7", "--max-tokens", "8", "--api-key", "s3cret", "--served-model-name", "a,b"];
     let given = succeed(sparkv().args(["config", "show"]).args(flags));
+    assert_eq!(shown(&given, "server", "served_model_name").0, "served_model_name = [\"a\", \"b\"]");
     assert_eq!(shown(&given, "run", "seed").0, "seed = 7");
     assert_eq!(shown(&given, "run", "max_tokens").0, "max_tokens = 8");
     assert!(given.contains("# api_key is set"));

@@ -302,6 +302,11 @@ impl TokenEngine {
         &self.info
     }
 
+    /// What it was started with.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
     /// Whether the thread lives; true while it drains.
     pub fn is_alive(&self) -> bool {
         self.queue.is_alive()

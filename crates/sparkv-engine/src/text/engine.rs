@@ -194,6 +194,11 @@ impl TextEngine {
         self.tokens.info()
     }
 
+    /// What it was started with.
+    pub fn config(&self) -> &EngineConfig {
+        self.tokens.config()
+    }
+
     /// Whether the engine's thread lives; true while it drains.
     pub fn is_alive(&self) -> bool {
         self.tokens.is_alive()

@@ -43,6 +43,9 @@ static SERVER: LazyLock<(Runtime, Router)> = LazyLock::new(|| {
     let config = ServerConfig {
         model_name: "fake".to_owned(),
         model_aliases: Vec::new(),
+        list_aliases: false,
+        accept_any_model: false,
+        model_path: "fake".to_owned(),
         policy: Policy {
             api_keys: [ApiKey::new("key").expect("it can be sent")].into_iter().collect(),
             default_kv: KvChoice::default(),
@@ -50,8 +53,11 @@ static SERVER: LazyLock<(Runtime, Router)> = LazyLock::new(|| {
         },
         unknown_fields: UnknownFields::Refuse,
         body_limit: 1 << 16,
+        drain_delay: Duration::ZERO,
         drain_deadline: Duration::ZERO,
         request_timeout: Some(Duration::from_secs(20)),
+        health_follows_ready: false,
+        metrics_open: false,
         adopt_trace: None,
     };
     let routes = Server::new(engine, config).router();

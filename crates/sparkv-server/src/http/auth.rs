@@ -7,18 +7,23 @@ use axum::response::Response;
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::metrics;
 
 /// Where Anthropic's clients put the key.
 const X_API_KEY: &str = "x-api-key";
 
-/// Lets requests pass that carry a key, or all of them if there is none.
+/// Lets requests pass that carry a key, or all of them if there is none; those for metrics, too, if the operator says so.
 pub(crate) async fn require_key(
     State(app): State<App>,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     let policy = app.policy();
-    if policy.api_keys.is_empty() || given(request.headers()).any(|key| policy.api_keys.contain(key)) {
+    let is_open = app.config().metrics_open && request.uri().path() == metrics::route::PATH;
+    if is_open
+        || policy.api_keys.is_empty()
+        || given(request.headers()).any(|key| policy.api_keys.contain(key))
+    {
         Ok(next.run(request).await)
     } else {
         Err(ApiError::Unauthorized)

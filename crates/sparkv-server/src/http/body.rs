@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::http::coding::Coding;
 use crate::http::json;
 use crate::refusals::{Refusals, UnknownFields};
 use crate::unsupported::Rule;
@@ -23,6 +24,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A body must have come by then, however slowly: one that drips would keep its connection's slot for ever.
 const WHOLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// What some editors and libraries put in front of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Bytes read and thrown away of a body that is too large. A client that is still sending when the
 /// connection closes sees a reset connection in place of the 413.
@@ -80,10 +84,13 @@ impl Fields {
     /// # Errors
     /// If `bytes` are not UTF-8, not JSON, not an object, or name a field twice.
     pub(crate) fn parse(bytes: &[u8], unknown: UnknownFields) -> Result<Self, ApiError> {
+        let malformed = |error: &str| ApiError::Malformed(format!("the body is not a JSON object: {error}"));
+        if bytes.starts_with(BYTE_ORDER_MARK) {
+            return Err(malformed("it begins with a UTF-8 byte order mark (EF BB BF); send it without"));
+        }
         let text = std::str::from_utf8(bytes)
             .map_err(|error| ApiError::Malformed(format!("the body is not valid UTF-8: {error}")))?;
-        let left = json::parse_object(text)
-            .map_err(|error| ApiError::Malformed(format!("the body is not a JSON object: {error}")))?;
+        let left = json::parse_object(text).map_err(|error| malformed(&json::fault(&error)))?;
         Ok(Self { left, refusals: Refusals::new(unknown) })
     }
 }
@@ -142,7 +149,9 @@ impl FromRequest<App> for Fields {
         if announces_more_than(limit, request.headers()) {
             return Err(ApiError::BodyTooLarge { limit });
         }
-        Self::parse(&read(request.into_body(), limit).await?, app.config().unknown_fields)
+        let coding = Coding::of(request.headers())?;
+        let body = coding.decoded(read(request.into_body(), limit).await?, limit).await?;
+        Self::parse(&body, app.config().unknown_fields)
     }
 }
 
@@ -297,6 +306,21 @@ mod tests {
         assert_eq!(fields.take::<Value>("d").unwrap().to_string(), "4.0");
         assert_eq!(fields.take::<usize>("e"), None);
         assert_eq!(param(&fields.finish(|_| None).unwrap_err()), "e");
+    }
+
+    #[test]
+    fn half_a_character_and_a_byte_order_mark_are_named() {
+        for (body, expected) in [
+            (&b"\xef\xbb\xbf{}"[..], "it begins with a UTF-8 byte order mark (EF BB BF)"),
+            (br#"{"a": "\ud83d"}"#, "without the other half at line 1 column"),
+            (b"{\n\"a\": [\"\\ud83d\\u0041\"]}", "without the other half at line 2 column"),
+            (br#"{"a": "\ude00 \ud83d"}"#, "without the other half at line 1 column"),
+        ] {
+            let message = parse(body).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+        let both = parse(br#"{"a": "\ud83d\ude00"}"#).unwrap();
+        assert_eq!(both.get("a").unwrap(), "\u{1f600}");
     }
 
     #[test]

@@ -16,6 +16,18 @@ pub(crate) fn parse_object(text: &str) -> serde_json::Result<Map<String, Value>>
     Ok(fields)
 }
 
+/// What the parser says of half a surrogate pair.
+const LONE_SURROGATES: [&str; 2] = ["lone leading surrogate in hex escape", "unexpected end of hex escape"];
+
+/// What is wrong with a text, in words that say what to look for.
+pub(crate) fn fault(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    let place = LONE_SURROGATES.iter().find_map(|said| message.strip_prefix(said));
+    place.map_or(message.clone(), |place| {
+        format!("a string has an escape of half a surrogate pair (\\ud800 to \\udfff) without the other half{place}")
+    })
+}
+
 /// Floats are integers up to here without gaps: 2^53.
 const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 

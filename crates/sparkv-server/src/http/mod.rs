@@ -1,9 +1,10 @@
 //! Connections and what is read from them: the server that accepts them (`server`), encryption (`tls`), readers that
-//! stall (`stall`), pages that may call (`cors`), keys (`api_keys`, `auth`), and bodies (`body`, `json`).
+//! stall (`stall`), pages that may call (`cors`), keys (`api_keys`, `auth`), and bodies (`body`, `coding`, `json`).
 
 pub(crate) mod api_keys;
 pub(crate) mod auth;
 pub(crate) mod body;
+mod coding;
 pub(crate) mod cors;
 mod json;
 pub(crate) mod server;

@@ -11,13 +11,14 @@
 //! - Beyond [`Connections::max`], no connection is accepted until one ends. Those who come wait in the system's
 //!   queue: nothing is spent on them.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{HeaderValue, Request, Version, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -59,6 +60,8 @@ pub struct Connections {
     pub tls: Option<Tls>,
     /// Pages of which origins may call.
     pub cors: CorsOrigins,
+    /// Whether /health fails while there is nothing to serve.
+    pub health_follows_ready: bool,
 }
 
 impl Default for Connections {
@@ -71,8 +74,20 @@ impl Default for Connections {
             write_timeout: Duration::from_secs(120),
             tls: None,
             cors: CorsOrigins::default(),
+            health_follows_ready: false,
         }
     }
+}
+
+/// How far a server is on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Connections stay open between requests.
+    Open,
+    /// Each answer is its connection's last.
+    Draining,
+    /// There are no further connections, and none waits for a request.
+    Closed,
 }
 
 /// A server that listens, though it may have nothing to serve yet: /health is a 200, everything else a 503 that
@@ -82,7 +97,7 @@ pub struct HttpServer {
     /// What connections ask at every request.
     routes: watch::Sender<Router>,
     cors: CorsOrigins,
-    close: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
     accepting: JoinHandle<()>,
 }
 
@@ -90,10 +105,10 @@ impl HttpServer {
     /// Accepts connections from now on. To be called within a tokio runtime.
     pub fn start(listener: TcpListener, connections: Connections) -> Self {
         let cors = connections.cors.clone();
-        let (routes, current) = watch::channel(routes::loading(&cors));
-        let (close, closed) = watch::channel(false);
-        let accepting = tokio::spawn(accept(listener, connections, current, closed));
-        Self { routes, cors, close, accepting }
+        let (routes, current) = watch::channel(routes::loading(&cors, connections.health_follows_ready));
+        let (phase, current_phase) = watch::channel(Phase::Open);
+        let accepting = tokio::spawn(accept(listener, connections, current, current_phase));
+        Self { routes, cors, phase, accepting }
     }
 
     /// Serves `routes` from the next request on, of whatever connection.
@@ -101,9 +116,16 @@ impl HttpServer {
         let _ = self.routes.send_replace(self.cors.around(routes));
     }
 
+    /// Lets each answer be the last of its connection, so that clients that keep connections open come back by a new
+    /// one, which a balancer leads elsewhere. (A connection that is closed while a request is on its way would lose
+    /// it; one that is idle stays open.)
+    pub(crate) fn drain(&self) {
+        self.phase.send_replace(Phase::Draining);
+    }
+
     /// Accepts no more and ends each connection after the answer that it is in the middle of.
     pub(crate) fn close(&self) {
-        self.close.send_replace(true);
+        self.phase.send_replace(Phase::Closed);
     }
 
     /// Waits for the last connection to end, which is after [`Self::close`] only.
@@ -121,12 +143,12 @@ impl Drop for HttpServer {
     }
 }
 
-/// Accepts until `closed`, then waits for the connections to end. They end at once if this future is dropped.
+/// Accepts until the server closes, then waits for the connections to end. They end at once if this future is dropped.
 async fn accept(
     listener: TcpListener,
     connections: Connections,
     routes: watch::Receiver<Router>,
-    mut closed: watch::Receiver<bool>,
+    mut phase: watch::Receiver<Phase>,
 ) {
     let slots = Arc::new(Semaphore::new(connections.max.min(Semaphore::MAX_PERMITS)));
     let connections = Arc::new(connections);
@@ -137,13 +159,13 @@ async fn accept(
         while tasks.try_join_next().is_some() {}
         let accepted = tokio::select! {
             accepted = next(&listener, &slots) => accepted,
-            _ = closed.wait_for(|closed| *closed) => break,
+            _ = phase.wait_for(|phase| *phase == Phase::Closed) => break,
         };
         let Some((socket, slot)) = accepted else { break };
         let connection = Connection {
             connections: Arc::clone(&connections),
             routes: routes.clone(),
-            closed: closed.clone(),
+            phase: phase.clone(),
             watcher: graceful.watcher(),
         };
         tasks.spawn(async move {
@@ -182,7 +204,7 @@ async fn next(listener: &TcpListener, slots: &Arc<Semaphore>) -> Option<(TcpStre
 struct Connection {
     connections: Arc<Connections>,
     routes: watch::Receiver<Router>,
-    closed: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
     watcher: Watcher,
 }
 
@@ -196,7 +218,7 @@ impl Connection {
         let handshake = timeout(self.connections.head_timeout, tls.accept(socket));
         let secured = tokio::select! {
             secured = handshake => secured,
-            _ = self.closed.wait_for(|closed| *closed) => return,
+            _ = self.phase.wait_for(|phase| *phase == Phase::Closed) => return,
         };
         match secured {
             Ok(Ok(stream)) => self.speak(stream).await,
@@ -207,11 +229,17 @@ impl Connection {
 
     /// Answers requests until the client leaves, a limit is met, or the server closes.
     async fn speak(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        let Self { connections, routes, watcher, .. } = self;
+        let Self { connections, routes, phase, watcher } = self;
         let stream = TokioIo::new(Stall::new(stream, connections.write_timeout));
         let service = service_fn(move |request: Request<Incoming>| {
-            let routes = routes.borrow().clone();
-            routes.oneshot(request.map(Body::new))
+            let (routes, phase, version) = (routes.borrow().clone(), phase.clone(), request.version());
+            async move {
+                let mut response = routes.oneshot(request.map(Body::new)).await?;
+                if *phase.borrow() != Phase::Open && version <= Version::HTTP_11 {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response)
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

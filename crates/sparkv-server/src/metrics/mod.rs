@@ -4,20 +4,25 @@
 //! while they run ([`crate::generation::observed`]): their times are the engine's own, so that a client that reads slowly does
 //! not make the model look slow. Errors are counted where a request ends ([`crate::access_log`]).
 
+mod classic;
 mod figures;
+mod process;
 pub(crate) mod route;
 
+use std::env::consts::{ARCH, OS};
 use std::sync::Arc;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use sparkv::KvUsage;
 use sparkv_engine::{TextEngine, Timings, Usage};
 
 use figures::Figures;
+use process::Process;
 
 /// Upper ends of buckets, in seconds: vLLM's, so that dashboards made for it fit, and what a small model needs.
 const FIRST_TOKEN: [f64; 22] = [
@@ -104,13 +109,17 @@ impl Metrics {
         requests.register(&mut registry, Names::Ours);
         requests.register_own(&mut registry);
         registry.register_collector(figures(Names::Ours));
+        registry.register_collector(Box::new(Process::default()));
+        let build = Family::<[(&'static str, &'static str); 3], Gauge>::default();
+        build.get_or_create(&[("version", env!("CARGO_PKG_VERSION")), ("os", OS), ("arch", ARCH)]).set(1);
+        registry.register(Names::Ours.full("build_info"), "What is running", build);
         let vllm = registry.sub_registry_with_label(("model_name".into(), model_name.to_owned().into()));
         requests.register(vllm, Names::Vllm);
         vllm.register_collector(figures(Names::Vllm));
         Self(Arc::new(Inner { registry, requests }))
     }
 
-    /// The figures of this moment, as Prometheus reads them.
+    /// The figures of this moment, in OpenMetrics' text format.
     ///
     /// # Errors
     /// Never: a text takes what is written to it.

@@ -2,7 +2,13 @@
 
 // `cfg(test)` holds throughout; it tells clippy that the helpers between the tests are tests, too.
 #[cfg(test)]
+mod about;
+#[cfg(test)]
 mod answers;
+#[cfg(test)]
+mod coding;
+#[cfg(test)]
+mod drain;
 #[cfg(test)]
 mod errors;
 #[cfg(test)]

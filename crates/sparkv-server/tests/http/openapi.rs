@@ -63,7 +63,7 @@ async fn every_field_is_known_and_no_other() {
     let document = document(&routes).await;
     let mut seen = BTreeMap::new();
     for (path, item) in object(&document["paths"]) {
-        if item.get("post").is_none() {
+        if item["post"].get("requestBody").is_none() {
             continue;
         }
         let fields = fields(&document, path);
@@ -111,7 +111,7 @@ async fn every_field_is_in_the_documentation() {
     let text = include_str!("../../../../docs/api.md");
     for (path, item) in object(&document["paths"]) {
         assert!(text.contains(path.as_str()) || item.get("post").is_none(), "{path}");
-        if item.get("post").is_some() {
+        if item["post"].get("requestBody").is_some() {
             for (field, _) in fields(&document, path) {
                 assert!(text.contains(&format!("`{field}`")), "{path} {field}");
             }

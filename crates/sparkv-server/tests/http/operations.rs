@@ -3,7 +3,8 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
 use serde_json::json;
 use sparkv_engine::EngineConfig;
 use sparkv_models::fake::FakeConfig;
@@ -40,10 +41,7 @@ async fn metrics_tell_what_is_held_and_what_was_found() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let reply = get(&routes, "/metrics").await;
-    assert_eq!(
-        reply.header("content-type"),
-        Some("application/openmetrics-text; version=1.0.0; charset=utf-8")
-    );
+    assert_eq!(reply.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     assert_eq!(value(&reply.text, "sparkv_requests_running"), 0.0);
     assert_eq!(value(&reply.text, "vllm:num_requests_waiting{model_name=\"org/fake\"}"), 0.0);
     assert_eq!(value(&reply.text, "sparkv_kv_cache_dense_bytes"), 0.0);
@@ -55,13 +53,76 @@ async fn metrics_tell_what_is_held_and_what_was_found() {
     assert_eq!(value(&reply.text, "sparkv_prefix_cache_queries_total"), 2.0 * (prompt.len() + 1) as f64);
     assert_eq!(value(&reply.text, "vllm:prefix_cache_hits_total{model_name=\"org/fake\"}"), 48.0);
     assert_eq!(value(&reply.text, "vllm:generation_tokens_total{model_name=\"org/fake\"}"), 4.0);
-    assert!(reply.text.ends_with("# EOF\n"));
+}
+
+#[tokio::test]
+async fn metrics_come_in_the_format_that_is_asked_for() {
+    let routes = Setup::default().routes();
+    let body = completion_body(json!({ "ignore_eos": true }));
+    assert_eq!(complete(&routes, &body).await.status, StatusCode::OK);
+    let read = async |accept: &str| {
+        let request = Request::get("/metrics").header("accept", accept).body(Body::empty()).unwrap();
+        send(&routes, request).await
+    };
+    let (new, old) = (read("application/openmetrics-text").await, read("text/plain").await);
+    assert_eq!(
+        new.header("content-type"),
+        Some("application/openmetrics-text; version=1.0.0; charset=utf-8")
+    );
+    assert!(new.text.ends_with("# EOF\n") && !old.text.contains("EOF"));
+    for (reply, family) in [(&new, "sparkv_generation_tokens"), (&old, "sparkv_generation_tokens_total")] {
+        let lines: Vec<&str> =
+            reply.text.lines().filter(|line| line.contains("sparkv_generation_tokens")).collect();
+        assert_eq!(
+            lines,
+            [
+                &format!("# HELP {family} Tokens generated"),
+                &format!("# TYPE {family} counter"),
+                "sparkv_generation_tokens_total 12"
+            ]
+        );
+    }
+    // A family is told of once, and no sample twice.
+    for reply in [&new, &old] {
+        let mut keys: Vec<&str> = reply
+            .text
+            .lines()
+            .filter(|line| line.starts_with("# TYPE ") || !line.starts_with('#'))
+            .map(|line| line.rsplit_once(' ').unwrap().0)
+            .collect();
+        let all = keys.len();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), all);
+    }
+}
+
+#[tokio::test]
+async fn metrics_tell_of_the_process() {
+    let routes = Setup::default().routes();
+    let text = get(&routes, "/metrics").await.text;
+    assert!(value(&text, "process_resident_memory_bytes") > 1e6);
+    assert!(value(&text, "process_virtual_memory_bytes") >= value(&text, "process_resident_memory_bytes"));
+    assert!(value(&text, "process_cpu_seconds_total") >= 0.0);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let age = now - value(&text, "process_start_time_seconds");
+    assert!((-2.0..3600.0).contains(&age), "{age}");
+    if cfg!(target_os = "linux") {
+        let open = value(&text, "process_open_fds");
+        assert!(open >= 3.0 && open <= value(&text, "process_max_fds"), "{open}");
+    }
+    let build = text.lines().find(|line| line.starts_with("sparkv_build_info{")).unwrap();
+    let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
+    assert!(build.contains(&version) && build.ends_with(" 1"), "{build}");
 }
 
 #[tokio::test]
 async fn metrics_want_the_key() {
     let routes = Setup { api_keys: &["secret"], ..Setup::default() }.routes();
     assert_eq!(get(&routes, "/metrics").await.status, StatusCode::UNAUTHORIZED);
+    let routes = Setup { api_keys: &["secret"], metrics_open: true, ..Setup::default() }.routes();
+    assert_eq!(get(&routes, "/metrics").await.status, StatusCode::OK);
+    assert_eq!(get(&routes, "/v1/models").await.status, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]

@@ -22,10 +22,16 @@ pub(crate) struct Setup {
     pub(crate) max_queue: usize,
     pub(crate) api_keys: &'static [&'static str],
     pub(crate) default_kv: KvOptions,
+    pub(crate) drain_delay: Duration,
     pub(crate) drain_deadline: Duration,
     pub(crate) engine: EngineConfig,
     pub(crate) request_timeout: Option<Duration>,
     pub(crate) unknown_fields: UnknownFields,
+    pub(crate) health_follows_ready: bool,
+    pub(crate) metrics_open: bool,
+    /// Names in place of the model's own.
+    pub(crate) served_names: &'static [&'static str],
+    pub(crate) accept_any_model: bool,
 }
 
 impl Default for Setup {
@@ -36,6 +42,7 @@ impl Default for Setup {
             max_queue: 8,
             api_keys: &[],
             default_kv: KvOptions::default(),
+            drain_delay: Duration::ZERO,
             drain_deadline: Duration::from_secs(20),
             engine: EngineConfig {
                 max_running: NonZeroUsize::MIN,
@@ -44,6 +51,10 @@ impl Default for Setup {
             },
             request_timeout: None,
             unknown_fields: UnknownFields::Refuse,
+            health_follows_ready: false,
+            metrics_open: false,
+            served_names: &[],
+            accept_any_model: false,
         }
     }
 }
@@ -71,9 +82,13 @@ impl Setup {
             Presets::built_in().unwrap().with(BTreeMap::from([("mine".to_owned(), small)])).unwrap();
         let engine_config = EngineConfig { max_queue, ..self.engine };
         let engine = TextEngine::start(model, text, engine_config, presets.clone()).unwrap();
+        let names = if self.served_names.is_empty() { &["org/fake", "fake"] } else { self.served_names };
         let config = ServerConfig {
-            model_name: "org/fake".to_owned(),
-            model_aliases: vec!["fake".to_owned()],
+            model_name: names[0].to_owned(),
+            model_aliases: names[1..].iter().map(|&name| name.to_owned()).collect(),
+            list_aliases: !self.served_names.is_empty(),
+            accept_any_model: self.accept_any_model,
+            model_path: "/models/fake".to_owned(),
             policy: Policy {
                 api_keys: self.api_keys.iter().map(|key| ApiKey::new(*key).unwrap()).collect(),
                 default_kv: presets.resolve(&self.default_kv).unwrap(),
@@ -81,8 +96,11 @@ impl Setup {
             },
             unknown_fields: self.unknown_fields,
             body_limit: 1 << 20,
+            drain_delay: self.drain_delay,
             drain_deadline: self.drain_deadline,
             request_timeout: self.request_timeout,
+            health_follows_ready: self.health_follows_ready,
+            metrics_open: self.metrics_open,
             adopt_trace: None,
         };
         (Server::new(engine.clone(), config), engine, probe)

@@ -405,12 +405,25 @@ async fn tokens_to_and_fro() {
     assert_eq!(text, json!({ "prompt": "<s>h\u{e9}" }));
     let plain = ask("/tokenize", json!({ "prompt": "h", "add_special_tokens": false })).await.json();
     assert_eq!((&plain["tokens"], &plain["token_strs"]), (&json!([byte(b'h')]), &Value::Null));
+    // llama.cpp's words: no special tokens unless asked for, and pieces that may be no text.
+    let content = ask("/tokenize", json!({ "content": "h", "parse_special": true })).await.json();
+    assert_eq!(content["tokens"], json!([byte(b'h')]));
+    let pieces = json!({ "content": "h\u{e9}", "add_special": true, "with_pieces": true });
+    assert_eq!(
+        ask("/tokenize", pieces).await.json()["tokens"],
+        json!([
+            { "id": BOS, "piece": "<s>" }, { "id": byte(b'h'), "piece": "h" },
+            { "id": byte(0xc3), "piece": [0xc3] }, { "id": byte(0xa9), "piece": [0xa9] },
+        ])
+    );
     let messages = json!([{ "role": "user", "content": "hello" }]);
     let chat = ask("/tokenize", json!({ "messages": messages })).await.json();
     assert_eq!(&chat["count"], answer(&routes, json!({})).await.pointer("/usage/prompt_tokens").unwrap());
     for (path, body, param) in [
         ("/tokenize", json!({}), "prompt"),
         ("/tokenize", json!({ "prompt": "a", "messages": messages }), "prompt"),
+        ("/tokenize", json!({ "prompt": "a", "content": "a" }), "prompt"),
+        ("/tokenize", json!({ "content": "a", "parse_special": false }), "parse_special"),
         ("/tokenize", json!({ "prompt": "a", "colour": "red" }), "colour"),
         ("/detokenize", json!({ "tokens": [1, 9999] }), "tokens"),
         ("/detokenize", json!({}), "tokens"),
