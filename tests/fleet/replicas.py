@@ -9,8 +9,7 @@ import httpx
 from serving import KEY, Server
 
 # How a replica of a fleet is started (docs/fleet.md): once told to end, it answers on until nobody sends it anything more.
-import os
-ARGUMENTS = tuple(os.environ.get("FLEET_ARGS", "--drain-delay-seconds 5 --drain-seconds 30").split())
+ARGUMENTS = ("--drain-delay-seconds", "5", "--drain-seconds", "30")
 
 
 class Replica:
