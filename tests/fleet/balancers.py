@@ -27,6 +27,8 @@ class Kind:
     command: tuple[str, ...]
     # The header by which requests of a session go to one replica; without one, the router looks at prompts itself.
     session: str | None = None
+    # A field of the body by which they do.
+    session_field: str | None = None
     # Fields that the published APIs do not have are passed on.
     all_fields: bool = True
 
@@ -38,7 +40,7 @@ LITELLM = ("litellm", "--config", "FILE", "--host", "127.0.0.1", "--port", "PORT
 ROUTER = ("sh", "FILE", "--prometheus-port", "OTHER")
 
 KINDS = {
-    "haproxy": Kind("haproxy/haproxy.cfg", "haproxy", HAPROXY, session="x-session-id"),
+    "haproxy": Kind("haproxy/haproxy.cfg", "haproxy", HAPROXY, "x-session-id", "prompt_cache_key"),
     "nginx": Kind("nginx/nginx.conf", "nginx", NGINX, session="x-session-id"),
     "envoy": Kind("envoy/envoy.yaml", "envoy", ENVOY, session="x-session-id"),
     "litellm": Kind("litellm/config.yaml", "litellm", LITELLM, session="x-litellm-session-id"),

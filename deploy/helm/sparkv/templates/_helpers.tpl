@@ -23,7 +23,23 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $server := dict "metrics_open" .Values.metrics.open "drain_delay_seconds" (int .Values.drain.delaySeconds) "drain_seconds" (int .Values.drain.seconds) "log_format" "json" }}
 {{- if include "sparkv.keysSecret" . }}{{ $_ := set $server "api_key_file" "/etc/sparkv/keys/keys.txt" }}{{ end }}
 {{- $made := dict "model" (dict "source" .Values.model "device" .Values.device) "server" $server }}
-{{- mergeOverwrite $made (deepCopy .Values.settings) | toToml }}
+{{- range $section, $settings := mergeOverwrite $made (deepCopy .Values.settings) }}
+[{{ $section }}]
+{{- range $name, $value := $settings }}
+{{ $name }} = {{ include "sparkv.toml" $value }}
+{{- end }}
+{{ end }}
+{{- end }}
+
+{{- /* A value in TOML. Helm's own toToml writes whole numbers of values files with a fraction. */}}
+{{- define "sparkv.toml" -}}
+{{- if kindIs "map" . -}}
+{ {{- range $index, $name := keys . | sortAlpha }}{{ if $index }},{{ end }} {{ $name }} = {{ include "sparkv.toml" (get $ $name) }}{{ end }} }
+{{- else if kindIs "slice" . -}}
+[{{ range $index, $item := . }}{{ if $index }}, {{ end }}{{ include "sparkv.toml" $item }}{{ end }}]
+{{- else -}}
+{{ toJson . }}
+{{- end }}
 {{- end }}
 
 {{- /* What Prometheus calls the replicas: their service's name and namespace. */}}
