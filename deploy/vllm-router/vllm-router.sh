@@ -8,7 +8,7 @@ exec vllm-router \
     --worker-urls http://sparkv-1:8080 http://sparkv-2:8080 \
     --host 0.0.0.0 --port 8000 \
     --policy cache_aware --balance-abs-threshold 16 \
-    --health-check-endpoint /ready --health-check-interval-secs 1 --health-check-timeout-secs 1 \
+    --health-check-endpoint /ready --health-check-interval-secs 1 --health-check-timeout-secs 5 \
     --health-failure-threshold 1 --health-success-threshold 1 \
     --retry-max-retries 3 --retry-initial-backoff-ms 50 --retry-max-backoff-ms 1000 \
     --cb-failure-threshold 3 --cb-success-threshold 1 --cb-timeout-duration-secs 5 \

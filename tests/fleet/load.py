@@ -23,30 +23,47 @@ class Outcome:
     lost: str | None
 
 
-class Load:
-    """`total` chats, `at_once` at a time, every other one streamed; each has to come to its last token."""
+# Where a load waits for something, it gives up after so many requests.
+MOST = 3000
 
-    def __init__(self, url: str, headers: dict[str, str], model: str, total: int = 120, at_once: int = 12) -> None:
+
+class Load:
+    """Chats, `at_once` at a time, every other one streamed; each has to come to its last token."""
+
+    def __init__(self, url: str, headers: dict[str, str], model: str, at_once: int = 12) -> None:
         self._url = f"{url}/v1/chat/completions"
         self._headers = headers
         self._model = model
-        self._total = total
         self._at_once = at_once
-        self._done = 0
         self._lock = threading.Lock()
+        self._sent = 0
         self._outcomes: list[Outcome] = []
 
-    def run(self, when_done: int, disturb: Callable[[], None]) -> list[Outcome]:
-        """Sends all, and disturbs once `when_done` of them are through."""
+    def run(self, disturb: Callable[[], None], over: Callable[[], bool], least: int = 120) -> list[Outcome]:
+        """Disturbs when a quarter of the `least` requests are through, and goes on until that is over, too."""
         with (
             httpx.Client(headers=self._headers, timeout=120, limits=httpx.Limits(max_connections=None)) as client,
             ThreadPoolExecutor(self._at_once) as threads,
         ):
-            futures = [threads.submit(self._ask, client, number) for number in range(self._total)]
-            while self._done < when_done:
+
+            def send() -> None:
+                while (number := self._next()) < least or (not over() and number < MOST):
+                    outcome = self._ask(client, number)
+                    with self._lock:
+                        self._outcomes.append(outcome)
+
+            senders = [threads.submit(send) for _ in range(self._at_once)]
+            while len(self._outcomes) < least // 4:
                 time.sleep(0.005)
             disturb()
-            return [future.result() for future in futures]
+            for sender in senders:
+                sender.result()
+        return self._outcomes
+
+    def _next(self) -> int:
+        with self._lock:
+            self._sent += 1
+            return self._sent - 1
 
     def _ask(self, client: httpx.Client, number: int) -> Outcome:
         streamed = number % 2 == 0
@@ -66,8 +83,6 @@ class Load:
             lost = (self._stream if streamed else self._whole)(client, body)
         except (httpx.HTTPError, json.JSONDecodeError, KeyError, IndexError) as error:
             lost = repr(error)
-        with self._lock:
-            self._done += 1
         return Outcome(number, streamed, began, time.monotonic(), lost)
 
     def _whole(self, client: httpx.Client, body: dict) -> str | None:

@@ -9,7 +9,7 @@ import httpx
 from serving import KEY, Server
 
 # How a replica of a fleet is started (docs/fleet.md): once told to end, it answers on until nobody sends it anything more.
-ARGUMENTS = ("--drain-delay-seconds", "5", "--drain-seconds", "30")
+ARGUMENTS = ("--drain-delay-seconds", "3", "--drain-seconds", "30")
 
 
 class Replica:
@@ -35,8 +35,12 @@ class Replica:
     def drain(self) -> None:
         self._server.process.send_signal(signal.SIGTERM)
 
-    def ended(self) -> int:
-        return self._server.process.wait(timeout=60)
+    def gone(self) -> bool:
+        return self._server.process.poll() is not None
+
+    def code(self) -> int | None:
+        """What it exited with."""
+        return self._server.process.poll()
 
     def kill(self) -> None:
         self._server.process.kill()
