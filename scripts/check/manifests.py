@@ -55,7 +55,7 @@ def whole_faults(resources):
     if not {volume["configMap"]["name"] for volume in spec["volumes"] if "configMap" in volume} <= names:
         faults.append("the pods mount a ConfigMap that is not there")
     server = tomllib.loads(settings(resources))["server"]
-    needed = server["drain_delay_seconds"] + server["drain_seconds"] + MARGIN_SECONDS
+    needed = server.get("drain_delay_seconds", 0) + server.get("drain_seconds", 30) + MARGIN_SECONDS
     if spec["terminationGracePeriodSeconds"] < needed:
         faults.append(f"terminationGracePeriodSeconds is below the {needed} s that a drain may take")
     return faults
