@@ -22,13 +22,14 @@ def test_a_streamed_chat_says_the_same(fleet):
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == whole
 
 
-def test_a_stream_comes_token_by_token(fleet):
+def test_a_stream_comes_as_it_is_made(fleet):
     """Nothing on the way collects an answer before it passes it on."""
-    came = [time.monotonic() for _ in fleet.chat(QUESTION, max_tokens=400, stream=True, extra_body={"ignore_eos": True})]
-    assert len(came) > 100
-    first, last = came[0], came[-1]
-    within = [moment for moment in came if first + (last - first) / 4 < moment < last - (last - first) / 4]
-    assert len(within) > 20
+    sent = time.monotonic()
+    stream = fleet.chat(QUESTION, max_tokens=1500, stream=True, extra_body={"ignore_eos": True})
+    came = [time.monotonic() - sent for chunk in stream if chunk.choices and chunk.choices[0].delta.content]
+    assert len(came) > 300
+    assert came[0] < came[-1] / 2
+    assert came[len(came) // 2] < came[-1] * 0.9
 
 
 def test_the_cache_s_settings_come_through(fleet):
