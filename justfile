@@ -32,6 +32,14 @@ clients: build
 web: build
     tests/web/run target/release/sparkv
 
+# Two replicas behind each balancer (needs HAProxy and nginx, or leaves them out)
+fleet: build
+    tests/fleet/run target/release/sparkv
+
+# Manifests and charts against Kubernetes' schemas (needs kubectl or kustomize, helm or npm)
+manifests:
+    scripts/check/manifests
+
 # An image for CPUs: docker run --rm -p 127.0.0.1:8080:8080 sparkv
 image:
     docker build -f docker/Dockerfile -t sparkv .

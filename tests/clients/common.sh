@@ -32,9 +32,10 @@ find_binary() {
     export CLIENTS_BINARY
 }
 
-# install_python [-tools]: installs the pinned packages, once for each state of the lock file. Sets PYTHON, or PYTHON_TOOLS.
+# install_python [-tools [FOLDER]]: installs the pinned packages of tests/clients or of a folder beside it, once for each
+# state of the lock file. Sets PYTHON, or PYTHON_TOOLS.
 install_python() {
-    local venv=$clients/.venv${1:-} lock=$clients/requirements${1:-}.txt
+    local venv=${2:-$clients}/.venv${1:-} lock=${2:-$clients}/requirements${1:-}.txt
     if ! cmp -s "$lock" "$venv/installed.txt"; then
         python3 -m venv --clear "$venv"
         # The lock has all that they need, but for what requirements-tools.without says.
