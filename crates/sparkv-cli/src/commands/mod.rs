@@ -2,6 +2,9 @@
 
 pub(crate) mod bench;
 pub(crate) mod eval;
+pub(crate) mod list;
 pub(crate) mod pull;
+pub(crate) mod rm;
 pub(crate) mod run;
 pub(crate) mod serve;
+pub(crate) mod shell;
