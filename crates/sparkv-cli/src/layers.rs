@@ -85,6 +85,11 @@ impl Layers {
         merged
     }
 
+    /// A setting's name and where its effective value comes from, for messages.
+    pub(crate) fn setting(&self, section: &str, key: &str) -> String {
+        format!("{section}.{key} (from {})", self.origin(section, key))
+    }
+
     /// Where the effective value of a setting comes from.
     pub(crate) fn origin(&self, section: &str, key: &str) -> &Origin {
         let sets = |layer: &Table| match layer.get(section).and_then(|values| values.as_table()) {

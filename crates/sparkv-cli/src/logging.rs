@@ -11,6 +11,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::options::LogFormat;
+use crate::variables;
 
 #[cfg(feature = "otel")]
 mod otel;
@@ -53,6 +54,7 @@ pub(crate) fn init(format: LogFormat) -> anyhow::Result<Telemetry> {
     let telemetry = collect_spans(wanted, &mut layers)?;
     // Fails where somebody else logs already, which nobody does.
     tracing_subscriber::registry().with(layers.with_filter(filter)).try_init()?;
+    variables::warn(|warning| tracing::warn!("{warning}"));
     if wanted && ADOPT_TRACE.is_none() {
         tracing::warn!("{ENDPOINT} is set, but this program was built without the feature `otel`");
     }

@@ -1,12 +1,14 @@
-//! The `sparkv` binary: serve a model, ask it once, download one, measure its speed and what settings cost,
-//! check settings.
+//! The `sparkv` binary: serve a model, ask it once, download, list and remove models, measure speed and what settings
+//! cost, check settings.
 //!
 //! [`options`] declares every setting once, [`layers`] lays flags over variables over the file over the
 //! defaults, [`settings`] checks the outcome; [`commands`] do the work.
 
 mod allocator;
+mod check;
 mod commands;
 mod cost;
+mod help;
 mod layers;
 mod loading;
 mod logging;
@@ -16,6 +18,7 @@ mod reload;
 mod settings;
 mod show;
 mod summary;
+mod variables;
 
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
@@ -26,7 +29,11 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand}
 
 use crate::commands::bench::BenchOptions;
 use crate::commands::eval::EvalOptions;
+use crate::commands::list::ListOptions;
+use crate::commands::pull::PullOptions;
+use crate::commands::rm::RmOptions;
 use crate::commands::run::Question;
+use crate::commands::shell::{CompletionsOptions, ManOptions};
 use crate::layers::Layers;
 use crate::options::{
     GenerationOptions, KvFlag, LogFormat, ModelOptions, Options, RunOptions, ServerOptions,
@@ -52,6 +59,10 @@ enum Command {
     Chat(ChatArgs),
     /// Download a model of the Hugging Face hub
     Pull(PullArgs),
+    /// Show the models of the hub on this machine, and which of them can be served
+    List(ListOptions),
+    /// Remove a model of the hub from this machine
+    Rm(RmOptions),
     /// Measure speed and memory, of a model or of random weights in a shape
     Bench(BenchArgs),
     /// Measure what KV cache settings cost: right answers, and the bytes they were given from
@@ -59,12 +70,16 @@ enum Command {
     /// Look at the settings
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print what completes commands in a shell
+    Completions(CompletionsOptions),
+    /// Print the manual page, or write all of them
+    Man(ManOptions),
 }
 
 /// The file that other options are laid over.
 #[derive(Debug, Args)]
 struct ConfigFlag {
-    /// TOML file with settings; flags and variables beat it
+    /// TOML file with settings; flags and variables beat it; left out: none
     #[arg(long, env = "SPARKV_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -125,9 +140,8 @@ struct ChatArgs {
 
 #[derive(Debug, Args)]
 struct PullArgs {
-    /// Name of the model
-    #[arg(value_name = "ORG/NAME")]
-    name: String,
+    #[command(flatten)]
+    pull: PullOptions,
     #[command(flatten)]
     file: ConfigFlag,
     /// Never use the network
@@ -183,10 +197,22 @@ struct ConfigArgs {
     run: RunOptions,
 }
 
+/// The command line, as `--help` describes it.
+fn command_line() -> clap::Command {
+    help::with_defaults(Cli::command())
+}
+
 fn main() -> ExitCode {
-    let matches = Cli::command().get_matches();
+    let command = command_line();
+    variables::look(&command);
+    let matches = command.get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    match run(cli.command, innermost(&matches)) {
+    let outcome = run(cli.command, innermost(&matches));
+    // Where there is a log, it has told of them.
+    variables::warn(|warning| {
+        let _ = writeln!(std::io::stderr(), "warning: {warning}");
+    });
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read the output has seen enough: `sparkv run ... | head`.
         Err(error) if is_closed_output(&error) => ExitCode::SUCCESS,
@@ -237,12 +263,14 @@ fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<()> {
             let given = Options { model, kv: kv.kv, generation, run, ..Options::default() };
             commands::chat::chat(&Settings::new(&Layers::new(config.config, &given, matches)?)?)
         }
-        Command::Pull(PullArgs { name, file, offline }) => {
+        Command::Pull(PullArgs { pull, file, offline }) => {
             let model = ModelOptions { offline, ..ModelOptions::default() };
             let given = Options { model, ..Options::default() };
             let _telemetry = logging::init(LogFormat::default())?;
-            commands::pull::pull(&name, &Settings::new(&Layers::new(file.config, &given, matches)?)?)
+            commands::pull::pull(&pull, &Settings::new(&Layers::new(file.config, &given, matches)?)?)
         }
+        Command::List(list) => commands::list::list(&list),
+        Command::Rm(rm) => commands::rm::rm(&rm),
         Command::Bench(BenchArgs { file, model, bench }) => {
             let given = Options { model, ..Options::default() };
             let layers = Layers::new(file.config, &given, matches)?;
@@ -253,11 +281,15 @@ fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<()> {
             let given = Options { model, ..Options::default() };
             commands::eval::eval(&eval, &Settings::new(&Layers::new(file.config, &given, matches)?)?)
         }
+        Command::Completions(options) => commands::shell::completions(&options, command_line()),
+        Command::Man(options) => commands::shell::man(&options, command_line()),
         Command::Config(ConfigCommand::Check(args)) => {
             let file = args.path().cloned();
-            Settings::new(&args.layers(matches)?)?.check_files()?;
+            let notes = check::check(&args.layers(matches)?)?;
+            let mut out = std::io::stdout();
+            notes.iter().try_for_each(|note| writeln!(out, "note: {note}"))?;
             let checked = file.map_or("the settings are".to_owned(), |file| format!("{} is", file.display()));
-            Ok(writeln!(std::io::stdout(), "{checked} valid")?)
+            Ok(writeln!(out, "{checked} valid")?)
         }
         Command::Config(ConfigCommand::Show(args)) => {
             let layers = args.layers(matches)?;

@@ -87,7 +87,8 @@ section! {
     /// Which model, and how it is held.
     #[heading = "Model"]
     ModelOptions, ModelSettings {
-        /// Folder, GGUF file, or name on the Hugging Face hub; demo is the model in the binary
+        /// Folder, GGUF file, or name on the Hugging Face hub, as ORG/NAME, ORG/NAME:Q4_K_M or ORG/NAME@REVISION; demo is
+        /// the model in the binary
         #[arg(long = "model", short = 'm', env = "SPARKV_MODEL", value_name = "DIR|FILE.gguf|ORG/NAME|demo")]
         source: Required<String>,
         /// Positions of prompt and answer together; left out: as many as the model was made for
@@ -102,10 +103,10 @@ section! {
         /// Threads that compute; left out: one for each core this process may use (quota and affinity)
         #[arg(long, env = "SPARKV_THREADS", value_name = "N")]
         threads: Optional<NonZeroUsize>,
-        /// Table that budgets choose from, of sparkv eval --calibrate; one for the model, or one for all, if left out
+        /// Table that budgets choose from, of sparkv eval --calibrate; left out: one for the model, or one for all
         #[arg(long, env = "SPARKV_CALIBRATION", value_name = "FILE")]
         calibration: Optional<PathBuf>,
-        /// Chat template (Jinja) in place of the model's own
+        /// Chat template (Jinja); left out: the model's own
         #[arg(long, env = "SPARKV_CHAT_TEMPLATE", value_name = "FILE")]
         chat_template: Optional<PathBuf>,
         /// Text of messages is text: what spells a special token there is no token
@@ -174,24 +175,26 @@ section! {
         /// for prompts, smaller for answers
         #[arg(long, env = "SPARKV_PROMPT_BALANCE", value_name = "X")]
         prompt_balance: Required<f64>,
-        /// Seconds after which a request ends, waiting or at work, if it has not by itself
+        /// Seconds after which a request ends, waiting or at work; left out: it may take any time
         #[arg(long, env = "SPARKV_REQUEST_SECONDS", value_name = "SECONDS")]
         request_seconds: Optional<NonZeroU32>,
-        /// Clients must send this key, or one of several: given again, or with commas between them
+        /// Clients must send this key, or one of several: given again, or with commas between them; left out: they need
+        /// none
         #[arg(long, env = "SPARKV_API_KEY", value_name = "KEY", value_delimiter = ',', hide_env_values = true)]
         #[serde(default, deserialize_with = "one_or_several")]
         api_key: Optional<Vec<String>>,
-        /// File with keys, one a line; # begins a comment
+        /// File with keys, one a line; # begins a comment; left out: none
         #[arg(long, env = "SPARKV_API_KEY_FILE", value_name = "FILE")]
         api_key_file: Optional<PathBuf>,
-        /// Origin whose web pages may call, such as https://example.org; may be given again; * for every one
+        /// Origin whose web pages may call, such as https://example.org; may be given again; * for every one; left out:
+        /// none may
         #[arg(long, env = "SPARKV_CORS_ORIGIN", value_name = "ORIGIN|*", value_delimiter = ',')]
         #[serde(default, deserialize_with = "one_or_several")]
         cors_origin: Optional<Vec<String>>,
-        /// Certificate for TLS, and those of its issuers: a PEM file. Plain HTTP without it
+        /// Certificate for TLS, and those of its issuers: a PEM file; left out: plain HTTP
         #[arg(long, env = "SPARKV_TLS_CERT", value_name = "FILE.pem")]
         tls_cert: Optional<PathBuf>,
-        /// Private key of the certificate: a PEM file
+        /// Private key of the certificate: a PEM file; left out: plain HTTP
         #[arg(long, env = "SPARKV_TLS_KEY", value_name = "FILE.pem")]
         tls_key: Optional<PathBuf>,
         /// Connections open at a time; further ones wait until one ends
@@ -296,7 +299,7 @@ section! {
     /// How `sparkv run` and `sparkv chat` answer.
     #[heading = "Answer"]
     RunOptions, RunSettings {
-        /// Makes a temperature above 0 repeatable. (Not above 2^63 - 1: TOML's integers are signed.)
+        /// Makes a temperature above 0 repeatable (at most 2^63 - 1: TOML's integers are signed); left out: it is not
         #[arg(long, env = "SPARKV_SEED", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
         seed: Optional<u64>,
         /// Text that ends the answer and is no part of it; may be given again

@@ -2,7 +2,8 @@
 //!
 //! SIGHUP reads them again, and so does a file that has changed: the settings, the keys, the certificate. Files are
 //! looked at every few seconds, and taken once two looks saw the same, so that none is read half written. What is
-//! wrong is logged and changes nothing; requests go on as they began, whatever changes.
+//! wrong is logged and changes nothing; requests go on as they began, whatever changes. The certificate stands by
+//! itself: whatever is wrong with settings or keys, one that was renewed is taken before the old one expires.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -15,7 +16,7 @@ use toml::Table;
 
 use crate::layers::Layers;
 use crate::options::Options;
-use crate::settings::Settings;
+use crate::settings::{Settings, TlsFiles};
 
 /// Time between two looks at the files.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -59,6 +60,8 @@ pub(crate) struct Reloader {
     sources: Sources,
     /// What the server was started with.
     started: Table,
+    /// Certificate and key that it was started with.
+    tls: Option<TlsFiles>,
     /// Files that are watched.
     files: Vec<PathBuf>,
     /// What they held when they were last taken, whatever came of it.
@@ -71,10 +74,10 @@ impl Reloader {
     /// Watches what has just been read: `settings`, from `layers`. What changes from now on is noticed, though it
     /// may take minutes until there is a server.
     pub(crate) fn new(sources: Sources, layers: &Layers, settings: &Settings) -> Self {
-        let files = files(&sources, settings);
+        let files = files(&sources, settings, settings.tls.as_ref());
         let taken = look(&files);
         let last = taken.clone();
-        Self { sources, started: layers.merged(), files, taken, last }
+        Self { sources, started: layers.merged(), tls: settings.tls.clone(), files, taken, last }
     }
 
     /// Reads everything again at each SIGHUP and whenever a file has changed, for ever.
@@ -95,7 +98,12 @@ impl Reloader {
         let now = look(&self.files);
         if asked || (now != self.taken && now == self.last) {
             self.taken.clone_from(&now);
-            match self.take(target) {
+            let certificate = self.take_certificate(target);
+            let settings = self.take_settings(target);
+            if let Err(error) = &certificate {
+                tracing::error!(error = format!("{error:#}"), "the certificate was not changed");
+            }
+            match settings {
                 Ok(()) => tracing::info!("read the settings again"),
                 Err(error) => tracing::error!(error = format!("{error:#}"), "the settings were not changed"),
             }
@@ -103,22 +111,25 @@ impl Reloader {
         self.last = now;
     }
 
-    /// Reads everything, and if all of it is right, goes by it.
-    fn take(&mut self, target: &Target) -> anyhow::Result<()> {
+    /// Reads certificate and key, and if they are right, goes by them.
+    fn take_certificate(&self, target: &Target) -> anyhow::Result<()> {
+        match (&target.tls, &self.tls) {
+            (Some(tls), Some(files)) => Ok(tls.reread(&files.certificate, &files.key)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads settings and keys, and if all of them are right, goes by them.
+    fn take_settings(&mut self, target: &Target) -> anyhow::Result<()> {
         let layers = self.sources.layers()?;
         let settings = Settings::new(&layers)?;
-        let policy = policy(&settings)?;
-        // First what can fail.
-        if let (Some(tls), Some(files)) = (&target.tls, &settings.tls) {
-            tls.reread(&files.certificate, &files.key)?;
-        }
-        target.policy.set(policy)?;
+        target.policy.set(policy(&settings)?)?;
         let fixed = changes(&self.started, &layers.merged());
         if !fixed.is_empty() {
             let settings = fixed.into_iter().collect::<Vec<_>>().join(", ");
             tracing::warn!(settings, "these settings have changed, but hold from the next start only");
         }
-        let files = files(&self.sources, &settings);
+        let files = files(&self.sources, &settings, self.tls.as_ref());
         if files != self.files {
             self.taken = look(&files);
             self.files = files;
@@ -139,9 +150,9 @@ pub(crate) fn policy(settings: &Settings) -> anyhow::Result<Policy> {
     })
 }
 
-/// The files that settings come from.
-fn files(sources: &Sources, settings: &Settings) -> Vec<PathBuf> {
-    let tls = settings.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]);
+/// The files that settings come from, and those of the certificate that is served.
+fn files(sources: &Sources, settings: &Settings, tls: Option<&TlsFiles>) -> Vec<PathBuf> {
+    let tls = tls.into_iter().flat_map(|tls| [&tls.certificate, &tls.key]);
     sources.file.iter().chain(&settings.server.api_key_file).chain(tls).cloned().collect()
 }
 

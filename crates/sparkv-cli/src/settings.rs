@@ -9,7 +9,7 @@ use sparkv::{KvChoice, KvOptions, Presets};
 use sparkv_engine::{GenerationDefaults, RepetitionDetection, SamplingParams};
 use sparkv_eval::SettingsUnderTest;
 use sparkv_models::AdvisedSampling;
-use sparkv_server::{ApiKey, ApiKeys, CorsOrigins, Tls};
+use sparkv_server::{ApiKey, ApiKeys, CorsOrigins};
 
 use crate::layers::{Layers, Origin};
 use crate::options::{GenerationSettings, ModelSettings, RunSettings, ServerSettings};
@@ -103,15 +103,7 @@ impl Settings {
         let Document { model, kv, generation, mut server, run, presets } = layers.merged().try_into()?;
         let mut presets = Presets::built_in()?.with(presets)?;
         if let Some(path) = &model.calibration {
-            let table = std::fs::read_to_string(path).map_err(anyhow::Error::from);
-            let read = table.and_then(|table| Ok(presets.with_calibration(&table)?));
-            presets = read.with_context(|| {
-                format!(
-                    "model.calibration (from {}): {}",
-                    layers.origin("model", "calibration"),
-                    path.display()
-                )
-            })?;
+            presets = calibrated(presets, path, layers)?;
         }
         let kv_name = kv_name(&kv)?;
         let kv = presets
@@ -165,18 +157,6 @@ impl Settings {
         Ok(self.keys.iter().cloned().chain(of_file).collect())
     }
 
-    /// Reads the files that a server would read: keys, certificate.
-    ///
-    /// # Errors
-    /// If one of them cannot be used.
-    pub(crate) fn check_files(&self) -> anyhow::Result<()> {
-        self.api_keys()?;
-        if let Some(TlsFiles { certificate, key }) = &self.tls {
-            Tls::read(certificate, key)?;
-        }
-        Ok(())
-    }
-
     /// What `options` ask for, under the name they were given by.
     ///
     /// # Errors
@@ -188,8 +168,21 @@ impl Settings {
     }
 }
 
+/// The presets, with budgets that choose from the table at `path`, which `layers` name.
+///
+/// # Errors
+/// If the table cannot be read or used.
+pub(crate) fn calibrated(presets: Presets, path: &Path, layers: &Layers) -> anyhow::Result<Presets> {
+    let table = std::fs::read_to_string(path).map_err(anyhow::Error::from);
+    let read = table.and_then(|table| Ok(presets.with_calibration(&table)?));
+    read.with_context(|| format!("{}: {}", layers.setting("model", "calibration"), path.display()))
+}
+
 /// The keys of a file: one a line, but for empty lines and those that begin with #.
-fn read_keys(path: &Path) -> anyhow::Result<Vec<ApiKey>> {
+///
+/// # Errors
+/// As of [`Settings::api_keys`].
+pub(crate) fn read_keys(path: &Path) -> anyhow::Result<Vec<ApiKey>> {
     let text = std::fs::read_to_string(path)?;
     let lines = text.lines().enumerate().map(|(i, line)| (i + 1, line.trim()));
     let keys: Vec<ApiKey> = lines

@@ -7,7 +7,9 @@ use crate::config::ConfigError;
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// `--model` names nothing that exists.
-    #[error("no model at `{0}`: expected a folder, a GGUF file, or a hub name like ORG/NAME")]
+    #[error(
+        "no model at `{0}`: expected a folder, a GGUF file, or a hub name like ORG/NAME or ORG/NAME:Q4_K_M"
+    )]
     NoSuchModel(String),
     /// `--model` names a file of another kind.
     #[error("{} is no GGUF file; of a model in safetensors, name the folder", .0.display())]
@@ -93,14 +95,32 @@ pub enum LoadError {
         device: String,
     },
     /// Offline, and the hub's cache lacks a file.
-    #[error("offline, and the cache {} lacks {file} of {repo}; run `sparkv pull {repo}` once online", cache.display())]
+    #[error("offline, and the cache {} lacks {file} of {name}; run `sparkv pull {name}` once online (`sparkv list` shows what there is)", cache.display())]
     NotCached {
         /// The hub's name of the model.
-        repo: String,
+        name: String,
         /// The file.
         file: String,
         /// The cache's folder.
         cache: PathBuf,
+    },
+    /// The hub's cache does not have what is to be removed.
+    #[error("{name} is not in the cache {}: {reason}; `sparkv list` shows what is", cache.display())]
+    NotInCache {
+        /// The hub's name of the model.
+        name: String,
+        /// What is not there.
+        reason: String,
+        /// The cache's folder.
+        cache: PathBuf,
+    },
+    /// Something in the hub's cache cannot be removed.
+    #[error("cannot remove {}: {source}", path.display())]
+    Remove {
+        /// What it is.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
     },
     /// The hub did not deliver.
     #[error("cannot get {file} of {repo} from the hub: {reason}")]

@@ -11,6 +11,7 @@ use crate::progress::Progress;
 use crate::source::dummy::Random;
 use crate::source::folder::ModelFiles;
 use crate::source::gguf::{self, GgufFile, GgufWeights};
+use crate::source::hub::repo::{HubFiles, not_cached};
 use crate::source::hub::{self, HubOptions};
 use crate::source::safetensors::SafetensorsFiles;
 use crate::source::text::TextFiles;
@@ -58,12 +59,33 @@ pub fn load(
             load_folder(folder, name_of(folder), options.weights, device, progress)
         }
         ModelSource::Gguf(path) => load_gguf(path, options.weights, device, progress),
-        ModelSource::Hub(repo) => {
-            let folder = hub::fetch(repo, &options.hub, progress)?;
-            let mut model = load_folder(&folder, repo.clone(), options.weights, device, progress)?;
-            model.text.not_cached = hub::not_cached(&folder);
-            Ok(model)
+        ModelSource::Hub(name) => match hub::fetch(name, &options.hub, progress)? {
+            HubFiles::Folder(folder) => {
+                let mut model = load_folder(&folder, name.model_name(), options.weights, device, progress)?;
+                model.text.not_cached = not_cached(&folder);
+                Ok(model)
+            }
+            HubFiles::Gguf(path) => {
+                let model = load_gguf(&path, options.weights, device, progress)?;
+                Ok(LoadedModel { name: name.model_name(), ..model })
+            }
+        },
+    }
+}
+
+/// Looks whether a model could be loaded, by what its files say of themselves; weights are not read. Of a model on the hub
+/// nothing is said.
+///
+/// # Errors
+/// As of [`load()`].
+pub fn check(source: &ModelSource) -> Result<(), LoadError> {
+    match source {
+        ModelSource::Demo | ModelSource::Hub(_) => Ok(()),
+        ModelSource::Folder(folder) => {
+            ModelFiles::open(folder, name_of(folder))?.config()?;
+            SafetensorsFiles::open(folder).map(drop)
         }
+        ModelSource::Gguf(path) => GgufFile::open(path)?.config().map(drop),
     }
 }
 

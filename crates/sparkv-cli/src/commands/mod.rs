@@ -3,6 +3,9 @@
 pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod eval;
+pub(crate) mod list;
 pub(crate) mod pull;
+pub(crate) mod rm;
 pub(crate) mod run;
 pub(crate) mod serve;
+pub(crate) mod shell;

@@ -459,3 +459,64 @@ fn broken_flags_and_variables_are_refused() {
     let message = fail(sparkv().args(["serve", "--api-key", ""]));
     assert!(message.contains("server.api_key"), "{message}");
 }
+
+#[test]
+fn what_paths_name_is_checked_all_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let check = |path: &str| {
+        let mut command = sparkv();
+        command.args(["config", "check", path]).env("HF_HOME", folder.path());
+        command
+    };
+    let path = write(
+        "all.toml",
+        &format!(
+            "[model]\nsource = \"{}\"\nchat_template = \"{}\"\ncalibration = \"/no/such/table\"\n\
+             [server]\napi_key_file = \"{}\"\ntls_cert = \"/no/such/cert.pem\"\ntls_key = \"/no/such/key.pem\"\n",
+            write("model.gguf", "no GGUF"),
+            write("template", "{% if %}"),
+            write("keys", "# none"),
+        ),
+    );
+    let message = fail(&mut check(&path));
+    assert!(message.starts_with("error: 5 settings are wrong:\n"), "{message}");
+    for (setting, reason) in [
+        ("model.source", "model.gguf is corrupt"),
+        ("model.calibration", "/no/such/table: No such file"),
+        ("model.chat_template", "template: it cannot be compiled"),
+        ("server.api_key_file", "keys: holds no key"),
+        ("server.tls_cert", "/no/such/cert.pem"),
+    ] {
+        let line = message.lines().find(|line| line.starts_with(&format!("{setting} (from {path})")));
+        assert!(line.is_some_and(|line| line.contains(reason)), "{setting}: {message}");
+    }
+    // From wherever the setting comes.
+    let message = fail(sparkv().args(["config", "check", "--model", "/no/such/model.gguf"]));
+    assert!(message.starts_with("error: model.source (from command line): "), "{message}");
+    for (source, expected) in [
+        (folder.path().to_str().unwrap(), "has no config.json"),
+        (repository("README.md").to_str().unwrap(), "is no GGUF file"),
+        ("/no/such/folder", "no model at"),
+        ("a/b:c:d", "no model at"),
+    ] {
+        let message = fail(sparkv().args(["config", "check"]).env("SPARKV_MODEL", source));
+        assert!(message.starts_with("error: model.source (from environment): "), "{message}");
+        assert!(message.contains(expected), "{message}");
+    }
+    let template = write("good.jinja", "{{ messages }}");
+    let demo = repository("models/demo");
+    let good = ["--chat-template", &template, "--model", demo.to_str().unwrap()];
+    assert_eq!(succeed(sparkv().args(["config", "check"]).args(good)), "the settings are valid\n");
+    // A name on the hub, which is not asked: there is none at that address.
+    let mut command = sparkv();
+    command.env("HF_HOME", folder.path()).env("HF_ENDPOINT", "http://127.0.0.1:9");
+    let output = succeed(command.args(["config", "check", "--model", "a/b:Q8_0"]));
+    assert!(output.starts_with("note: model.source (from command line): a/b:Q8_0 is not in"), "{output}");
+    let message = fail(command.arg("--offline"));
+    assert!(message.contains("offline, and a/b:Q8_0 is not in the hub's cache"), "{message}");
+}

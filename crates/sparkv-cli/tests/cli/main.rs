@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
+mod command_line;
+#[cfg(test)]
 mod config;
 #[cfg(test)]
 mod cost;
@@ -12,7 +14,12 @@ mod errors;
 #[cfg(test)]
 mod eval;
 #[cfg(test)]
+#[path = "../../../../tests/support/fake_hub.rs"]
+mod fake_hub;
+#[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod models;
 #[cfg(test)]
 mod operations;
 #[cfg(test)]

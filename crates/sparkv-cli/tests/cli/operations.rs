@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use crate::serve::Served;
 use crate::support::*;
@@ -302,6 +303,105 @@ async fn serves_over_tls() {
     let mut reply = String::new();
     stream.read_to_string(&mut reply).await.unwrap();
     assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+}
+
+/// The certificate that a server shows.
+async fn certificate(address: &str) -> Vec<u8> {
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Trusting))
+        .with_no_client_auth();
+    let socket = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap();
+    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}
+
+/// Takes any certificate: which it is, is what is asked.
+#[derive(Debug)]
+struct Trusting;
+
+impl ServerCertVerifier for Trusting {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_whatever_is_wrong_with_keys_and_settings() {
+    let files = Files::new();
+    let renew = || {
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let paths =
+            (files.write("cert.pem", &cert.pem()), files.write("key.pem", &signing_key.serialize_pem()));
+        (paths, cert.der().to_vec())
+    };
+    let ((cert, key), first) = renew();
+    let keys = files.write("keys", "a-key\n");
+    let config = files.write("sparkv.toml", "");
+    let flags = ["--tls-cert", text(&cert), "--tls-key", text(&key), "--api-key-file", text(&keys)];
+    let server = Served::start(&[&flags[..], &["--config", text(&config)]].concat());
+    let address = server.url().strip_prefix("https://").unwrap();
+    assert_eq!(certificate(address).await, first);
+    for (name, broken, told) in
+        [("keys", "", "holds no key"), ("keys", "two words", "line 1"), ("sparkv.toml", "[", "is not valid")]
+    {
+        files.write(name, broken);
+        let (_, renewed) = renew();
+        server.signal("-HUP");
+        until_logged(&server, told).await;
+        let start = Instant::now();
+        while certificate(address).await != renewed {
+            assert!(start.elapsed() < Duration::from_secs(60), "{name}: {}", server.logged());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    // A broken certificate is told as what it is, and does not keep the settings from being read.
+    files.write("keys", "a-key\n");
+    files.write("sparkv.toml", "");
+    let last = certificate(address).await;
+    files.write("cert.pem", "junk");
+    let before = server.logged().matches("read the settings again").count();
+    server.signal("-HUP");
+    until_logged(&server, "the certificate was not changed").await;
+    let start = Instant::now();
+    while server.logged().matches("read the settings again").count() == before {
+        assert!(start.elapsed() < Duration::from_secs(60), "{}", server.logged());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(certificate(address).await, last);
 }
 
 #[test]

@@ -122,6 +122,14 @@ impl TextModel {
         Self { literal_content: literal, ..self }
     }
 
+    /// Looks whether a chat template can be compiled.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check_template(source: &str) -> Result<(), String> {
+        ChatTemplate::new(source, None, None).map(drop)
+    }
+
     /// What is wrong with the chat template, if it cannot be compiled.
     pub fn template_fault(&self) -> Option<&str> {
         let templates = [&self.template, &self.tool_template].into_iter().flatten();

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::error::LoadError;
+use hub::name::HubName;
 
 /// Where a model is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,8 +26,8 @@ pub enum ModelSource {
     Folder(PathBuf),
     /// A GGUF file.
     Gguf(PathBuf),
-    /// A model on the hub, ORG/NAME.
-    Hub(String),
+    /// A model on the hub.
+    Hub(HubName),
 }
 
 /// How the demo model is written where a model has to be named.
@@ -45,10 +46,8 @@ impl FromStr for ModelSource {
             Ok(Self::Demo)
         } else if path.is_file() {
             Err(LoadError::NotGguf(path))
-        } else if is_hub_name(name) {
-            Ok(Self::Hub(name.to_owned()))
         } else {
-            Err(LoadError::NoSuchModel(name.to_owned()))
+            name.parse().map(Self::Hub)
         }
     }
 }
@@ -58,18 +57,9 @@ impl std::fmt::Display for ModelSource {
         match self {
             Self::Demo => f.write_str(DEMO),
             Self::Folder(path) | Self::Gguf(path) => path.display().fmt(f),
-            Self::Hub(name) => f.write_str(name),
+            Self::Hub(name) => name.fmt(f),
         }
     }
-}
-
-/// ORG/NAME, in the characters the hub allows.
-fn is_hub_name(name: &str) -> bool {
-    let is_part = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    };
-    matches!(name.split_once('/'), Some((org, name)) if is_part(org) && is_part(name))
 }
 
 #[cfg(test)]
@@ -98,7 +88,9 @@ mod tests {
         }
         assert_eq!("demo".parse::<ModelSource>().unwrap(), ModelSource::Demo);
         let hub = "HuggingFaceTB/SmolLM2-135M-Instruct";
-        assert_eq!(hub.parse::<ModelSource>().unwrap(), ModelSource::Hub(hub.to_owned()));
+        assert_eq!(hub.parse::<ModelSource>().unwrap(), ModelSource::Hub(hub.parse().unwrap()));
+        let tagged = "org/name:Q4_K_M@main";
+        assert!(matches!(tagged.parse(), Ok(ModelSource::Hub(name)) if name.to_string() == tagged));
         for wrong in ["", "nothing", "./no/folder", "/no/folder", "../up", "a/b/c", "a/", "org/na me"] {
             assert!(matches!(wrong.parse::<ModelSource>(), Err(LoadError::NoSuchModel(_))), "{wrong}");
         }

@@ -12,7 +12,7 @@ use candle_core::quantized::gguf_file::{TensorInfo, Value};
 use crate::error::LoadError;
 use part::Part;
 
-pub(crate) use part::{is_called_gguf, is_gguf, model_name};
+pub(crate) use part::{is_called_gguf, is_gguf, model_name, parts};
 pub use weights::GgufWeights;
 
 /// A model's GGUF file whose header has been read, or all the files that it was split into.

@@ -59,6 +59,12 @@ pub(crate) fn model_name(path: &Path) -> PathBuf {
     split_name(path).map_or(name, |(stem, _)| path.with_file_name(stem))
 }
 
+/// The paths of all parts of a model, first to last, by that of any of them; `None` if it is not named as a part.
+pub(crate) fn parts(path: &Path) -> Option<impl Iterator<Item = PathBuf>> {
+    let (_, count) = split_name(path)?;
+    part_paths(path, count)
+}
+
 /// The paths of all `count` parts of a model, first to last, by that of any of them; `None` if it is not named as a part
 /// of so many.
 pub(super) fn part_paths(path: &Path, count: usize) -> Option<impl Iterator<Item = PathBuf>> {
