@@ -82,7 +82,8 @@ pub fn check(source: &ModelSource) -> Result<(), LoadError> {
     match source {
         ModelSource::Demo | ModelSource::Hub(_) => Ok(()),
         ModelSource::Folder(folder) => {
-            ModelFiles::open(folder, name_of(folder))?.config()?;
+            let files = ModelFiles::open(folder, name_of(folder))?;
+            files.config(&files.generation()?)?;
             SafetensorsFiles::open(folder).map(drop)
         }
         ModelSource::Gguf(path) => GgufFile::open(path)?.config().map(drop),

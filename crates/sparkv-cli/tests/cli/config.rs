@@ -283,8 +283,7 @@ fn settings_without_a_default() {
     let bare = succeed(sparkv().args(["config", "show"]));
     assert!(!bare.contains("\nseed") && !bare.contains("\ntemperature") && !bare.contains("api_key"));
     assert!(!bare.contains("\nserved_model_name"));
-    let flags =
-        ["--seed", "7", "--temperature", "0.5", "--api-key", "s3cret", "--served-model-name", "a,b"];
+    let flags = ["--seed", "7", "--temperature", "0.5", "--api-key", "s3cret", "--served-model-name", "a,b"];
     let given = succeed(sparkv().args(["config", "show"]).args(flags));
     assert_eq!(shown(&given, "server", "served_model_name").0, "served_model_name = [\"a\", \"b\"]");
     assert_eq!(shown(&given, "run", "seed").0, "seed = 7");
