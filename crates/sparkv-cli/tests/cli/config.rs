@@ -63,7 +63,7 @@ fn the_default_file_explains_every_option() {
 type Case =
     (&'static str, &'static str, &'static str, &'static str, &'static str, &'static str, [&'static str; 4]);
 
-const CASES: [Case; 27] = [
+const CASES: [Case; 31] = [
     ("server", "port", "1001", "SPARKV_PORT", "1002", "--port=1003", ["8080", "1001", "1002", "1003"]),
     ("server", "host", "\"a\"", "SPARKV_HOST", "b", "--host=c", ["\"127.0.0.1\"", "\"a\"", "\"b\"", "\"c\""]),
     ("server", "max_queue", "1", "SPARKV_MAX_QUEUE", "2", "--max-queue=3", ["64", "1", "2", "3"]),

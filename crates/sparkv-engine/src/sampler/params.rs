@@ -97,7 +97,10 @@ impl SamplingParams {
         for &bias in self.logit_bias.values() {
             check((-100.0..=100.0).contains(&bias), "logit_bias", "between -100 and 100", bias)?;
         }
-        self.repetition_detection.as_ref().map_or(Ok(()), RepetitionDetection::validate)?;
+        if let Some(detection) = &self.repetition_detection {
+            let invalid = |message| InvalidParam { param: "repetition_detection", message };
+            detection.validate().map_err(invalid)?;
+        }
         check_alternatives("top_logprobs", self.logprobs)
     }
 }
