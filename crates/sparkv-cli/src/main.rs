@@ -106,7 +106,7 @@ struct RunArgs {
     /// What to answer, - for standard input; in front of it may stand the model, as after --model
     #[arg(value_name = "[MODEL] PROMPT", num_args = 0..=2)]
     prompt: Vec<String>,
-    /// A file whose text stands in front of the prompt, - for standard input; may be given again
+    /// A file whose text stands in front of the prompt, - for standard input; may be given again; left out: none
     #[arg(long, short, value_name = "FILE")]
     file: Vec<PathBuf>,
     #[command(flatten)]

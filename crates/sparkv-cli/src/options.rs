@@ -267,20 +267,21 @@ section! {
         /// Most tokens of an answer
         #[arg(long, env = "SPARKV_MAX_TOKENS", value_name = "N")]
         max_tokens: Required<NonZeroUsize>,
-        /// 0 takes the likeliest token; higher is more varied. Left out, like the four below: as the model's files advise
+        /// 0 takes the likeliest token; higher is more varied; left out: as the model's files advise
         /// (generation_config.json, general.sampling.*), else 0.8
         #[arg(long, env = "SPARKV_TEMPERATURE", value_name = "T", allow_negative_numbers = true)]
         temperature: Optional<f64>,
-        /// Fewest likeliest tokens whose probabilities reach this; else 0.95
+        /// Fewest likeliest tokens whose probabilities reach this; left out: as the model's files advise, else 0.95
         #[arg(long, env = "SPARKV_TOP_P", value_name = "P", allow_negative_numbers = true)]
         top_p: Optional<f64>,
-        /// Number of likeliest tokens, 0 for all; else 40
+        /// Number of likeliest tokens, 0 for all; left out: as the model's files advise, else 40
         #[arg(long, env = "SPARKV_TOP_K", value_name = "N")]
         top_k: Optional<usize>,
-        /// Least share of the likeliest token's probability; else 0.05
+        /// Least share of the likeliest token's probability; left out: as the model's files advise, else 0.05
         #[arg(long, env = "SPARKV_MIN_P", value_name = "P", allow_negative_numbers = true)]
         min_p: Optional<f64>,
-        /// Makes tokens of the prompt and the answer less likely to come again, above 1; else 1
+        /// Makes tokens of the prompt and the answer less likely to come again, above 1; left out: as the model's files
+        /// advise, else 1
         #[arg(long, env = "SPARKV_REPETITION_PENALTY", value_name = "X", allow_negative_numbers = true)]
         repetition_penalty: Optional<f64>,
         /// Makes tokens that were generated less likely to come again, between -2 and 2
@@ -302,11 +303,11 @@ section! {
         /// Makes a temperature above 0 repeatable (at most 2^63 - 1: TOML's integers are signed); left out: it is not
         #[arg(long, env = "SPARKV_SEED", value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
         seed: Optional<u64>,
-        /// Text that ends the answer and is no part of it; may be given again
+        /// Text that ends the answer and is no part of it; may be given again; left out: none
         #[arg(long, env = "SPARKV_STOP", value_name = "TEXT")]
         #[serde(default, deserialize_with = "one_or_several")]
         stop: Optional<Vec<String>>,
-        /// System prompt
+        /// System prompt; left out: none, or the chat template's own
         #[arg(long, env = "SPARKV_SYSTEM", value_name = "TEXT")]
         system: Optional<String>,
         /// Go on past the model's end of text

@@ -48,7 +48,7 @@ pub(crate) fn router(app: App) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(app.clone(), auth::require_key))
         .layer(middleware::from_fn(messages::mark_errors))
-        .layer(middleware::from_fn(ollama::mark_errors));
+        .layer(middleware::from_fn(ollama::adapt));
     let (open, _) = open().split_for_parts();
     let open = open.merge(web::routes()).method_not_allowed_fallback(method_not_allowed);
     let (metrics, adopt_trace) = (app.metrics().clone(), app.config().adopt_trace);

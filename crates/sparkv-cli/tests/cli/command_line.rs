@@ -38,6 +38,7 @@ fn help_tells_every_default() {
                 ("model", "source") => ("--model".to_owned(), vec![&serve, &run]),
                 ("kv", _) => ("--kv".to_owned(), vec![&serve, &run]),
                 ("server", _) => (format!("--{}", key.replace('_', "-")), vec![&serve]),
+                ("generation", _) => (format!("--{}", key.replace('_', "-")), vec![&serve, &run]),
                 ("run", _) => (format!("--{}", key.replace('_', "-")), vec![&run]),
                 ("model", "offline") => ("--offline".to_owned(), vec![&serve, &run, &pull]),
                 ("model", _) => (format!("--{}", key.replace('_', "-")), vec![&serve, &run]),

@@ -79,7 +79,7 @@ fn the_bytes_reported_are_those_the_settings_promise() {
         // The last token is sampled, but not run.
         let promised = settings.cache_bytes(&demo_shape(), prompt_tokens, completion - 1).unwrap();
         assert_eq!(usage["kv_cache"]["bytes"], promised, "{kv}");
-        let tokens = (prompt_tokens + completion - 1) as u64;
+        let tokens = (prompt_tokens + completion - 1).next_multiple_of(16) as u64;
         assert_eq!(usage["kv_cache"]["dense_bytes"], tokens * dense_token_bytes(), "{kv}");
     }
 }

@@ -84,9 +84,14 @@ fn answers_end_and_what_they_cost_is_told() {
         sparkv().args(["run", "--kv", "25%", "--ignore-eos", "--max-tokens", "9", PROMPT]).output().unwrap();
     let cost = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{cost}");
-    for part in ["answer 9 tokens", "cut off", "KV cache budget (keys int", "values int", "as f16"] {
+    for part in ["answer 9 tokens", "cut off", "KV cache budget (f16): ", " as f16"] {
         assert!(cost.contains(part), "{part}: {cost}");
     }
+    // An answer may get as long as it likes, so that a budget chooses fewer bits.
+    let usage = &json(&["--kv", "25%"])["usage"]["kv_cache"];
+    assert_eq!(usage["preset"], "budget");
+    assert!(usage["keys"].as_str().unwrap().starts_with("int"), "{usage}");
+    assert_eq!(usage["eviction"], "none");
     let bounded = |flags: &[&str]| json(&[&["--ignore-eos"], flags].concat());
     let repeated = bounded(&["--stop-repetition", "4", "--max-tokens", "3000"]);
     assert_eq!(repeated["finish_reason"], "length");
@@ -105,10 +110,10 @@ fn answers_end_and_what_they_cost_is_told() {
 fn a_chat_remembers_and_obeys() {
     let folder = tempfile::tempdir().unwrap();
     let facts = folder.path().join("facts.txt");
-    std::fs::write(&facts, "The code of Bert is 57.").unwrap();
+    std::fs::write(&facts, "The secret code for river is 57.").unwrap();
     let lines = format!(
         "/usage\nThe code of Anna is 42.\n/kv 30%\n/file {}\nWhat is the code \\\nof Anna?\n/usage\n/kv nothing\n\
-         /system Be brief.\n/system\n/what\nWhat is the code of Bert?\n/new\nWhat is the code of Anna?\n/bye\nignored\n",
+         /system Be brief.\n/system\n/what\nWhat is the secret code for river?\n/new\nWhat is the code of Anna?\n/bye\nignored\n",
         facts.display()
     );
     let input = folder.path().join("lines.txt");

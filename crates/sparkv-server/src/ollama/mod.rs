@@ -10,6 +10,8 @@ pub(crate) use self::types::ErrorLine;
 
 use axum::Json;
 use axum::extract::{Request, State};
+use axum::http::HeaderValue;
+use axum::http::header::{CONTENT_TYPE, ORIGIN};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -27,9 +29,14 @@ pub(crate) const ROUTES: &str = "/api/";
 /// What stands behind a name that says nothing of a version.
 const LATEST: &str = ":latest";
 
-/// Writes the errors of these routes as ollama's clients read them, wherever they were made.
-pub(crate) async fn mark_errors(request: Request, next: Next) -> Response {
+/// Takes requests to these routes as ollama's clients send them, and writes errors as they read them, wherever they were
+/// made.
+pub(crate) async fn adapt(mut request: Request, next: Next) -> Response {
     let is_ours = request.uri().path().starts_with(ROUTES);
+    // `curl -d` says that it sends a form. Pages of other origins could say so, too, without asking: they tell their origin.
+    if is_ours && !request.headers().contains_key(ORIGIN) {
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
     let response = next.run(request).await;
     match response.extensions().get::<ApiError>() {
         Some(error) if is_ours => {

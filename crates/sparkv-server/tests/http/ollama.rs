@@ -566,3 +566,20 @@ async fn what_is_not_offered_is_said() {
     let delete = Request::delete("/api/delete").body(Body::empty()).unwrap();
     assert!(send(&routes, delete).await.json()["error"].is_string());
 }
+
+/// As `curl -d` sends it; a page of another origin, which may send that without asking, is refused.
+#[tokio::test]
+async fn bodies_need_not_say_that_they_are_json() {
+    let routes = Setup::default().routes();
+    let send_form = async |origin: Option<&str>| {
+        let mut request =
+            Request::post("/api/chat").header("content-type", "application/x-www-form-urlencoded");
+        if let Some(origin) = origin {
+            request = request.header("origin", origin);
+        }
+        let body = json!({ "messages": messages(), "options": options(json!({})), "stream": false });
+        send(&routes, request.body(Body::from(body.to_string())).unwrap()).await
+    };
+    assert_eq!(send_form(None).await.status, 200);
+    assert_eq!(send_form(Some("https://example.org")).await.status, 415);
+}
