@@ -6,7 +6,7 @@ use crate::error::without_backtrace;
 /// Facts of a loaded model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelInfo {
-    /// The family that it is of: `llama`, `qwen3`, ...
+    /// The family that it is of, as GGUF files call it: `llama`, `qwen3`, ...
     pub architecture: &'static str,
     /// Logits per position.
     pub vocab_size: usize,

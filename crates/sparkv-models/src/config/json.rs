@@ -130,7 +130,7 @@ impl HfConfig {
         };
         DecoderConfig {
             tensors: family.tensors,
-            architecture: family.name(),
+            architecture: family.architecture(),
             vocab_size: self.vocab_size.unwrap_or(defaults.vocab_size),
             hidden_size,
             intermediate_size: self.intermediate_size.unwrap_or(defaults.intermediate_size),

@@ -22,7 +22,7 @@ pub use rope::{RopeConfig, RopeScaling};
 pub struct DecoderConfig {
     /// How its files name and order tensors.
     pub(crate) tensors: &'static TensorNames,
-    /// The family, by the name that `model_type` has for it.
+    /// What GGUF files call its family.
     pub(crate) architecture: &'static str,
     /// Rows of the embedding table.
     pub vocab_size: usize,

@@ -88,9 +88,11 @@ pub(crate) enum SlidingWindow {
 }
 
 impl Family {
-    /// What it is called.
-    pub(crate) fn name(&self) -> &'static str {
-        self.model_types.first().copied().unwrap_or_default()
+    /// What GGUF files call it. One that they have no name for is written down as another, whose tensors it has.
+    pub(crate) fn architecture(&self) -> &'static str {
+        let alike = |family: &&&Self| family.tensors == self.tensors;
+        let others = || FAMILIES.iter().filter(alike).find_map(|family| family.gguf.as_ref());
+        self.gguf.as_ref().or_else(others).map(|gguf| gguf.architecture).unwrap_or_default()
     }
 
     /// The family of a `config.json`: by `architectures`, else by `model_type`.
