@@ -88,11 +88,12 @@ async fn text(response: Response<RecvStream>) -> String {
 async fn one_connection_carries_many_answers() {
     let server = Running::start(Setup { max_queue: 64, ..Setup::default() }).await;
     let client = Client::open(server.address).await;
-    let body = |i: usize| completion_body(json!({ "prompt": format!("prompt {i}"), "stream": i % 2 == 0 }));
+    let body =
+        |i: usize| completion_body(json!({ "prompt": format!("prompt {i}"), "stream": i.is_multiple_of(2) }));
     let bodies: Vec<Value> = (0..32).map(body).collect();
     let asked = bodies.iter().map(|body| async { text(client.complete(body).await.unwrap()).await });
     for (i, answer) in futures::future::join_all(asked).await.into_iter().enumerate() {
-        if i % 2 == 0 {
+        if i.is_multiple_of(2) {
             assert!(answer.ends_with("data: [DONE]\n\n"), "{answer}");
         } else {
             let answer: Value = serde_json::from_str(&answer).unwrap();
