@@ -3,7 +3,8 @@
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use sparkv_engine::{EngineConfig, TokenizerInfo};
+use serde_json::json;
+use sparkv_engine::{EngineConfig, GenerationDefaults, SamplingParams, TokenizerInfo};
 use utoipa::ToSchema;
 
 use crate::app::App;
@@ -34,8 +35,8 @@ pub(crate) struct ModelInfoBody {
     /// The same: the tokenizer is among the model's files.
     tokenizer_path: String,
     is_generation: bool,
-    /// None: what a request leaves out has the API's defaults.
-    preferred_sampling_params: Option<String>,
+    /// What holds where a request does not say: an object, as JSON.
+    preferred_sampling_params: String,
 }
 
 /// Which model is served (SGLang's route).
@@ -43,7 +44,17 @@ pub(crate) struct ModelInfoBody {
 pub(crate) async fn model_info(State(app): State<App>) -> Json<ModelInfoBody> {
     let model_path = app.config().model_path.clone();
     let tokenizer_path = model_path.clone();
-    Json(ModelInfoBody { model_path, tokenizer_path, is_generation: true, preferred_sampling_params: None })
+    let SamplingParams { temperature, top_p, top_k, min_p, repetition_penalty, .. } =
+        app.config().generation.sampling;
+    let preferred = json!({
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+    });
+    let preferred_sampling_params = preferred.to_string();
+    Json(ModelInfoBody { model_path, tokenizer_path, is_generation: true, preferred_sampling_params })
 }
 
 /// What a server takes, in SGLang's words.
@@ -116,6 +127,21 @@ pub(crate) struct PropsBody {
 struct SlotSettings {
     /// Tokens of prompt and completion together.
     n_ctx: usize,
+    params: SlotParams,
+}
+
+/// What holds where a request does not say.
+#[derive(Debug, Serialize, ToSchema)]
+struct SlotParams {
+    /// Tokens of an answer.
+    n_predict: usize,
+    temperature: f32,
+    top_k: usize,
+    top_p: f32,
+    min_p: f32,
+    repeat_penalty: f32,
+    presence_penalty: f32,
+    frequency_penalty: f32,
 }
 
 /// What a model takes beside text.
@@ -129,8 +155,21 @@ struct Modalities {
 #[utoipa::path(get, path = "/props", responses((status = 200, description = "It", body = PropsBody)))]
 pub(crate) async fn props(State(app): State<App>) -> Json<PropsBody> {
     let TokenizerInfo { chat_template, bos_token, eos_token } = app.tokenizer_info();
+    let GenerationDefaults { max_tokens, sampling } = &app.config().generation;
     Json(PropsBody {
-        default_generation_settings: SlotSettings { n_ctx: app.context_length() },
+        default_generation_settings: SlotSettings {
+            n_ctx: app.context_length(),
+            params: SlotParams {
+                n_predict: max_tokens.get(),
+                temperature: sampling.temperature,
+                top_k: sampling.top_k,
+                top_p: sampling.top_p,
+                min_p: sampling.min_p,
+                repeat_penalty: sampling.repetition_penalty,
+                presence_penalty: sampling.presence_penalty,
+                frequency_penalty: sampling.frequency_penalty,
+            },
+        },
         total_slots: app.engine_config().max_running.get(),
         model_alias: app.model_name().to_owned(),
         model_path: app.config().model_path.clone(),

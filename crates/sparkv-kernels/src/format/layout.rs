@@ -20,7 +20,7 @@ pub enum LayoutError {
         kept: usize,
     },
     /// Rows whose channels cannot have these bits.
-    #[error("rows of {head_dim} channels cannot have {widths:?}")]
+    #[error("rows of {head_dim} channels cannot have these widths")]
     Widths {
         /// Channels of the row.
         head_dim: usize,

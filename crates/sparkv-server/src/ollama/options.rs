@@ -1,4 +1,4 @@
-//! `options`: how tokens are drawn, in ollama's words, with ollama's defaults.
+//! `options`: how tokens are drawn, in ollama's words.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -12,22 +12,16 @@ use crate::unsupported;
 /// The field that holds them.
 pub(crate) const OPTIONS: &str = "options";
 
-const TEMPERATURE: f32 = 0.8;
-const TOP_K: i64 = 40;
-const TOP_P: f32 = 0.9;
-
 /// How tokens are drawn.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[schema(as = OllamaOptions)]
 #[serde(expecting = "an object of options")]
 pub(crate) struct Options {
-    /// 0.8 if it says nothing.
     #[schema(minimum = 0)]
     temperature: Option<f32>,
-    /// 40 if it says nothing; -1 and 0 mean off.
+    /// -1 and 0 mean off.
     #[schema(minimum = -1)]
     top_k: Option<i64>,
-    /// 0.9 if it says nothing.
     #[schema(minimum = 0, maximum = 1)]
     top_p: Option<f32>,
     #[schema(minimum = 0, maximum = 1)]
@@ -71,9 +65,9 @@ impl Options {
         let num_predict = check_num_predict(self.num_predict)?;
         let repetition_penalty = check_repetition(self.repeat_penalty, self.repeat_last_n)?;
         let generation = GenerationFields {
-            temperature: self.temperature.or(Some(TEMPERATURE)),
-            top_k: self.top_k.or(Some(TOP_K)),
-            top_p: self.top_p.or(Some(TOP_P)),
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
             min_p: self.min_p,
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
@@ -88,7 +82,8 @@ impl Options {
 
 fn check_num_predict(tokens: Option<i64>) -> Result<Option<usize>, ApiError> {
     match tokens {
-        None | Some(-1 | -2) => Ok(None),
+        None => Ok(None),
+        Some(-1 | -2) => Ok(Some(usize::MAX)),
         Some(tokens) => match usize::try_from(tokens) {
             Ok(tokens) if tokens > 0 => Ok(Some(tokens)),
             _ => Err(ApiError::invalid("options.num_predict", "must be at least 1, or -1 for all that fit")),

@@ -51,11 +51,12 @@ async fn versions_and_models_in_the_words_of_other_servers() {
     let routes = server.router();
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(get(&routes, "/version").await.json(), json!({ "version": version }));
+    let preferred = r#"{"temperature":1.0,"top_p":1.0,"top_k":0,"min_p":0.0,"repetition_penalty":1.0}"#;
     assert_eq!(
         get(&routes, "/get_model_info").await.json(),
         json!({
             "model_path": "/models/fake", "tokenizer_path": "/models/fake", "is_generation": true,
-            "preferred_sampling_params": null,
+            "preferred_sampling_params": preferred,
         })
     );
     let info = get(&routes, "/get_server_info").await.json();
@@ -74,6 +75,8 @@ async fn versions_and_models_in_the_words_of_other_servers() {
     let props = get(&routes, "/props").await.json();
     for (path, expected) in [
         ("/default_generation_settings/n_ctx", json!(engine.info().context_length)),
+        ("/default_generation_settings/params/n_predict", json!(2048)),
+        ("/default_generation_settings/params/temperature", json!(1.0)),
         ("/total_slots", json!(1)),
         ("/model_alias", json!("org/fake")),
         ("/model_path", json!("/models/fake")),
