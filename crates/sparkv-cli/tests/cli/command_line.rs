@@ -13,7 +13,7 @@ fn flags(subcommand: &[&str]) -> Vec<(String, String)> {
         let word = line.trim_start();
         if line.len() - word.len() <= 6 && (word.starts_with("--") || word.starts_with("-")) {
             let flag = word.split(['[', '<', ' ', '=']).find(|word| word.starts_with("--")).unwrap();
-            flags.push((flag.to_owned(), String::new()));
+            flags.push((flag.to_owned(), word.to_owned()));
         } else if let Some((_, text)) = flags.last_mut() {
             text.push_str(word);
             text.push(' ');
