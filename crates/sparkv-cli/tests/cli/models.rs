@@ -127,6 +127,23 @@ fn variables_say_where_the_cache_is_and_what_opens_the_hub() {
 }
 
 #[test]
+fn a_download_that_broke_off_goes_on_with_the_next_pull() {
+    let (home, hub) = (tempfile::tempdir().unwrap(), hub());
+    let pull = || {
+        let mut command = with_home(home.path(), &hub);
+        command.args(["pull", &format!("{REPO}:q8_0@dev")]);
+        command
+    };
+    hub.fail([Failure::Cut(3), Failure::Status(404)]);
+    let message = fail(&mut pull());
+    assert!(message.contains("cannot get x-Q8_0.gguf"), "{message}");
+    let path = succeed(&mut pull());
+    let path = path.trim_end().split(" is in ").nth(1).unwrap();
+    assert_eq!(std::fs::read(path).unwrap(), b"88888888");
+    assert_eq!(hub.starts("x-Q8_0.gguf"), [0, 3]);
+}
+
+#[test]
 fn names_and_choices_that_contradict_are_refused() {
     let (home, hub) = (tempfile::tempdir().unwrap(), hub());
     for (arguments, expected) in [
