@@ -151,8 +151,8 @@ section! {
         /// Port to listen on; 0 takes a free one
         #[arg(long, env = "SPARKV_PORT")]
         port: Required<u16>,
-        /// Name that the model is served under, in place of its own; further ones may be used for it, too: given again,
-        /// or with commas between them
+        /// Name that the model is served under; further ones may be used for it, too: given again, or with commas between
+        /// them; left out: its own
         #[arg(long, env = "SPARKV_SERVED_MODEL_NAME", value_name = "NAME", value_delimiter = ',')]
         #[serde(default, deserialize_with = "one_or_several")]
         served_model_name: Optional<Vec<String>>,
