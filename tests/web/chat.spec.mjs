@@ -1,8 +1,8 @@
 // Conversations: what is asked, what comes, and how it ends.
 
-import { ANSWER, PROMPT, amend, answers, exchanges, expect, figure, say, test } from "./support.mjs";
+import { ANSWER, PROMPT, amend, answers, busy, exchanges, expect, figure, say, test } from "./support.mjs";
 
-test("an answer streams in, with its speed and what its cache held", async ({ page }) => {
+test("an answer streams in, with its speed and what its cache held", async ({ page, request }) => {
   // Seen by the page itself, since streams are short.
   await page.evaluate(() => {
     window.seen = [];
@@ -12,8 +12,10 @@ test("an answer streams in, with its speed and what its cache held", async ({ pa
     }).observe(document.body, { childList: true, subtree: true, characterData: true });
   });
   await amend(page, { ignore_eos: true, max_tokens: 1200 });
-  await say(page, PROMPT);
-  await expect(answers(page)).toHaveCount(1);
+  await busy(request, async () => {
+    await say(page, PROMPT);
+    await expect(answers(page)).toHaveCount(1);
+  });
   await expect(answers(page).locator(".body")).toContainText(ANSWER);
   const seen = await page.evaluate(() => window.seen);
   const live = seen.filter((text) => /tokens\/s/.test(text) && !/held of/.test(text));
@@ -66,11 +68,13 @@ test("a number that will not do is not sent", async ({ page }) => {
 
 test("an answer can be stopped; the server ends it, and what came is part of the conversation", async ({ page, request }) => {
   const before = await figure(request, "sparkv_requests_cancelled_total");
-  await amend(page, { ignore_eos: true });
-  await say(page, PROMPT);
-  await expect(page.locator(".answer .body")).toContainText(ANSWER);
-  await page.getByRole("button", { name: "Stop" }).click();
-  await expect(answers(page)).toContainText("Stopped.");
+  await amend(page, { ignore_eos: true, max_tokens: 3900 });
+  await busy(request, async () => {
+    await say(page, PROMPT);
+    await expect(page.locator(".answer .body")).toContainText(ANSWER);
+    await page.getByRole("button", { name: "Stop" }).click();
+    await expect(answers(page)).toContainText("Stopped.");
+  });
   await expect(page.getByRole("button", { name: "Send", exact: true })).toBeVisible();
   await expect.poll(() => figure(request, "sparkv_requests_cancelled_total")).toBe(before + 1);
   await expect.poll(() => figure(request, "sparkv_requests_running")).toBe(0);

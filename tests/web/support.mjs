@@ -73,6 +73,16 @@ export async function amend(page, fields) {
   );
 }
 
+/** Keeps the server busy while `act` goes on: the model in the binary answers in a moment if it is asked alone. */
+export async function busy(request, act) {
+  const data = { prompt: PROMPT, ignore_eos: true, max_tokens: 2000 };
+  const headers = { Authorization: `Bearer ${KEY}` };
+  const others = Array.from({ length: 16 }, () => request.post("/v1/completions", { data, headers }));
+  await expect.poll(() => figure(request, "sparkv_requests_running")).toBe(others.length);
+  await act();
+  for (const other of await Promise.all(others)) expect(other.ok()).toBe(true);
+}
+
 /** Lets the model answer with exactly this text. */
 export const force = (page, text) =>
   amend(page, { response_format: { type: "regex", regex: text.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&") } });
