@@ -80,8 +80,8 @@ def found_in_cache(fleet, settings) -> float:
     return (sum(hits(fleet)) - sum(before)) / (sum(queries(fleet)) - sum(asked))
 
 
-# Of 1 + 2 + 3 + 4 parts of each conversation, 1 + 2 + 3 were computed before; at random, less than half of all is found.
-ALIKE = 0.55
+# Of 1 + 2 + 3 + 4 parts of each conversation, 1 + 2 + 3 were computed before; at random, 3.9 parts of 10 are found on average.
+ALIKE = 0.5
 
 
 def test_what_begins_alike_goes_to_one_replica(fleet):

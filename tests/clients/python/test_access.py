@@ -5,7 +5,7 @@ import re
 import httpx
 import pytest
 
-OPEN = {"/health", "/ready"}
+OPEN = {"/health", "/ready", "/ping", "/version"}
 # Not all of them need be described.
 OTHERS = [("GET", "/metrics"), ("GET", "/v1/models"), ("GET", "/no-such-route"), ("POST", "/v1/chat/completions")]
 
