@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use sparkv_engine::TextModel;
-use sparkv_models::{HubOptions, ModelSource, hub};
+use sparkv_models::{DeviceChoice, HubOptions, ModelSource, hub};
 use sparkv_server::Tls;
 
 use crate::layers::Layers;
@@ -22,6 +22,7 @@ pub(crate) fn check(layers: &Layers) -> anyhow::Result<Vec<String>> {
     let checks = [
         Settings::new(layers).map(drop),
         named.model(&mut notes),
+        named.device(),
         named.calibration(),
         named.chat_template(),
         named.api_key_file(),
@@ -58,13 +59,21 @@ impl Named<'_> {
     fn model(&self, notes: &mut Vec<String>) -> anyhow::Result<()> {
         let Some(text) = self.text("model", "source").filter(|text| !text.is_empty()) else { return Ok(()) };
         let source = text.parse::<ModelSource>().and_then(|source| {
-            sparkv_models::check(&source)?;
-            Ok(source)
+            let context_length = sparkv_models::check(&source)?;
+            Ok((source, context_length))
         });
         let setting = self.layers.setting("model", "source");
-        if let ModelSource::Hub(name) = source.with_context(|| setting.clone())? {
+        let (source, context_length) = source.with_context(|| setting.clone())?;
+        let merged = self.layers.merged();
+        let most = merged.get("model").and_then(|model| model.get("max_model_len")?.as_integer());
+        if let (Some(most), Some(made_for)) = (most, context_length)
+            && usize::try_from(most).is_ok_and(|most| most > made_for)
+        {
+            let setting = self.layers.setting("model", "max_model_len");
+            bail!("{setting}: {most} is more than the {made_for} that the model was made for");
+        }
+        if let ModelSource::Hub(name) = source {
             let hub = HubOptions::default();
-            let merged = self.layers.merged();
             let offline = merged.get("model").and_then(|model| model.get("offline")?.as_bool());
             let offline = hub.offline || offline == Some(true);
             match hub::is_cached(&name, &hub) {
@@ -76,6 +85,15 @@ impl Named<'_> {
             }
         }
         Ok(())
+    }
+
+    fn device(&self) -> anyhow::Result<()> {
+        let Some(text) = self.text("model", "device") else { return Ok(()) };
+        let opened = text.parse::<DeviceChoice>().map_err(anyhow::Error::msg).and_then(|device| {
+            device.open()?;
+            Ok(())
+        });
+        opened.with_context(|| self.layers.setting("model", "device"))
     }
 
     fn calibration(&self) -> anyhow::Result<()> {

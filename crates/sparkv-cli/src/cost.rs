@@ -5,13 +5,16 @@ use sparkv::KvUsage;
 use sparkv_engine::{FinishReason, Timings, Usage};
 
 /// Tokens, their speed, what the cache held and how, and what a budget chose.
-pub(crate) fn line(reason: FinishReason, usage: &Usage, timings: &Timings) -> String {
+///
+/// `max_tokens` are those that were asked for.
+pub(crate) fn line(reason: FinishReason, max_tokens: usize, usage: &Usage, timings: &Timings) -> String {
     let Usage { prompt_tokens, cached_tokens, completion_tokens, kv_cache } = usage;
     let cached =
         if *cached_tokens > 0 { format!(" ({cached_tokens} kept from before)") } else { String::new() };
     let cut_off = match reason {
         FinishReason::Stop => "",
-        FinishReason::Length => ", cut off there",
+        FinishReason::Length if *completion_tokens >= max_tokens => ", cut off there by max_tokens",
+        FinishReason::Length => ", cut off there since it repeats itself or nothing more fits",
     };
     // The first token is the prompt's work.
     let speed = match completion_tokens.checked_sub(1) {
@@ -51,8 +54,8 @@ mod tests {
         let usage = Usage { prompt_tokens: 2000, cached_tokens: 16, completion_tokens: 101, kv_cache };
         let timings = Timings { decode_seconds: 2.0, ..Timings::default() };
         assert_eq!(
-            line(FinishReason::Length, &usage, &timings),
-            "prompt 2000 tokens (16 kept from before), answer 101 tokens at 50.0 a second, cut off there; \
+            line(FinishReason::Length, 101, &usage, &timings),
+            "prompt 2000 tokens (16 kept from before), answer 101 tokens at 50.0 a second, cut off there by max_tokens; \
              KV cache budget (keys int4 query, values int3, snapkv, 1000 tokens): 1.0 MiB of 4.0 MiB as f16"
         );
     }

@@ -108,7 +108,7 @@ impl Layers {
 fn table(text: &str) -> anyhow::Result<Table> {
     let parsed = toml::from_str::<Options>(text).and_then(|_| toml::from_str(text));
     parsed.map_err(|error| match error.span() {
-        Some(span) if text.contains(SECRET) => {
+        Some(span) if may_hold_secret(text) => {
             let before = text.get(..span.start).unwrap_or(text);
             let line = before.matches('\n').count() + 1;
             let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
@@ -116,6 +116,12 @@ fn table(text: &str) -> anyhow::Result<Table> {
         }
         _ => error.into(),
     })
+}
+
+/// Whether a file may hold a secret, however its key is written.
+fn may_hold_secret(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    ["key", "token =", "secret", "password"].iter().any(|word| text.contains(word))
 }
 
 /// The settings of `layer` whose flag's id passes. Sections left without any are left out.

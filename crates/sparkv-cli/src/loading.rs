@@ -37,9 +37,11 @@ pub(crate) struct Loaded {
 /// Finds out which model is meant, and settles how many threads will compute.
 ///
 /// # Errors
-/// If nothing is called that.
+/// If nothing is called that, or the device cannot be used.
 pub(crate) fn source(settings: &Settings) -> anyhow::Result<ModelSource> {
     set_threads(settings);
+    // What cannot be used is told before a server listens.
+    settings.model.device.open()?;
     Ok(settings.model.source.parse()?)
 }
 

@@ -27,6 +27,8 @@ use std::process::ExitCode;
 use clap::builder::BoolishValueParser;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use sparkv_models::ModelSource;
+
 use crate::commands::bench::BenchOptions;
 use crate::commands::eval::EvalOptions;
 use crate::commands::list::ListOptions;
@@ -205,7 +207,14 @@ fn command_line() -> clap::Command {
 fn main() -> ExitCode {
     let command = command_line();
     variables::look(&command);
-    let matches = command.get_matches();
+    let matches = command.clone().try_get_matches().unwrap_or_else(|error| {
+        if let Some(variable) = variables::behind(&command, &error) {
+            let _ = error.print();
+            let _ = writeln!(std::io::stderr(), "\nThis is the value of the variable {variable}.");
+            std::process::exit(error.exit_code());
+        }
+        error.exit()
+    });
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let outcome = run(cli.command, innermost(&matches));
     // Where there is a log, it has told of them.
@@ -252,7 +261,7 @@ fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<()> {
             commands::serve::serve(Sources { file: file.config, given, matches: matches.clone() })
         }
         Command::Run(RunArgs { mut prompt, file, config, model, kv, generation, run }) => {
-            let text = prompt.pop();
+            let text = if names_model(&prompt, &model) { None } else { prompt.pop() };
             let model = model.named(prompt.pop(), matches)?;
             let given = Options { model, kv: kv.kv, generation, run, ..Options::default() };
             let settings = Settings::new(&Layers::new(config.config, &given, matches)?)?;
@@ -311,6 +320,18 @@ impl ConfigArgs {
         let given = Options { model, kv: kv.kv, generation, server, run, ..Options::default() };
         Layers::new(file, &given, matches)
     }
+}
+
+/// Whether what stands alone where a prompt may stand is a model, so that the prompt comes from elsewhere.
+fn names_model(arguments: &[String], options: &ModelOptions) -> bool {
+    let [only] = arguments else { return false };
+    options.source.is_none()
+        && match only.parse() {
+            Ok(ModelSource::Gguf(path)) => path.is_file(),
+            Ok(ModelSource::Folder(path)) => path.join("config.json").is_file(),
+            Ok(ModelSource::Hub(_) | ModelSource::Demo) => true,
+            Err(_) => false,
+        }
 }
 
 /// The matches of the innermost subcommand, where the options are.

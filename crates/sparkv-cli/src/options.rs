@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::builder::BoolishValueParser;
 use clap::parser::ValueSource;
@@ -92,7 +93,7 @@ section! {
         #[arg(long = "model", short = 'm', env = "SPARKV_MODEL", value_name = "DIR|FILE.gguf|ORG/NAME|demo")]
         source: Required<String>,
         /// Positions of prompt and answer together; left out: as many as the model was made for
-        #[arg(long, env = "SPARKV_MAX_MODEL_LEN", value_name = "TOKENS")]
+        #[arg(long, env = "SPARKV_MAX_MODEL_LEN", value_name = "TOKENS", value_parser = at_least_one::<NonZeroUsize>)]
         max_model_len: Optional<NonZeroUsize>,
         /// Where it runs: auto, cpu, cuda, cuda:N or metal
         #[arg(long, env = "SPARKV_DEVICE")]
@@ -101,7 +102,7 @@ section! {
         #[arg(long, env = "SPARKV_WEIGHTS", value_name = "FORMAT")]
         weights: Required<WeightFormat>,
         /// Threads that compute; left out: one for each core this process may use (quota and affinity)
-        #[arg(long, env = "SPARKV_THREADS", value_name = "N")]
+        #[arg(long, env = "SPARKV_THREADS", value_name = "N", value_parser = at_least_one::<NonZeroUsize>)]
         threads: Optional<NonZeroUsize>,
         /// Table that budgets choose from, of sparkv eval --calibrate; left out: one for the model, or one for all
         #[arg(long, env = "SPARKV_CALIBRATION", value_name = "FILE")]
@@ -160,10 +161,10 @@ section! {
         #[arg(long, env = "SPARKV_ACCEPT_ANY_MODEL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = BoolishValueParser::new())]
         accept_any_model: Required<bool>,
         /// Requests that may wait for their turn
-        #[arg(long, env = "SPARKV_MAX_QUEUE", value_name = "N")]
+        #[arg(long, env = "SPARKV_MAX_QUEUE", value_name = "N", value_parser = at_least_one::<NonZeroUsize>)]
         max_queue: Required<NonZeroUsize>,
         /// Requests that run at a time, memory permitting
-        #[arg(long, env = "SPARKV_MAX_RUNNING", value_name = "N")]
+        #[arg(long, env = "SPARKV_MAX_RUNNING", value_name = "N", value_parser = at_least_one::<NonZeroUsize>)]
         max_running: Required<NonZeroUsize>,
         /// Memory for the KV caches of all requests: bytes, or a share of what is free once the model is loaded
         #[arg(long, env = "SPARKV_KV_MEMORY", value_name = "4GiB|75%")]
@@ -173,10 +174,10 @@ section! {
         prefix_cache: Required<bool>,
         /// Time for prompts in a step, in units of what a token takes those who are being answered: larger is better
         /// for prompts, smaller for answers
-        #[arg(long, env = "SPARKV_PROMPT_BALANCE", value_name = "X")]
+        #[arg(long, env = "SPARKV_PROMPT_BALANCE", value_name = "X", value_parser = number)]
         prompt_balance: Required<f64>,
         /// Seconds after which a request ends, waiting or at work; left out: it may take any time
-        #[arg(long, env = "SPARKV_REQUEST_SECONDS", value_name = "SECONDS")]
+        #[arg(long, env = "SPARKV_REQUEST_SECONDS", value_name = "SECONDS", value_parser = at_least_one::<NonZeroU32>)]
         request_seconds: Optional<NonZeroU32>,
         /// Clients must send this key, or one of several: given again, or with commas between them; left out: they need
         /// none
@@ -198,13 +199,13 @@ section! {
         #[arg(long, env = "SPARKV_TLS_KEY", value_name = "FILE.pem")]
         tls_key: Optional<PathBuf>,
         /// Connections open at a time; further ones wait until one ends
-        #[arg(long, env = "SPARKV_MAX_CONNECTIONS", value_name = "N")]
+        #[arg(long, env = "SPARKV_MAX_CONNECTIONS", value_name = "N", value_parser = at_least_one::<NonZeroU32>)]
         max_connections: Required<NonZeroU32>,
         /// Seconds in which a request's head must have come; idle connections are closed after as many
-        #[arg(long, env = "SPARKV_HEADER_SECONDS", value_name = "SECONDS")]
+        #[arg(long, env = "SPARKV_HEADER_SECONDS", value_name = "SECONDS", value_parser = at_least_one::<NonZeroU32>)]
         header_seconds: Required<NonZeroU32>,
         /// Largest head of a request taken, in bytes
-        #[arg(long, env = "SPARKV_HEADER_LIMIT", value_name = "BYTES")]
+        #[arg(long, env = "SPARKV_HEADER_LIMIT", value_name = "BYTES", value_parser = at_least_one::<NonZeroUsize>)]
         header_limit: Required<NonZeroUsize>,
         /// Largest request body taken, in bytes
         #[arg(long, env = "SPARKV_BODY_LIMIT", value_name = "BYTES")]
@@ -265,32 +266,32 @@ section! {
     #[heading = "Generation"]
     GenerationOptions, GenerationSettings {
         /// Most tokens of an answer
-        #[arg(long, env = "SPARKV_MAX_TOKENS", value_name = "N")]
+        #[arg(long, env = "SPARKV_MAX_TOKENS", value_name = "N", value_parser = at_least_one::<NonZeroUsize>)]
         max_tokens: Required<NonZeroUsize>,
         /// 0 takes the likeliest token; higher is more varied; left out: as the model's files advise
         /// (generation_config.json, general.sampling.*), else 0.8
-        #[arg(long, env = "SPARKV_TEMPERATURE", value_name = "T", allow_negative_numbers = true)]
+        #[arg(long, env = "SPARKV_TEMPERATURE", value_name = "T", allow_negative_numbers = true, value_parser = number)]
         temperature: Optional<f64>,
         /// Fewest likeliest tokens whose probabilities reach this; left out: as the model's files advise, else 0.95
-        #[arg(long, env = "SPARKV_TOP_P", value_name = "P", allow_negative_numbers = true)]
+        #[arg(long, env = "SPARKV_TOP_P", value_name = "P", allow_negative_numbers = true, value_parser = number)]
         top_p: Optional<f64>,
         /// Number of likeliest tokens, 0 for all; left out: as the model's files advise, else 40
         #[arg(long, env = "SPARKV_TOP_K", value_name = "N")]
         top_k: Optional<usize>,
         /// Least share of the likeliest token's probability; left out: as the model's files advise, else 0.05
-        #[arg(long, env = "SPARKV_MIN_P", value_name = "P", allow_negative_numbers = true)]
+        #[arg(long, env = "SPARKV_MIN_P", value_name = "P", allow_negative_numbers = true, value_parser = number)]
         min_p: Optional<f64>,
         /// Makes tokens of the prompt and the answer less likely to come again, above 1; left out: as the model's files
         /// advise, else 1
-        #[arg(long, env = "SPARKV_REPETITION_PENALTY", value_name = "X", allow_negative_numbers = true)]
+        #[arg(long, env = "SPARKV_REPETITION_PENALTY", value_name = "X", allow_negative_numbers = true, value_parser = number)]
         repetition_penalty: Optional<f64>,
         /// Makes tokens that were generated less likely to come again, between -2 and 2
-        #[arg(long, env = "SPARKV_PRESENCE_PENALTY", value_name = "X", allow_negative_numbers = true)]
+        #[arg(long, env = "SPARKV_PRESENCE_PENALTY", value_name = "X", allow_negative_numbers = true, value_parser = number)]
         presence_penalty: Required<f64>,
         /// The same, for each time they were
-        #[arg(long, env = "SPARKV_FREQUENCY_PENALTY", value_name = "X", allow_negative_numbers = true)]
+        #[arg(long, env = "SPARKV_FREQUENCY_PENALTY", value_name = "X", allow_negative_numbers = true, value_parser = number)]
         frequency_penalty: Required<f64>,
-        /// End an answer that says the same line, or up to 128 tokens, so many times in a row; 0 lets it
+        /// End an answer that says the same line, or up to 128 tokens, so many times in a row, 2 or more; 0 lets it
         #[arg(long, env = "SPARKV_STOP_REPETITION", value_name = "TIMES")]
         stop_repetition: Required<usize>,
     }
@@ -334,6 +335,16 @@ pub(crate) fn one_or_several<'de, D: Deserializer<'de>>(from: D) -> Result<Optio
         OneOrSeveral::One(one) => vec![one],
         OneOrSeveral::Several(several) => several,
     }))
+}
+
+/// A whole number of at least 1.
+fn at_least_one<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "must be a whole number of at least 1".to_owned())
+}
+
+/// A number.
+fn number(text: &str) -> Result<f64, String> {
+    text.parse().map_err(|_| "must be a number".to_owned())
 }
 
 /// A preset's name, settings as JSON, or a budget.

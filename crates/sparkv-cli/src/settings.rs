@@ -118,16 +118,18 @@ impl Settings {
             anyhow::bail!("server.prompt_balance (from {origin}): must be a number of at least 0");
         }
         generation.defaults(&AdvisedSampling::default()).sampling.validate().map_err(|error| {
-            let key = match error.param {
-                "repetition_detection" => "stop_repetition",
-                param => param,
+            let (key, message) = match error.param {
+                "repetition_detection" => ("stop_repetition", "must be 0 or at least 2"),
+                param => (param, error.message.as_str()),
             };
-            let origin = layers.origin("generation", key);
-            anyhow::anyhow!("generation.{key} (from {origin}): {}", error.message)
+            anyhow::anyhow!("generation.{key} (from {}): {message}", layers.origin("generation", key))
         })?;
-        if server.served_model_name.as_ref().is_some_and(|names| names.iter().any(String::is_empty)) {
+        let is_blank = |name: &String| name.trim().is_empty() || name.contains(char::is_control);
+        if server.served_model_name.iter().flatten().any(is_blank) {
             let origin = layers.origin("server", "served_model_name");
-            anyhow::bail!("server.served_model_name (from {origin}): a name must not be empty");
+            anyhow::bail!(
+                "server.served_model_name (from {origin}): a name must not be empty, and in one line"
+            );
         }
         let keys = server.api_key.take().unwrap_or_default().into_iter().map(ApiKey::new);
         let keys = keys
@@ -194,11 +196,16 @@ pub(crate) fn read_keys(path: &Path) -> anyhow::Result<Vec<ApiKey>> {
     Ok(keys)
 }
 
-/// A preset's name, or JSON: what --kv takes.
+/// A preset's name, a budget, or JSON: what --kv takes.
 fn kv_name(options: &KvOptions) -> anyhow::Result<String> {
     match &options.preset {
         Some(name) if *options == (KvOptions { preset: Some(name.clone()), ..KvOptions::default() }) => {
             Ok(name.clone())
+        }
+        _ if options.budget.is_some()
+            && *options == (KvOptions { budget: options.budget, ..KvOptions::default() }) =>
+        {
+            Ok(options.budget.map(|budget| budget.to_string()).unwrap_or_default())
         }
         _ => Ok(serde_json::to_string(options)?),
     }

@@ -26,11 +26,11 @@ pub(crate) fn log(loaded: &Loaded, settings: &Settings) {
     let SamplingParams { temperature, top_p, top_k, min_p, repetition_penalty, .. } = sampling;
     tracing::info!(
         max_tokens,
-        temperature,
-        top_p,
+        %temperature,
+        %top_p,
         top_k,
-        min_p,
-        repetition_penalty,
+        %min_p,
+        %repetition_penalty,
         "answers, where a request does not say"
     );
     kv_memory(engine, settings);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use clap::Command;
+use clap::error::{ContextKind, ContextValue};
 
 /// What our variables begin with.
 const PREFIX: &str = "SPARKV_";
@@ -25,6 +26,22 @@ pub(crate) fn look(command: &Command) {
 /// Tells `say` what was found, the first time it is called.
 pub(crate) fn warn(say: impl FnMut(String)) {
     std::mem::take(&mut *WARNINGS.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().for_each(say);
+}
+
+/// The variable whose value clap refuses as that of a flag that nobody gave.
+pub(crate) fn behind(command: &Command, error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return None };
+    let flag = flag.split([' ', '=', '[']).next()?.strip_prefix("--")?;
+    let is_given = std::env::args()
+        .any(|arg| arg.split('=').next().and_then(|arg| arg.strip_prefix("--")) == Some(flag));
+    let variable = variable_of(command, flag).filter(|_| !is_given)?;
+    std::env::var_os(&variable).map(|_| variable)
+}
+
+fn variable_of(command: &Command, flag: &str) -> Option<String> {
+    let own = command.get_arguments().find(|arg| arg.get_long() == Some(flag));
+    let own = own.and_then(|arg| arg.get_env()?.to_str().map(str::to_owned));
+    own.or_else(|| command.get_subcommands().find_map(|below| variable_of(below, flag)))
 }
 
 /// The variables of a command and of all below it.

@@ -73,21 +73,27 @@ pub fn load(
     }
 }
 
-/// Looks whether a model could be loaded, by what its files say of themselves; weights are not read. Of a model on the hub
-/// nothing is said.
+/// Looks whether a model could be loaded, by what its files say of themselves; weights are not read. Returns the tokens of its
+/// context; of a model on the hub nothing is said.
 ///
 /// # Errors
 /// As of [`load()`].
-pub fn check(source: &ModelSource) -> Result<(), LoadError> {
-    match source {
-        ModelSource::Demo | ModelSource::Hub(_) => Ok(()),
+pub fn check(source: &ModelSource) -> Result<Option<usize>, LoadError> {
+    let config = match source {
+        ModelSource::Hub(_) => return Ok(None),
+        ModelSource::Demo => {
+            let files = demo::files()?;
+            files.config(&files.generation()?)?
+        }
         ModelSource::Folder(folder) => {
             let files = ModelFiles::open(folder, name_of(folder))?;
-            files.config(&files.generation()?)?;
-            SafetensorsFiles::open(folder).map(drop)
+            let config = files.config(&files.generation()?)?;
+            SafetensorsFiles::open(folder)?;
+            config
         }
-        ModelSource::Gguf(path) => GgufFile::open(path)?.config().map(drop),
-    }
+        ModelSource::Gguf(path) => GgufFile::open(path)?.config()?,
+    };
+    Ok(Some(config.context_length))
 }
 
 /// A decoder on `device` of the shape in `config` with random weights, the same for the same `seed`.

@@ -3,7 +3,6 @@
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use serde_json::json;
 use sparkv_engine::{EngineConfig, GenerationDefaults, SamplingParams, TokenizerInfo};
 use utoipa::ToSchema;
 
@@ -46,14 +45,10 @@ pub(crate) async fn model_info(State(app): State<App>) -> Json<ModelInfoBody> {
     let tokenizer_path = model_path.clone();
     let SamplingParams { temperature, top_p, top_k, min_p, repetition_penalty, .. } =
         app.config().generation.sampling;
-    let preferred = json!({
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-    });
-    let preferred_sampling_params = preferred.to_string();
+    // As numbers are written that have 32 bits.
+    let preferred_sampling_params = format!(
+        r#"{{"temperature":{temperature:?},"top_p":{top_p:?},"top_k":{top_k},"min_p":{min_p:?},"repetition_penalty":{repetition_penalty:?}}}"#
+    );
     Json(ModelInfoBody { model_path, tokenizer_path, is_generation: true, preferred_sampling_params })
 }
 

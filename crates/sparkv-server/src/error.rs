@@ -300,7 +300,6 @@ impl ApiError {
     fn level(&self) -> Level {
         match self {
             Self::Internal(_) => Level::ERROR,
-            Self::Unavailable(_) | Self::Deadline => Level::INFO,
             _ => Level::DEBUG,
         }
     }
@@ -331,7 +330,6 @@ impl ApiError {
     pub(crate) fn log(&self) {
         match self.level() {
             Level::ERROR => tracing::error!(error = %self, "request failed"),
-            Level::INFO => tracing::info!(error = %self, "request turned away"),
             _ if self.quotes_a_name() => {
                 tracing::debug!(code = self.code(), "request refused");
             }

@@ -104,6 +104,8 @@ pub(crate) fn loading(cors: &CorsOrigins, health_follows_ready: bool) -> Router 
     let routes = if health_follows_ready { routes } else { routes.route("/health", get(alive)) };
     let routes =
         routes.method_not_allowed_fallback(method_not_allowed).fallback(|| async { ApiError::Loading });
+    let routes =
+        routes.layer(middleware::from_fn(messages::mark_errors)).layer(middleware::from_fn(ollama::adapt));
     cors.around(around(routes, None, None))
 }
 

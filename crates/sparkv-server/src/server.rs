@@ -19,6 +19,9 @@ use crate::routes;
 /// How often a draining server looks whether the last request has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
+/// A draining server turns requests away for this long at least before it closes.
+const REFUSING: Duration = Duration::from_millis(250);
+
 /// Requests cut off at the deadline get this long to hear of it.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -168,8 +171,11 @@ impl Server {
         tracing::info!("draining");
         self.app.start_draining();
         server.drain();
-        let deadline = Instant::now() + self.app.config().drain_deadline;
-        while !self.app.is_idle() && Instant::now() < deadline {
+        let begun = Instant::now();
+        let deadline = begun + self.app.config().drain_deadline;
+        // Whoever is just about to ask is told, even if nothing runs.
+        let refuse_until = begun + REFUSING;
+        while !(self.app.is_idle() && Instant::now() >= refuse_until) && Instant::now() < deadline {
             sleep(DRAIN_POLL).await;
         }
         server.close();

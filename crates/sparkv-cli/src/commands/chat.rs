@@ -153,12 +153,16 @@ impl Conversation<'_> {
             Line::Say(text) => self.say(text)?,
             Line::Kv("") => tell(&self.kv_name),
             Line::Kv(text) => match self.resolve(text) {
-                Ok(kv) => (self.kv, self.kv_name) = (kv, text.to_owned()),
+                Ok(kv) => {
+                    (self.kv, self.kv_name) = (kv, text.to_owned());
+                    tell(&format!("the KV cache is {text} from now on"));
+                }
                 Err(reason) => tell(&reason),
             },
             Line::Usage => tell(self.cost.as_deref().unwrap_or("nothing was answered yet")),
             Line::System("") => tell(self.system.as_deref().unwrap_or("there is no system prompt")),
             Line::System(text) => self.system = Some(text.to_owned()),
+            Line::File("") => tell("/file wants a path"),
             Line::File(path) => match std::fs::read_to_string(Path::new(path)) {
                 Ok(text) => {
                     tell(&format!("{path}: {} characters, for what you say next", text.chars().count()));
@@ -209,6 +213,7 @@ impl Conversation<'_> {
             Ok(events) => events,
             Err(error) => return Ok(Err(error.to_string())),
         };
+        let most = self.loaded.generation.max_tokens.get();
         let mut answer = String::new();
         let mut out = std::io::stdout();
         let printed = self.runtime.block_on(async {
@@ -229,7 +234,7 @@ impl Conversation<'_> {
                     }
                     Some(Ok(Event::Prompt(_))) => {}
                     Some(Ok(Event::Done { reason, usage, timings, .. })) => {
-                        self.cost = Some(cost::line(reason, &usage, &timings));
+                        self.cost = Some(cost::line(reason, most, &usage, &timings));
                         return Ok(Ok(()));
                     }
                     Some(Err(error)) => return Ok(Err(error.to_string())),

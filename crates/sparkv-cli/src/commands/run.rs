@@ -53,7 +53,7 @@ impl Question {
         let Self { text, files } = self;
         let mut parts = files.iter().map(|file| read(file)).collect::<anyhow::Result<Vec<_>>>()?;
         match text {
-            Some(text) if text == STDIN => parts.push(read(Path::new(STDIN))?),
+            Some(text) if text == STDIN => parts.push(read_input()?),
             Some(text) => parts.push(text),
             None if !parts.is_empty() => {}
             None if std::io::stdin().is_terminal() => {
@@ -61,14 +61,17 @@ impl Question {
                     "there is no prompt: give one, a --file, or a text on standard input; `sparkv chat` is for conversations"
                 )
             }
-            None => {
-                let text = read(Path::new(STDIN))?;
-                anyhow::ensure!(!text.trim().is_empty(), "there is no prompt, and nothing on standard input");
-                parts.push(text);
-            }
+            None => parts.push(read_input()?),
         }
         Ok(parts.join("\n\n"))
     }
+}
+
+/// What standard input says, which is something.
+fn read_input() -> anyhow::Result<String> {
+    let text = read(Path::new(STDIN))?;
+    anyhow::ensure!(!text.trim().is_empty(), "there is nothing on standard input");
+    Ok(text)
 }
 
 /// The text of a file, or of standard input.
@@ -76,6 +79,8 @@ fn read(file: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
     if file == Path::new(STDIN) {
         std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+        // The end of its last line is no part of what `echo` says.
+        text.truncate(text.strip_suffix('\n').map_or(text.len(), str::len));
     } else {
         text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     }
@@ -109,7 +114,12 @@ pub(crate) fn run(question: Question, settings: &Settings) -> anyhow::Result<()>
     })?;
     writeln!(out)?;
     // The answer is complete, whether or not somebody reads this.
-    let cost = cost::line(report.finish_reason, &report.usage.usage, &report.timings);
+    let cost = cost::line(
+        report.finish_reason,
+        loaded.generation.max_tokens.get(),
+        &report.usage.usage,
+        &report.timings,
+    );
     let _ = writeln!(std::io::stderr(), "[{cost}]");
     Ok(())
 }

@@ -121,8 +121,14 @@ impl Names {
     /// The names `given`, else the model's own, and what the operator wrote to have it loaded.
     fn new(given: Option<&[String]>, loaded: &Loaded) -> Self {
         match given {
-            Some([shown, aliases @ ..]) => {
-                Self { shown: shown.clone(), aliases: aliases.to_vec(), are_given: true }
+            Some([shown, others @ ..]) => {
+                let mut aliases: Vec<String> = Vec::new();
+                for name in others.iter().filter(|name| *name != shown) {
+                    if !aliases.contains(name) {
+                        aliases.push(name.clone());
+                    }
+                }
+                Self { shown: shown.clone(), aliases, are_given: true }
             }
             _ => Self { shown: loaded.name.clone(), aliases: vec![loaded.source.clone()], are_given: false },
         }

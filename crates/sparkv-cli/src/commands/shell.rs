@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::{Args, Command};
 use clap_complete::Shell;
 
@@ -43,7 +44,8 @@ pub(crate) fn man(options: &ManOptions, command: Command) -> anyhow::Result<()> 
         clap_mangen::Man::new(command).render(&mut page)?;
         return Ok(std::io::stdout().write_all(&page)?);
     };
-    std::fs::create_dir_all(folder)?;
-    clap_mangen::generate_to(command, folder)?;
+    std::fs::create_dir_all(folder)
+        .and_then(|()| clap_mangen::generate_to(command, folder))
+        .with_context(|| format!("cannot write to {}", folder.display()))?;
     Ok(writeln!(std::io::stdout(), "the manual pages are in {}", folder.display())?)
 }

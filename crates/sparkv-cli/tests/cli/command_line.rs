@@ -60,6 +60,22 @@ fn help_tells_every_default() {
 }
 
 #[test]
+fn a_variable_with_a_wrong_value_is_named() {
+    let message = fail(sparkv().args(["config", "show"]).env("SPARKV_PORT", "tcp://10.0.0.1:80"));
+    assert!(message.contains("the variable SPARKV_PORT"), "{message}");
+    let message = fail(sparkv().args(["config", "show", "--port", "x"]).env("SPARKV_PORT", "1"));
+    assert!(!message.contains("SPARKV_PORT"), "{message}");
+    for (flag, wrong, expected) in [
+        ("--max-tokens", "0", "a whole number of at least 1"),
+        ("--temperature", "warm", "must be a number"),
+        ("--stop-repetition", "1", "must be 0 or at least 2"),
+    ] {
+        let message = fail(sparkv().args(["config", "show", flag, wrong]));
+        assert!(message.contains(expected), "{flag}: {message}");
+    }
+}
+
+#[test]
 fn a_variable_that_nothing_reads_is_named() {
     let warned = |command: &mut Command| {
         let output = command.output().unwrap();

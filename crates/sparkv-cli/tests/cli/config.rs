@@ -361,6 +361,9 @@ fn a_broken_file_with_a_secret_is_not_quoted() {
         assert!(message.contains("line "), "{message}");
         assert!(!message.lines().any(|line| line.contains("api_key = ")), "{message}");
     }
+    // Nor is one whose name is misspelt.
+    let (_folder, path) = file("[server]\napi-key = \"s3cret\"\n");
+    assert!(!fail(sparkv().args(["config", "check"]).arg(&path)).contains("s3cret"));
     let (_folder, path) = file("[server]\napi_key = \"s3cret\n");
     assert!(!fail(sparkv().args(["config", "check"]).arg(&path)).contains("s3cret"));
 }

@@ -68,12 +68,13 @@ fn a_prompt_comes_from_arguments_files_and_standard_input() {
         succeed(sparkv().args(["run", "--file"]).arg(&facts).arg("--file").arg(&question)),
         succeed(sparkv().args(["run", "--file"]).arg(&facts).arg("-").stdin(input(&question))),
         succeed(sparkv().arg("run").stdin(input(&all))),
+        succeed(sparkv().args(["run", "demo"]).stdin(input(&all))),
     ];
     for answer in answers {
         assert!(answer.contains("42"), "{answer}");
     }
     let message = fail(sparkv().arg("run").stdin(input(&empty)));
-    assert!(message.contains("no prompt"), "{message}");
+    assert!(message.contains("nothing on standard input"), "{message}");
     let message = fail(sparkv().args(["run", "other", PROMPT, "--model", "demo"]));
     assert!(message.contains("twice"), "{message}");
 }

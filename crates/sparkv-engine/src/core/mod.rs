@@ -216,6 +216,7 @@ impl TokenEngine {
         let TokenRequest { prompt, prompt_logprobs, max_tokens, fit_memory, sampling, cache_salt, .. } =
             request;
         let biased = sampling.logit_bias.keys().copied().max();
+        let min_tokens = sampling.min_tokens;
         let mut sampler = Sampler::new(sampling)?;
         if prompt.is_empty() {
             return Err(RequestError::invalid("prompt", "must hold at least one token"));
@@ -232,6 +233,9 @@ impl TokenEngine {
         let kv = kv.with_system_tokens(request.system_tokens);
         let exactly = max_tokens.is_some() && !fit_memory;
         let max_tokens = self.tokens_within_memory(&kv, prompt.len(), wanted, exactly)?;
+        if max_tokens < min_tokens.min(wanted) {
+            self.tokens_within_memory(&kv, prompt.len(), min_tokens.min(wanted), true)?;
+        }
         let deadline = request.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut ends = request.stop_tokens;
         if !request.ignore_eos {

@@ -80,9 +80,9 @@ impl Sampler {
         self.adjustments.drawn() >= self.params.min_tokens
     }
 
-    /// Whether what was drawn repeats itself as [`SamplingParams::repetition_detection`] has it.
+    /// Whether what was drawn repeats itself as [`SamplingParams::repetition_detection`] has it, so that it may end.
     pub fn repeats(&self) -> bool {
-        self.repetition.as_ref().is_some_and(Detector::found)
+        self.may_end() && self.repetition.as_ref().is_some_and(Detector::found)
     }
 
     /// Draws the token at `position` from the model's `logits` (`vocab_size`) and takes note of it: biases and

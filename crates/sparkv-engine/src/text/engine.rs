@@ -122,7 +122,11 @@ impl TextEngine {
         let prompt = self.text.encode_written(prompt)?;
         let system_tokens = prompt.iter().zip(&opening).take_while(|(a, b)| a == b).count();
         let max_tokens = if fit_context {
-            let fitting = self.tokens.tokens_to_generate(PromptLength::Exactly(prompt.len()), None)?;
+            let length = PromptLength::Exactly(prompt.len());
+            let fitting = self.tokens.tokens_to_generate(length, None)?;
+            if sampling.min_tokens > fitting {
+                self.tokens.tokens_to_generate(length, Some(sampling.min_tokens))?;
+            }
             max_tokens.map(|max| max.min(fitting))
         } else {
             max_tokens

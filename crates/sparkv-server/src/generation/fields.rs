@@ -79,7 +79,7 @@ impl GenerationFields {
             presence_penalty: fields.take("presence_penalty"),
             frequency_penalty: fields.take("frequency_penalty"),
             repetition_penalty: fields.take("repetition_penalty"),
-            repetition_detection: fields.take("repetition_detection"),
+            repetition_detection: take_repetition(fields),
             logit_bias: fields.take("logit_bias"),
             seed: fields.take("seed"),
             stop: fields.take("stop"),
@@ -97,6 +97,12 @@ impl GenerationFields {
             cache_salt: fields.take("cache_salt"),
         }
     }
+}
+
+fn take_repetition(fields: &mut Fields) -> Option<RepetitionFields> {
+    const FIELD: &str = "repetition_detection";
+    fields.check_object(&[FIELD], r#"{"max_pattern_size": 64, "min_count": 4}"#);
+    fields.take(FIELD)
 }
 
 /// Takes `kv_cache` out of a body: settings, or a preset's name alone.

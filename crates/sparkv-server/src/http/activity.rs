@@ -51,6 +51,16 @@ pub(super) enum Next {
     Cut(&'static str),
 }
 
+impl Next {
+    /// The same, looked at when `time` comes, if that is yet to come and sooner.
+    pub(super) fn before(self, time: Instant) -> Self {
+        match self {
+            Self::Look(at) if time > Instant::now() => Self::Look(at.min(time)),
+            other => other,
+        }
+    }
+}
+
 impl Activity {
     /// That of a connection opened then, which may be idle for `head_timeout`; a piece of an answer may wait for
     /// `write_timeout`.
@@ -78,6 +88,11 @@ impl Activity {
     /// Ends when the first request comes.
     pub(super) async fn begun(&self) {
         self.begun.notified().await;
+    }
+
+    /// Whether there was a request.
+    pub(super) fn has_begun(&self) -> bool {
+        self.state().version.is_some()
     }
 
     /// Whether HTTP/2 is spoken, as far as is known.

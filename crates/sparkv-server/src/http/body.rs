@@ -90,7 +90,7 @@ impl Fields {
         }
         let text = std::str::from_utf8(bytes)
             .map_err(|error| ApiError::Malformed(format!("the body is not valid UTF-8: {error}")))?;
-        let left = json::parse_object(text).map_err(|error| malformed(&json::fault(&error)))?;
+        let left = json::parse_object(text).map_err(|error| malformed(&named(json::fault(&error))))?;
         Ok(Self { left, refusals: Refusals::new(unknown) })
     }
 }
@@ -106,12 +106,11 @@ pub(crate) fn read_value<T: DeserializeOwned>(name: &str, value: Value) -> Resul
             Some(value) => serde_path_to_error::deserialize(value),
             None => Err(error),
         })
-        .map_err(|error| ApiError::invalid(join(name, error.path()), in_json_s_words(error.inner())))
+        .map_err(|error| ApiError::invalid(join(name, error.path()), named(error.inner().to_string())))
 }
 
 /// What serde says of a value of the wrong type, with JSON's names of types in place of Rust's.
-fn in_json_s_words(error: &serde_json::Error) -> String {
-    let message = error.to_string();
+fn named(message: String) -> String {
     let Some((found, expected)) = message.rsplit_once("expected ") else { return message };
     let found = match found {
         "invalid type: sequence, " => "invalid type: array, ",

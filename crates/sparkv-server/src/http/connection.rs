@@ -30,12 +30,16 @@ use crate::http::activity::{Activity, Next};
 use crate::http::cors::CorsOrigins;
 use crate::http::stall::Stall;
 use crate::http::tls::Tls;
+use crate::http::unread;
 
 /// Headers of a request; more are answered with a 431.
 const MAX_HEADERS: usize = 100;
 
 /// What hyper reads at a time at least.
 const MIN_BUFFER: usize = 64 << 10;
+
+/// A connection opened this short a time before the server closes may still make its request.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// Requests that a connection may have open at a time, over HTTP/2: as many as run and wait by default.
 const MAX_STREAMS: u32 = 128;
@@ -138,9 +142,10 @@ impl Connection {
                 Phase::Open => false,
                 // Over HTTP/1.1 each answer says so itself, and a connection that is idle stays open.
                 Phase::Draining => activity.is_http2(),
-                Phase::Closed => true,
+                // Who has just come still gets an answer, which is its connection's last.
+                Phase::Closed => activity.has_begun() || opened.elapsed() >= FIRST_REQUEST,
             };
-            let wake = match activity.next(is_leaving) {
+            let wake = match activity.next(is_leaving).before(opened + FIRST_REQUEST) {
                 Next::Cut(reason) => return tracing::debug!(reason, "a connection is cut off"),
                 Next::Look(at) if is_leaving || !is_told => at,
                 Next::Look(_) | Next::Leave => {
@@ -207,8 +212,15 @@ async fn answer(
         *refused.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         return refused;
     }
+    if version == Version::HTTP_2 {
+        let (head, body) = request.into_parts();
+        let (body, returned) = unread::lend(body);
+        let Ok(response) = routes.oneshot(Request::from_parts(head, body)).await;
+        returned.read_out().await;
+        return response;
+    }
     let Ok(mut response) = routes.oneshot(request.map(Body::new)).await;
-    if *phase.borrow() != Phase::Open && version <= Version::HTTP_11 {
+    if *phase.borrow() != Phase::Open {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -13,3 +13,4 @@ mod json;
 pub(crate) mod server;
 mod stall;
 pub(crate) mod tls;
+mod unread;

@@ -12,7 +12,7 @@ use axum::Router;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::http::connection::{Connection, Connections, Phase};
 use crate::http::cors::CorsOrigins;
@@ -20,6 +20,12 @@ use crate::routes;
 
 /// After an error that would come again at once, such as too many open files, the next attempt waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Connections in the system's queue are there at once; when none came for this long, there is none.
+const LATE: Duration = Duration::from_millis(20);
+
+/// The most of them that are answered.
+const MOST_LATE: usize = 1024;
 
 /// A server that listens, though it may have nothing to serve yet: /health (unless
 /// [`Connections::health_follows_ready`]) and /version are 200s, everything else a 503 that says that the model is
@@ -102,6 +108,16 @@ async fn accept(
             connection.run(socket).await;
             drop(slot);
         });
+    }
+    // Who has connected already waits in the system's queue; closing it would cut them off without a word.
+    for _ in 0..MOST_LATE {
+        let Ok(Ok((socket, _))) = timeout(LATE, listener.accept()).await else { break };
+        let connection = Connection {
+            connections: Arc::clone(&connections),
+            routes: routes.clone(),
+            phase: phase.clone(),
+        };
+        tasks.spawn(connection.run(socket));
     }
     drop(listener);
     while tasks.join_next().await.is_some() {}

@@ -163,3 +163,32 @@ async fn health_follows_readiness_where_the_operator_says_so() {
     assert_eq!(health().await, 503, "while requests are still taken");
     assert_eq!(ended.await.unwrap().unwrap(), Drained::Complete);
 }
+
+/// Those that have just connected, and those that wait in the system's queue for others to leave.
+#[tokio::test]
+async fn who_has_connected_before_the_end_is_answered() {
+    let server = Running::start(Setup::default()).await;
+    let mut fresh = Kept::open(server.address).await;
+    server.stop.send(()).unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let (status, head, _) = fresh.get("/v1/models").await;
+    assert!(status == 200 && head.contains("connection: close"), "{status} {head}");
+    assert!(fresh.is_closed().await);
+    assert_eq!(server.ended.await.unwrap().unwrap(), Drained::Complete);
+
+    let one = Connections { max: 1, ..Connections::default() };
+    let server = Running::start_at(Setup::default(), one).await;
+    let mut first = Kept::open(server.address).await;
+    assert_eq!(first.get("/health").await.0, 200);
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        let mut kept = Kept::open(server.address).await;
+        kept.send("POST /v1/completions", &completion_body(json!({})).to_string()).await;
+        waiting.push(kept);
+    }
+    server.stop.send(()).unwrap();
+    for kept in &mut waiting {
+        assert_eq!(kept.answer().await.0, 503);
+    }
+    assert_eq!(server.ended.await.unwrap().unwrap(), Drained::Complete);
+}

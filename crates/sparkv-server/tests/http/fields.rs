@@ -362,3 +362,14 @@ async fn unknown_fields_can_be_ignored() {
     let reply = chat(&routes, &chat_body(json!({ "colour": "red", "best_of": 2 }))).await;
     assert_eq!((reply.status.as_u16(), &reply.json()["error"]["param"]), (400, &json!("best_of")));
 }
+
+/// What the model has no room for cannot be made to come.
+#[tokio::test]
+async fn a_fewest_number_of_tokens_has_to_fit() {
+    let routes = Setup::default().routes();
+    let reply = chat(&routes, &chat_body(json!({ "max_tokens": null, "min_tokens": 100_000 }))).await;
+    assert_eq!(
+        (reply.status.as_u16(), reply.json()["error"]["code"].as_str()),
+        (400, Some("context_length_exceeded"))
+    );
+}

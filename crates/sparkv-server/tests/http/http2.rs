@@ -212,3 +212,18 @@ async fn a_client_that_sleeps_does_not_hold_up_the_end() {
     server.stop.send(()).unwrap();
     assert_eq!(server.ended.await.unwrap().unwrap(), Drained::Complete);
 }
+
+/// A stream whose answer came before its request was read would be reset, and some clients lose the answer then.
+#[tokio::test]
+async fn a_refusal_waits_for_the_rest_of_a_small_body() {
+    let server = Running::start(Setup::default()).await;
+    let client = Client::open(server.address).await;
+    let mut requests = client.requests.clone().ready().await.unwrap();
+    let request = Request::post("http://a/v1/embeddings").body(()).unwrap();
+    let (response, mut stream) = requests.send_request(request, false).unwrap();
+    tokio::time::sleep(SHORT / 3).await;
+    stream.send_data(Bytes::from_static(b"{}"), true).unwrap();
+    assert_eq!(response.await.unwrap().status(), StatusCode::NOT_FOUND);
+    let reset = timeout(SHORT, std::future::poll_fn(|context| stream.poll_reset(context))).await;
+    assert!(!matches!(reset, Ok(Ok(_))), "{reset:?}");
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::check::check;
 use super::options::{KvOptions, merge};
 use super::{BUDGET, CUSTOM, EXACT, KvChoice, SettingsError};
-use crate::budget::Calibrations;
+use crate::budget::{Budget, Calibrations};
 
 /// Presets built into the library, in TOML; each is explained in place.
 const BUILT_IN_PRESETS: &str =
@@ -37,6 +37,12 @@ impl Presets {
     pub fn with(mut self, presets: BTreeMap<String, KvOptions>) -> Result<Self, SettingsError> {
         for (name, options) in presets {
             let param = format!("presets.{name}");
+            if name.is_empty() || name.parse::<Budget>().is_ok() {
+                return Err(SettingsError::new(
+                    &param,
+                    "this is no name: it would be read as something else",
+                ));
+            }
             if name == CUSTOM || name == BUDGET || (name == EXACT && self.options.contains_key(EXACT)) {
                 return Err(SettingsError::new(&param, "this name is taken"));
             }
