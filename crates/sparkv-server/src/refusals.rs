@@ -5,6 +5,9 @@ use serde_json::{Map, Value};
 use crate::error::ApiError;
 use crate::unsupported::Rule;
 
+/// Unknown fields of a request that the log names.
+const MAX_NAMED: usize = 16;
+
 /// Characters of a field's name in the log.
 const MAX_NAME_CHARS: usize = 100;
 
@@ -22,12 +25,14 @@ pub enum UnknownFields {
 #[derive(Debug)]
 pub(crate) struct Refusals {
     unknown: UnknownFields,
+    /// Unknown fields that the log may yet name.
+    unnamed: usize,
     faults: Vec<ApiError>,
 }
 
 impl Refusals {
     pub(crate) fn new(unknown: UnknownFields) -> Self {
-        Self { unknown, faults: Vec::new() }
+        Self { unknown, unnamed: MAX_NAMED, faults: Vec::new() }
     }
 
     /// Refuses what is left of an object below `path` (empty at the top), unless it is neutral by `rules`. Null asks for
@@ -39,7 +44,9 @@ impl Refusals {
                 (Some((is_neutral, _)), _) if is_neutral(value) => {}
                 (Some((_, reason)), _) => self.faults.push(ApiError::unsupported(param, reason)),
                 (None, UnknownFields::Refuse) => self.faults.push(ApiError::UnknownField { param }),
+                (None, UnknownFields::Warn) if self.unnamed == 0 => {}
                 (None, UnknownFields::Warn) => {
+                    self.unnamed -= 1;
                     let name: String = param.chars().take(MAX_NAME_CHARS).collect();
                     tracing::warn!(field = name, "unknown field of a request ignored");
                 }
