@@ -183,7 +183,7 @@ pub enum RequestError {
     /// The request would need more memory than all there is for KV caches.
     #[error("{}", memory_message(self))]
     TooMuchMemory {
-        /// Name of the preset asked for, or `custom`.
+        /// Name of the preset asked for, `custom`, or `budget`.
         preset: String,
         /// Tokens of the prompt.
         prompt: usize,

@@ -82,7 +82,7 @@ struct RequestMetrics {
     success: Family<Label, Counter>,
     cancelled: Counter,
     errors: Family<Label, Counter>,
-    /// Of each preset, and `custom`: the operator names them, so there are few.
+    /// Of each preset, `custom` and `budget`: the operator names them, so there are few.
     requests: Family<Label, Counter>,
     kv_bytes: Family<Label, Counter>,
     kv_dense_bytes: Family<Label, Counter>,
