@@ -461,8 +461,8 @@ mod tests {
     #[test]
     fn only_failures_of_the_server_are_logged_as_errors() {
         assert_eq!(ApiError::Internal(String::new()).level(), Level::ERROR);
-        assert_eq!(ApiError::SHUTTING_DOWN.level(), Level::INFO);
-        assert_eq!(ApiError::from(GenerateError::Stopped).level(), Level::INFO);
+        assert_eq!(ApiError::SHUTTING_DOWN.level(), Level::DEBUG);
+        assert_eq!(ApiError::from(GenerateError::Stopped).level(), Level::DEBUG);
         assert_eq!(ApiError::Unauthorized.level(), Level::DEBUG);
         assert_eq!(ApiError::QueueFull(String::new()).level(), Level::DEBUG);
     }
