@@ -33,9 +33,10 @@ test("responses: answers follow a schema", async () => {
 });
 
 test("responses: functions are called", async () => {
-  const { output } = await ask({ tools, tool_choice: "required", temperature: 1 });
+  const { output, status } = await ask({ tools, tool_choice: "required", temperature: 1 });
   assert.ok(output.length > 0);
-  for (const call of output) {
+  // This model may go on calling until it is cut off, within a call.
+  for (const call of status === "incomplete" ? output.slice(0, -1) : output) {
     assert.equal(call.type, "function_call");
     assert.equal(call.name, "get_weather");
     check(call.arguments);
