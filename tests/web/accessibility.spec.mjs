@@ -1,7 +1,7 @@
 // For everybody: no violations that axe knows, on any screen, in any state; keyboards; screen readers; small screens.
 
 import AxeBuilder from "@axe-core/playwright";
-import { ANSWER, PROMPT, TOOLS, amend, answers, expect, force, say, test } from "./support.mjs";
+import { ANSWER, PROMPT, TOOLS, amend, answers, busy, expect, force, say, test } from "./support.mjs";
 
 const SCREENS = { desktop: { width: 1280, height: 860 }, phone: { width: 360, height: 740 } };
 
@@ -94,7 +94,7 @@ async function tabTo(page, locator, most = 30) {
   throw new Error("it cannot be reached with the Tab key");
 }
 
-test("keys alone do: skip to the field, set a budget, send, stop, begin anew", async ({ page }) => {
+test("keys alone do: skip to the field, set a budget, send, stop, begin anew", async ({ page, request }) => {
   const field = page.getByLabel("Message", { exact: true });
   await page.keyboard.press("Tab");
   await expect(page.getByRole("link", { name: /^Skip/ })).toBeFocused();
@@ -123,14 +123,16 @@ test("keys alone do: skip to the field, set a budget, send, stop, begin anew", a
   await expect(answers(page).locator(".body")).toHaveText(ANSWER);
   await expect(field).toBeFocused();
 
-  await amend(page, { ignore_eos: true });
-  await page.keyboard.insertText(PROMPT);
-  await page.keyboard.press("Tab");
-  await page.keyboard.press("Enter");
-  await expect(page.locator(".answer .body").nth(1)).toContainText(ANSWER);
-  await expect(page.getByRole("button", { name: "Stop" })).toBeFocused();
-  await page.keyboard.press("Enter");
-  await expect(answers(page).nth(1)).toContainText("Stopped.");
+  await amend(page, { ignore_eos: true, max_tokens: 3900 });
+  await busy(request, async () => {
+    await page.keyboard.insertText(PROMPT);
+    await page.keyboard.press("Tab");
+    await page.keyboard.press("Enter");
+    await expect(page.locator(".answer .body").nth(1)).toContainText(ANSWER);
+    await expect(page.getByRole("button", { name: "Stop" })).toBeFocused();
+    await page.keyboard.press("Enter");
+    await expect(answers(page).nth(1)).toContainText("Stopped.");
+  });
 
   await tabTo(page, page.getByRole("button", { name: "New conversation" }));
   await page.keyboard.press("Enter");
