@@ -10,6 +10,7 @@ use sparkv_models::{DeviceChoice, HubOptions, ModelSource, hub};
 use sparkv_server::Tls;
 
 use crate::layers::Layers;
+use crate::loading::check_length;
 use crate::settings::{self, Settings};
 
 /// Checks everything; returns what is worth a note, though it is not wrong.
@@ -66,11 +67,8 @@ impl Named<'_> {
         let (source, context_length) = source.with_context(|| setting.clone())?;
         let merged = self.layers.merged();
         let most = merged.get("model").and_then(|model| model.get("max_model_len")?.as_integer());
-        if let (Some(most), Some(made_for)) = (most, context_length)
-            && usize::try_from(most).is_ok_and(|most| most > made_for)
-        {
-            let setting = self.layers.setting("model", "max_model_len");
-            bail!("{setting}: {most} is more than the {made_for} that the model was made for");
+        if let (Some(Ok(most)), Some(made_for)) = (most.map(usize::try_from), context_length) {
+            check_length(most, made_for).with_context(|| self.layers.setting("model", "max_model_len"))?;
         }
         if let ModelSource::Hub(name) = source {
             let hub = HubOptions::default();

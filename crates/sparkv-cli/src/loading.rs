@@ -1,6 +1,7 @@
 //! From settings to a model, and to a running engine.
 
 use std::fs::read_to_string;
+use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
@@ -114,9 +115,8 @@ pub(crate) fn load(
     let generation = settings.generation.defaults(&loaded.sampling);
     let weight_types = loaded.decoder.weight_types();
     let made_for = loaded.decoder.info().context_length;
-    if let Some(most) = settings.model.max_model_len.filter(|most| most.get() > made_for) {
-        bail!("model.max_model_len: {most} is more than the {made_for} that {} was made for", loaded.name);
-    }
+    let most = settings.model.max_model_len;
+    check_length(most.map_or(0, NonZeroUsize::get), made_for).context("model.max_model_len")?;
     let server = &settings.server;
     let config = EngineConfig {
         max_context: settings.model.max_model_len,
@@ -132,6 +132,15 @@ pub(crate) fn load(
         .context("cannot start the engine's thread")?;
     let (name, source) = (loaded.name, source.to_string());
     Ok(Loaded { engine, name, source, has_chat_template, generation, weight_types, loading })
+}
+
+/// Checks that a model is not to have a longer context than it was made for.
+///
+/// # Errors
+/// If it is.
+pub(crate) fn check_length(most: usize, made_for: usize) -> anyhow::Result<()> {
+    anyhow::ensure!(most <= made_for, "{most} is more than the {made_for} that the model was made for");
+    Ok(())
 }
 
 /// Bytes for KV caches. A share is one of the memory that is free now, or that the container has left.

@@ -112,7 +112,23 @@ struct RunArgs {
     #[arg(long, short, value_name = "FILE")]
     file: Vec<PathBuf>,
     #[command(flatten)]
-    config: ConfigFlag,
+    terminal: TerminalArgs,
+}
+
+#[derive(Debug, Args)]
+struct ChatArgs {
+    /// The model, as after --model
+    #[arg(value_name = "MODEL")]
+    named: Option<String>,
+    #[command(flatten)]
+    terminal: TerminalArgs,
+}
+
+/// What holds for answers in the terminal.
+#[derive(Debug, Args)]
+struct TerminalArgs {
+    #[command(flatten)]
+    file: ConfigFlag,
     #[command(flatten)]
     model: ModelOptions,
     #[command(flatten)]
@@ -123,21 +139,14 @@ struct RunArgs {
     run: RunOptions,
 }
 
-#[derive(Debug, Args)]
-struct ChatArgs {
-    /// The model, as after --model
-    #[arg(value_name = "MODEL")]
-    named: Option<String>,
-    #[command(flatten)]
-    config: ConfigFlag,
-    #[command(flatten)]
-    model: ModelOptions,
-    #[command(flatten)]
-    kv: KvFlag,
-    #[command(flatten)]
-    generation: GenerationOptions,
-    #[command(flatten)]
-    run: RunOptions,
+impl TerminalArgs {
+    /// The settings, with the model that was `named` without a flag, if one was.
+    fn settings(self, named: Option<String>, matches: &ArgMatches) -> anyhow::Result<Settings> {
+        let Self { file, model, kv, generation, run } = self;
+        let model = model.named(named, matches)?;
+        let given = Options { model, kv: kv.kv, generation, run, ..Options::default() };
+        Settings::new(&Layers::new(file.config, &given, matches)?)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -260,17 +269,13 @@ fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<()> {
             let given = Options { model, kv: kv.kv, generation, server, ..Options::default() };
             commands::serve::serve(Sources { file: file.config, given, matches: matches.clone() })
         }
-        Command::Run(RunArgs { mut prompt, file, config, model, kv, generation, run }) => {
-            let text = if names_model(&prompt, &model) { None } else { prompt.pop() };
-            let model = model.named(prompt.pop(), matches)?;
-            let given = Options { model, kv: kv.kv, generation, run, ..Options::default() };
-            let settings = Settings::new(&Layers::new(config.config, &given, matches)?)?;
+        Command::Run(RunArgs { mut prompt, file, terminal }) => {
+            let text = if names_model(&prompt, &terminal.model) { None } else { prompt.pop() };
+            let settings = terminal.settings(prompt.pop(), matches)?;
             commands::run::run(Question { text, files: file }, &settings)
         }
-        Command::Chat(ChatArgs { named, config, model, kv, generation, run }) => {
-            let model = model.named(named, matches)?;
-            let given = Options { model, kv: kv.kv, generation, run, ..Options::default() };
-            commands::chat::chat(&Settings::new(&Layers::new(config.config, &given, matches)?)?)
+        Command::Chat(ChatArgs { named, terminal }) => {
+            commands::chat::chat(&terminal.settings(named, matches)?)
         }
         Command::Pull(PullArgs { pull, file, offline }) => {
             let model = ModelOptions { offline, ..ModelOptions::default() };

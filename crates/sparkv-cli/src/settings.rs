@@ -110,34 +110,29 @@ impl Settings {
             .resolve(&kv)
             .map_err(|error| anyhow::anyhow!("kv.{} (from {})", error, layers.origin("kv", "")))?;
         if model.source.is_empty() {
-            let origin = layers.origin("model", "source");
-            anyhow::bail!("model.source (from {origin}): must name a folder, a file or a model, got nothing");
+            let setting = layers.setting("model", "source");
+            anyhow::bail!("{setting}: must name a folder, a file or a model, got nothing");
         }
         if !(server.prompt_balance.is_finite() && server.prompt_balance >= 0.0) {
-            let origin = layers.origin("server", "prompt_balance");
-            anyhow::bail!("server.prompt_balance (from {origin}): must be a number of at least 0");
+            let setting = layers.setting("server", "prompt_balance");
+            anyhow::bail!("{setting}: must be a number of at least 0");
         }
         generation.defaults(&AdvisedSampling::default()).sampling.validate().map_err(|error| {
             let (key, message) = match error.param {
                 "repetition_detection" => ("stop_repetition", "must be 0 or at least 2"),
                 param => (param, error.message.as_str()),
             };
-            anyhow::anyhow!("generation.{key} (from {}): {message}", layers.origin("generation", key))
+            anyhow::anyhow!("{}: {message}", layers.setting("generation", key))
         })?;
         let is_blank = |name: &String| name.trim().is_empty() || name.contains(char::is_control);
         if server.served_model_name.iter().flatten().any(is_blank) {
-            let origin = layers.origin("server", "served_model_name");
-            anyhow::bail!(
-                "server.served_model_name (from {origin}): a name must not be empty, and in one line"
-            );
+            let setting = layers.setting("server", "served_model_name");
+            anyhow::bail!("{setting}: a name must not be empty, and in one line");
         }
         let keys = server.api_key.take().unwrap_or_default().into_iter().map(ApiKey::new);
-        let keys = keys
-            .collect::<Result<_, _>>()
-            .with_context(|| format!("server.api_key (from {})", layers.origin("server", "api_key")))?;
-        let cors = CorsOrigins::new(&server.cors_origin.take().unwrap_or_default()).with_context(|| {
-            format!("server.cors_origin (from {})", layers.origin("server", "cors_origin"))
-        })?;
+        let keys = keys.collect::<Result<_, _>>().with_context(|| layers.setting("server", "api_key"))?;
+        let cors = CorsOrigins::new(&server.cors_origin.take().unwrap_or_default())
+            .with_context(|| layers.setting("server", "cors_origin"))?;
         let tls = match (server.tls_cert.take(), server.tls_key.take()) {
             (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
             (None, None) => None,
@@ -198,15 +193,10 @@ pub(crate) fn read_keys(path: &Path) -> anyhow::Result<Vec<ApiKey>> {
 
 /// A preset's name, a budget, or JSON: what --kv takes.
 fn kv_name(options: &KvOptions) -> anyhow::Result<String> {
-    match &options.preset {
-        Some(name) if *options == (KvOptions { preset: Some(name.clone()), ..KvOptions::default() }) => {
-            Ok(name.clone())
-        }
-        _ if options.budget.is_some()
-            && *options == (KvOptions { budget: options.budget, ..KvOptions::default() }) =>
-        {
-            Ok(options.budget.map(|budget| budget.to_string()).unwrap_or_default())
-        }
+    let bare = KvOptions { preset: options.preset.clone(), budget: options.budget, ..KvOptions::default() };
+    match (&options.preset, options.budget) {
+        (Some(name), None) if *options == bare => Ok(name.clone()),
+        (None, Some(budget)) if *options == bare => Ok(budget.to_string()),
         _ => Ok(serde_json::to_string(options)?),
     }
 }

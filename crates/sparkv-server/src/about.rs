@@ -38,6 +38,16 @@ pub(crate) struct ModelInfoBody {
     preferred_sampling_params: String,
 }
 
+/// What holds where a request does not say.
+#[derive(Debug, Serialize)]
+struct PreferredSampling {
+    temperature: f32,
+    top_p: f32,
+    top_k: usize,
+    min_p: f32,
+    repetition_penalty: f32,
+}
+
 /// Which model is served (SGLang's route).
 #[utoipa::path(get, path = "/get_model_info", responses((status = 200, description = "It", body = ModelInfoBody)))]
 pub(crate) async fn model_info(State(app): State<App>) -> Json<ModelInfoBody> {
@@ -45,10 +55,8 @@ pub(crate) async fn model_info(State(app): State<App>) -> Json<ModelInfoBody> {
     let tokenizer_path = model_path.clone();
     let SamplingParams { temperature, top_p, top_k, min_p, repetition_penalty, .. } =
         app.config().generation.sampling;
-    // As numbers are written that have 32 bits.
-    let preferred_sampling_params = format!(
-        r#"{{"temperature":{temperature:?},"top_p":{top_p:?},"top_k":{top_k},"min_p":{min_p:?},"repetition_penalty":{repetition_penalty:?}}}"#
-    );
+    let preferred = PreferredSampling { temperature, top_p, top_k, min_p, repetition_penalty };
+    let preferred_sampling_params = serde_json::to_string(&preferred).unwrap_or_default();
     Json(ModelInfoBody { model_path, tokenizer_path, is_generation: true, preferred_sampling_params })
 }
 

@@ -90,6 +90,11 @@ async fn accept(
 ) {
     let slots = Arc::new(Semaphore::new(connections.max.min(Semaphore::MAX_PERMITS)));
     let connections = Arc::new(connections);
+    let connection = |phase: &watch::Receiver<Phase>| Connection {
+        connections: Arc::clone(&connections),
+        routes: routes.clone(),
+        phase: phase.clone(),
+    };
     let mut tasks = JoinSet::new();
     loop {
         // What has ended is let go of.
@@ -99,11 +104,7 @@ async fn accept(
             _ = phase.wait_for(|phase| *phase == Phase::Closed) => break,
         };
         let Some((socket, slot)) = accepted else { break };
-        let connection = Connection {
-            connections: Arc::clone(&connections),
-            routes: routes.clone(),
-            phase: phase.clone(),
-        };
+        let connection = connection(&phase);
         tasks.spawn(async move {
             connection.run(socket).await;
             drop(slot);
@@ -112,12 +113,7 @@ async fn accept(
     // Who has connected already waits in the system's queue; closing it would cut them off without a word.
     for _ in 0..MOST_LATE {
         let Ok(Ok((socket, _))) = timeout(LATE, listener.accept()).await else { break };
-        let connection = Connection {
-            connections: Arc::clone(&connections),
-            routes: routes.clone(),
-            phase: phase.clone(),
-        };
-        tasks.spawn(connection.run(socket));
+        tasks.spawn(connection(&phase).run(socket));
     }
     drop(listener);
     while tasks.join_next().await.is_some() {}
