@@ -1,0 +1,6 @@
+// All kernels, for the simulated device.
+#include "cpu.h"
+
+#include "formats.inc"
+#include "append.inc"
+#include "faults.inc"

@@ -1,0 +1,7 @@
+//! Kernels on the simulated device, each against the CPU's code.
+
+// `cfg(test)` holds throughout; it tells clippy that the helpers between the tests are tests, too.
+#[cfg(test)]
+mod append;
+#[cfg(test)]
+mod support;
