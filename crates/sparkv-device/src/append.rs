@@ -1,8 +1,9 @@
 //! Rows of keys and values as they come, into groups of dense rows.
 
-use crate::device::{Device, Launch, View};
+use crate::device::Device;
 use crate::error::DeviceError;
 use crate::kernel::Constants;
+use crate::launch::{Launch, View};
 use crate::rows::{Run, Units};
 use sparkv_kernels::GROUP;
 

@@ -1,14 +1,9 @@
 //! A device: where memory is and kernels run.
 
-use std::marker::PhantomData;
-
 use crate::error::DeviceError;
-use crate::kernel::Constants;
+use crate::launch::{ARGUMENTS, Launch, Place, View};
 #[cfg(feature = "shim")]
-use crate::shim::{self, Shim};
-
-/// Buffers that a kernel may be given beside its plan.
-pub(crate) const ARGUMENTS: usize = 8;
+use crate::shim::{self, Checks, Shim};
 
 /// A device. Clones are the same device.
 #[derive(Debug, Clone)]
@@ -31,41 +26,30 @@ enum Held {
     Shim(shim::Allocation),
 }
 
-/// Bytes of a device's memory, borrowed for as long as a call takes. Where kernels may write to them, they are borrowed for
-/// that alone, or nobody reads them by other ways ([`Memory`]).
-#[derive(Debug, Clone, Copy)]
-pub struct View<'a> {
-    pub(crate) place: Place,
-    bytes: usize,
-    writable: bool,
-    _borrowed: PhantomData<&'a ()>,
-}
-
-/// Where memory is, as the device's driver wants to know it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Place {
-    /// An address.
-    #[allow(dead_code, reason = "without a device in this build")]
-    Address(u64),
-}
-
-/// A kernel to be launched. Arguments that it does not use are left out.
-#[derive(Debug)]
-pub(crate) struct Launch<'a> {
-    pub(crate) kernel: &'static str,
-    pub(crate) constants: Constants,
-    pub(crate) groups: usize,
-    pub(crate) arguments: &'a [View<'a>],
-    pub(crate) plan: &'a [u32],
-}
-
 impl Device {
+    /// A simulated device for a test; none where it was left out of this build, which is told, and fails in CI.
+    ///
+    /// # Panics
+    /// If there is none and the variable `CI` is `true`.
+    #[cfg(feature = "shim")]
+    #[allow(clippy::panic, clippy::print_stderr, reason = "for tests")]
+    pub fn simulated(checks: Checks, seed: u64) -> Option<Self> {
+        match Shim::new(checks, seed) {
+            Ok(shim) => Some(Self::Shim(shim)),
+            Err(error) if std::env::var("CI").is_ok_and(|ci| ci == "true") => panic!("{error}"),
+            Err(error) => {
+                eprintln!("not run: {error}");
+                None
+            }
+        }
+    }
+
     /// Memory of `bytes` bytes, zeros.
     ///
     /// # Errors
     /// [`DeviceError::Memory`] if there is not as much.
     pub fn allocate(&self, bytes: usize) -> Result<Memory, DeviceError> {
-        let held = match self {
+        let held = match *self {
             #[cfg(feature = "shim")]
             Self::Shim(_) => Held::Shim(shim::Allocation::new(bytes)?),
         };
@@ -78,9 +62,9 @@ impl Device {
     /// If there is no room for them, or the driver fails.
     pub fn upload(&self, to: View<'_>, bytes: &[u8]) -> Result<(), DeviceError> {
         check_copy("upload", &to, bytes.len())?;
-        match self {
+        match *self {
             #[cfg(feature = "shim")]
-            Self::Shim(shim) => shim.upload(to, bytes),
+            Self::Shim(ref shim) => shim.upload(to, bytes),
         }
     }
 
@@ -90,9 +74,9 @@ impl Device {
     /// If there are not as many, or the driver fails.
     pub fn download(&self, from: View<'_>, bytes: &mut [u8]) -> Result<(), DeviceError> {
         check_copy("download", &from, bytes.len())?;
-        match self {
+        match *self {
             #[cfg(feature = "shim")]
-            Self::Shim(shim) => shim.download(from, bytes),
+            Self::Shim(ref shim) => shim.download(from, bytes),
         }
     }
 
@@ -111,10 +95,10 @@ impl Device {
         if launch.arguments.len() > ARGUMENTS {
             return Err(DeviceError::unfit(launch.kernel, format!("{} arguments", launch.arguments.len())));
         }
-        match self {
+        match *self {
             #[cfg(feature = "shim")]
             // SAFETY: as the caller promises.
-            Self::Shim(shim) => unsafe { shim.launch(launch) },
+            Self::Shim(ref shim) => unsafe { shim.launch(launch) },
         }
     }
 }
@@ -122,59 +106,16 @@ impl Device {
 impl Memory {
     /// All of it, for kernels to read and write.
     pub fn view(&self) -> View<'_> {
-        let place = match &self.held {
+        let place = match self.held {
             #[cfg(feature = "shim")]
-            Held::Shim(allocation) => Place::Address(allocation.address()),
+            Held::Shim(ref allocation) => Place::Address(allocation.address()),
         };
-        View { place, bytes: self.bytes, writable: true, _borrowed: PhantomData }
+        View::new(place, self.bytes, true)
     }
 
     /// Bytes of it.
     pub fn bytes(&self) -> usize {
         self.bytes
-    }
-}
-
-impl<'a> View<'a> {
-    /// Bytes of it.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Whether kernels may write to it.
-    pub fn is_writable(&self) -> bool {
-        self.writable
-    }
-
-    /// Numbers in the process's memory, for a simulated device to read.
-    #[cfg(feature = "shim")]
-    pub fn of_host<T: bytemuck::NoUninit>(values: &'a [T]) -> Self {
-        let place = Place::Address(values.as_ptr() as u64);
-        Self { place, bytes: size_of_val(values), writable: false, _borrowed: PhantomData }
-    }
-
-    /// Numbers in the process's memory, for a simulated device to write.
-    #[cfg(feature = "shim")]
-    pub fn of_host_mut<T: bytemuck::Pod>(values: &'a mut [T]) -> Self {
-        let place = Place::Address(values.as_mut_ptr() as u64);
-        Self { place, bytes: size_of_val(values), writable: true, _borrowed: PhantomData }
-    }
-
-    /// Checks that there are `count` numbers of `size` bytes at least, to be written where `writes`.
-    pub(crate) fn check(
-        &self,
-        kernel: &'static str,
-        [count, size]: [usize; 2],
-        writes: bool,
-    ) -> Result<(), DeviceError> {
-        if count.checked_mul(size).is_none_or(|bytes| bytes > self.bytes) {
-            let reason = format!("{count} numbers of {size} bytes do not fit into {} bytes", self.bytes);
-            return Err(DeviceError::unfit(kernel, reason));
-        }
-        if writes && !self.writable {
-            return Err(DeviceError::unfit(kernel, "memory that is only to be read"));
-        }
-        Ok(())
     }
 }
 

@@ -15,18 +15,24 @@
 //! The bytes of rows are those of [`sparkv_kernels`], to the last bit, whatever the device.
 
 #![deny(unsafe_op_in_unsafe_fn)]
+#![cfg_attr(
+    not(feature = "shim"),
+    allow(dead_code, unused_variables, unreachable_code, reason = "a build without any device")
+)]
 
 mod append;
 mod device;
 mod error;
 pub mod kernel;
+mod launch;
 pub mod rows;
 #[cfg(feature = "shim")]
 #[allow(unsafe_code, reason = "calls of compiled kernels, and the memory that they are given")]
 mod shim;
 
 pub use append::{RowPlace, append};
-pub use device::{Device, Memory, View};
+pub use device::{Device, Memory};
 pub use error::DeviceError;
+pub use launch::View;
 #[cfg(feature = "shim")]
-pub use shim::{Checks, Shim, simulated};
+pub use shim::{Checks, Shim};

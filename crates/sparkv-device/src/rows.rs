@@ -7,8 +7,8 @@
 
 use sparkv_kernels::{GROUP, Layout, Side};
 
-use crate::device::View;
 use crate::error::DeviceError;
+use crate::launch::View;
 
 /// Bytes in which the pool is addressed.
 pub const LINE: usize = 32;

@@ -10,8 +10,8 @@ use std::ffi::{CStr, CString, c_void};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::device::{ARGUMENTS, Device, Launch, Place, View};
 use crate::error::DeviceError;
+use crate::launch::{ARGUMENTS, Launch, Place, View};
 use run::Group;
 
 /// What a simulated device looks for, beside what it always does.
@@ -29,22 +29,6 @@ pub enum Checks {
 pub struct Shim {
     checks: Checks,
     seed: Arc<AtomicU64>,
-}
-
-/// A simulated device for a test; none where it was left out of this build, which is told, and fails in CI.
-///
-/// # Panics
-/// If there is none and the variable `CI` is `true`.
-#[allow(clippy::panic, clippy::print_stderr, reason = "for tests")]
-pub fn simulated(checks: Checks, seed: u64) -> Option<Device> {
-    match Shim::new(checks, seed) {
-        Ok(shim) => Some(Device::Shim(shim)),
-        Err(error) if std::env::var("CI").is_ok_and(|ci| ci == "true") => panic!("{error}"),
-        Err(error) => {
-            eprintln!("not run: {error}");
-            None
-        }
-    }
 }
 
 /// Memory of the device: of the process.
@@ -167,6 +151,7 @@ impl Shim {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Device;
     use crate::kernel::{Constants, RowConstants};
 
     /// What `kernel` of kernels/faults.inc ends with, over two groups.
@@ -192,7 +177,7 @@ mod tests {
             ("fault_missing", "no such kernel"),
         ] {
             for seed in 0..5 {
-                let Some(device) = simulated(Checks::Races, seed) else { return };
+                let Some(device) = Device::simulated(Checks::Races, seed) else { return };
                 let error = run(&device, kernel).unwrap_err();
                 // Where a word is read before it is written, that is found first.
                 let unset = kernel == "fault_shared_race" && error.contains("nobody wrote");
@@ -204,7 +189,7 @@ mod tests {
     #[test]
     fn what_is_in_order_runs() {
         for seed in 0..5 {
-            let Some(device) = simulated(Checks::Races, seed) else { return };
+            let Some(device) = Device::simulated(Checks::Races, seed) else { return };
             run(&device, "fault_none").unwrap();
         }
     }

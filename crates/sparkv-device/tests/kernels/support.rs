@@ -3,12 +3,12 @@
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use sparkv_device::rows::{LINE, Units};
-use sparkv_device::{Checks, Device, simulated};
+use sparkv_device::{Checks, Device};
 use sparkv_kernels::{Format, Layout, Side};
 
 /// A device that looks for everything.
 pub(crate) fn device(seed: u64) -> Option<Device> {
-    simulated(Checks::Races, seed)
+    Device::simulated(Checks::Races, seed)
 }
 
 /// Rows that are not all of a size: most are small, some channels are large, some are zero.
