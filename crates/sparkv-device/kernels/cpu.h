@@ -282,6 +282,8 @@ static u32 float_to_half(float value) {
 #define GLOBAL_CAST(T, pointer, offset) \
     (Global<T>{(pointer).lane, (pointer).buffer, (pointer).at + (u64)(offset)})
 #define SHARED_PTR(T) Shared<T>
+// To an array of the lane's own, as a parameter.
+#define PRIVATE_PTR(T) T*
 #define SHARED(T, name, length) Shared<T> name = shared_array<T>(self, __COUNTER__, (size_t)(length))
 #define ARGUMENT(index, T, name) Global<T> name = argument<T>(self, index)
 #define PLAN (argument<const u32>(self, 8))

@@ -17,7 +17,13 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 #![cfg_attr(
     not(feature = "shim"),
-    allow(dead_code, unused_variables, unreachable_code, reason = "a build without any device")
+    allow(
+        dead_code,
+        unused_imports,
+        unused_variables,
+        unreachable_code,
+        reason = "a build without any device"
+    )
 )]
 
 mod append;
