@@ -47,6 +47,12 @@ impl RowConstants {
 }
 
 impl Constants {
+    /// For kernels that know no rows: one module for all of them.
+    pub const NONE: Self = {
+        let rows = RowConstants { format: 0, bits: 0, kept: 0 };
+        Self { head_dim: 8, queries: 1, keys: rows, values: rows }
+    };
+
     /// For rows of these layouts, the keys of which may be `allotted` bits of their own ([`RowConstants::of`]).
     pub fn new(keys: &Layout, values: &Layout, allotted: bool, queries: usize) -> Self {
         Self {
@@ -74,7 +80,8 @@ impl Constants {
 }
 
 /// The kernels' text, in order: what every language has the same. A prefix goes before it.
-pub const SOURCES: [(&str, &str); 2] = [
+pub const SOURCES: &[(&str, &str)] = &[
     ("formats.inc", include_str!("../kernels/formats.inc")),
     ("append.inc", include_str!("../kernels/append.inc")),
+    ("move.inc", include_str!("../kernels/move.inc")),
 ];

@@ -19,7 +19,7 @@ pub struct View<'a> {
 }
 
 /// Where memory is, as the device's driver wants to know it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     /// An address.
     #[allow(dead_code, reason = "without a device in this build")]
@@ -49,6 +49,11 @@ impl<'a> View<'a> {
     /// The same, for kernels that only read it.
     pub fn read_only(self) -> Self {
         Self { writable: false, ..self }
+    }
+
+    /// Whether this and the other begin at the same place.
+    pub(crate) fn is_same_place(&self, other: &View<'_>) -> bool {
+        self.place == other.place
     }
 
     /// Whether kernels may write to it.

@@ -31,6 +31,7 @@ mod device;
 mod error;
 pub mod kernel;
 mod launch;
+mod move_lines;
 pub mod rows;
 #[cfg(feature = "shim")]
 #[allow(unsafe_code, reason = "calls of compiled kernels, and the memory that they are given")]
@@ -40,5 +41,6 @@ pub use append::{RowPlace, append};
 pub use device::{Device, Memory};
 pub use error::DeviceError;
 pub use launch::View;
+pub use move_lines::move_lines;
 #[cfg(feature = "shim")]
 pub use shim::{Checks, Shim};
