@@ -46,6 +46,19 @@ impl<'a> View<'a> {
         self.bytes
     }
 
+    /// `bytes` bytes of it, from the byte `start` on.
+    ///
+    /// # Errors
+    /// If there are not as many.
+    pub fn part(self, start: usize, bytes: usize) -> Result<Self, DeviceError> {
+        if start.checked_add(bytes).is_none_or(|end| end > self.bytes) {
+            let reason = format!("{bytes} bytes from {start} on, of {}", self.bytes);
+            return Err(DeviceError::unfit("a part of memory", reason));
+        }
+        let Place::Address(address) = self.place;
+        Ok(Self { place: Place::Address(address + start as u64), bytes, ..self })
+    }
+
     /// The same, for kernels that only read it.
     pub fn read_only(self) -> Self {
         Self { writable: false, ..self }
