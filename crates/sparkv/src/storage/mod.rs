@@ -3,8 +3,10 @@
 //! What a plan says is arithmetic (`plan`); that what is said happens is the storage's business. One value of it holds
 //! one layer of one sequence, all of its KV heads, so that a device may lay heads out as it likes and work on them at
 //! once. Attention over it is the device's, too, but goes over many sequences at a time: see [`crate::attend`].
+//! `extent` is the bookkeeping of rows that all devices have in common.
 
 pub(crate) mod cpu;
+mod extent;
 
 use crate::eviction::Score;
 use crate::plan::CachePlan;
