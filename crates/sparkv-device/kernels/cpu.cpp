@@ -5,4 +5,8 @@
 #include "tables.inc"
 #include "append.inc"
 #include "move.inc"
+#include "attention_rows.inc"
+#include "attention_queries.inc"
+#include "attention.inc"
+#include "merge.inc"
 #include "faults.inc"

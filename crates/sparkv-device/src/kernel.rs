@@ -85,4 +85,8 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("tables.inc", include_str!("../kernels/tables.inc")),
     ("append.inc", include_str!("../kernels/append.inc")),
     ("move.inc", include_str!("../kernels/move.inc")),
+    ("attention_rows.inc", include_str!("../kernels/attention_rows.inc")),
+    ("attention_queries.inc", include_str!("../kernels/attention_queries.inc")),
+    ("attention.inc", include_str!("../kernels/attention.inc")),
+    ("merge.inc", include_str!("../kernels/merge.inc")),
 ];

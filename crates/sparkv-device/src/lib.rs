@@ -27,6 +27,7 @@
 )]
 
 mod append;
+mod attention;
 mod device;
 mod error;
 pub mod kernel;
@@ -39,6 +40,7 @@ mod shim;
 mod tables;
 
 pub use append::{RowPlace, append};
+pub use attention::{AttentionMemory, AttentionPlan, AttentionShape, AttentionSpan, StoredRows};
 pub use device::{Device, Memory};
 pub use error::DeviceError;
 pub use launch::View;

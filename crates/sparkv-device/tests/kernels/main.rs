@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod append;
 #[cfg(test)]
+mod attention;
+#[cfg(test)]
 mod move_lines;
 #[cfg(test)]
 mod support;
