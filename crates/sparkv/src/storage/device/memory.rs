@@ -38,8 +38,9 @@ pub(crate) struct HeldLines {
     memory: DeviceMemory,
 }
 
+/// Where lines are.
 #[derive(Debug)]
-struct Range {
+pub(crate) struct Range {
     first: AtomicU32,
     lines: u32,
 }
@@ -128,7 +129,8 @@ impl DeviceMemory {
 }
 
 impl Range {
-    fn first(&self) -> u32 {
+    /// The first line, until others are taken.
+    pub(crate) fn first(&self) -> u32 {
         self.first.load(Ordering::Relaxed)
     }
 }
@@ -137,6 +139,11 @@ impl HeldLines {
     /// The first line, until others are taken.
     pub(crate) fn first(&self) -> u32 {
         self.range.first()
+    }
+
+    /// What tells where they are for as long as they are held.
+    pub(crate) fn range(&self) -> Arc<Range> {
+        Arc::clone(&self.range)
     }
 
     /// Their bytes.
