@@ -6,11 +6,11 @@ use std::ops::Range;
 use candle_core::{CpuStorage, Result, Storage, Tensor};
 use sparkv_kernels::{KEY_BLOCK, Partial, QueryTile, TileScratch, attend_tile};
 
-use super::domain::Domains;
 use super::head::HeadCache;
 use crate::cache::{LayerCache, LayerSpan};
 use crate::parallel;
 use crate::shape::AttentionConfig;
+use crate::storage::domain::Domains;
 
 /// Queries that are computed together, of the heads of a group and of as many positions as that makes: each stored
 /// row is read once for all of them.
