@@ -3,10 +3,14 @@
 //! What a plan says is arithmetic (`plan`); that what is said happens is the storage's business. One value of it holds
 //! one layer of one sequence, all of its KV heads, so that a device may lay heads out as it likes and work on them at
 //! once. Attention over it is the device's, too, but goes over many sequences at a time: see [`crate::attend`].
-//! `extent` is the bookkeeping of rows that all devices have in common.
+//!
+//! What all devices have in common: `extent` is the bookkeeping of rows, `domain` what is done to rows before they are
+//! quantized, and `allocation` how bits are shared among the channels of keys.
 
+mod allocation;
 pub(crate) mod cpu;
 pub(crate) mod device;
+mod domain;
 mod extent;
 
 mod layer;

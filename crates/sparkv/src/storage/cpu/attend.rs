@@ -8,11 +8,11 @@ use candle_core::{CpuStorage, Result, Storage, Tensor};
 use sparkv_kernels::{KEY_BLOCK, Partial, QueryTile, TileScratch, attend_tile};
 
 use super::CpuLayer;
-use super::domain::Domains;
 use super::head::HeadCache;
 use crate::cache::{LayerCache, LayerSpan};
 use crate::parallel;
 use crate::shape::AttentionConfig;
+use crate::storage::domain::Domains;
 use crate::storage::{Layer, LayerStorage};
 
 /// Queries that are computed together, of the heads of a group and of as many positions as that makes: each stored
