@@ -2,6 +2,7 @@
 #include "cpu.h"
 
 #include "formats.inc"
+#include "tables.inc"
 #include "append.inc"
 #include "move.inc"
 #include "faults.inc"

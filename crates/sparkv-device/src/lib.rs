@@ -36,6 +36,7 @@ pub mod rows;
 #[cfg(feature = "shim")]
 #[allow(unsafe_code, reason = "calls of compiled kernels, and the memory that they are given")]
 mod shim;
+mod tables;
 
 pub use append::{RowPlace, append};
 pub use device::{Device, Memory};
@@ -44,3 +45,4 @@ pub use launch::View;
 pub use move_lines::move_lines;
 #[cfg(feature = "shim")]
 pub use shim::{Checks, Shim};
+pub use tables::{KeyDomain, Tables};
