@@ -4,5 +4,7 @@
 #include "formats.inc"
 #include "tables.inc"
 #include "append.inc"
+#include "places.inc"
+#include "copy.inc"
 #include "move.inc"
 #include "faults.inc"
