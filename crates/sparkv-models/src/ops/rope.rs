@@ -1,28 +1,39 @@
 //! Rotary position embedding in the half-split convention (`rotate_half`): channel i pairs with i + D/2.
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{Device, Result, Tensor};
 
 use crate::config::{DecoderConfig, RopeScaling};
 
-/// Frequencies of the rotation. Angles are computed for the positions at hand, once per chunk and step, so a
-/// long context costs no table.
+/// Frequencies of the rotation. On the CPU, angles are computed for the positions at hand, once per chunk and step, so a
+/// long context costs no table. Elsewhere, a table is kept on the device, so that only positions go there.
 #[derive(Debug)]
 pub(crate) struct Rope {
     /// (head_dim / 2) radians per position.
     frequencies: Vec<f32>,
     device: Device,
+    /// The rotation at every position up to some; `None` where there is to be no table.
+    table: Option<Mutex<Rotation>>,
 }
 
+/// Positions that a table begins with; it doubles when it is too short.
+const TABLE: usize = 4096;
+
 /// Sine and cosine of the rotation of some rows, on their device.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Rotation {
     /// (rows, head_dim / 2), f32
-    pub(super) sin: Tensor,
+    pub(crate) sin: Tensor,
     /// (rows, head_dim / 2), f32
-    pub(super) cos: Tensor,
+    pub(crate) cos: Tensor,
 }
 
 impl Rope {
-    pub(crate) fn new(config: &DecoderConfig, device: &Device) -> Self {
+    /// `keeps_table`: whether rotations are looked up in a table on the device.
+    ///
+    /// # Errors
+    /// If the device has no memory for the table.
+    pub(crate) fn new(config: &DecoderConfig, device: &Device, keeps_table: bool) -> Result<Self> {
         let dim = config.head_dim as f32;
         let mut frequencies: Vec<f32> =
             (0..config.head_dim).step_by(2).map(|i| 1.0 / config.rope.theta.powf(i as f32 / dim)).collect();
@@ -43,11 +54,30 @@ impl Rope {
                 frequencies.iter_mut().zip(divisors).for_each(|(frequency, divisor)| *frequency /= divisor);
             }
         }
-        Self { frequencies, device: device.clone() }
+        let mut rope = Self { frequencies, device: device.clone(), table: None };
+        if keeps_table {
+            rope.table = Some(Mutex::new(rope.computed(0..TABLE)?));
+        }
+        Ok(rope)
     }
 
     /// The rotation of rows at these positions.
     pub(crate) fn at(&self, positions: impl Iterator<Item = usize>) -> Result<Rotation> {
+        let Some(table) = &self.table else { return self.computed(positions) };
+        let positions: Vec<usize> = positions.collect();
+        let most = positions.iter().max().map_or(0, |most| most + 1);
+        let positions = positions.into_iter().map(|position| position as u32).collect::<Vec<_>>();
+        let count = positions.len();
+        let positions = Tensor::from_vec(positions, count, &self.device)?;
+        let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+        let len = table.sin.dim(0)?;
+        if most > len {
+            *table = self.computed(0..most.max(2 * len))?;
+        }
+        Ok(Rotation { sin: table.sin.index_select(&positions, 0)?, cos: table.cos.index_select(&positions, 0)? })
+    }
+
+    fn computed(&self, positions: impl Iterator<Item = usize>) -> Result<Rotation> {
         let half = self.frequencies.len();
         let angles = positions.flat_map(|position| self.frequencies.iter().map(move |f| position as f32 * f));
         let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(f32::sin_cos).unzip();
