@@ -2,6 +2,8 @@
 #include "cpu.h"
 
 #include "formats.inc"
+#include "lanes.inc"
 #include "append.inc"
 #include "move.inc"
+#include "elementwise.inc"
 #include "faults.inc"

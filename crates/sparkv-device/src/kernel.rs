@@ -82,6 +82,8 @@ impl Constants {
 /// The kernels' text, in order: what every language has the same. A prefix goes before it.
 pub const SOURCES: &[(&str, &str)] = &[
     ("formats.inc", include_str!("../kernels/formats.inc")),
+    ("lanes.inc", include_str!("../kernels/lanes.inc")),
     ("append.inc", include_str!("../kernels/append.inc")),
     ("move.inc", include_str!("../kernels/move.inc")),
+    ("elementwise.inc", include_str!("../kernels/elementwise.inc")),
 ];

@@ -28,6 +28,7 @@
 
 mod append;
 mod device;
+mod elementwise;
 mod error;
 pub mod kernel;
 mod launch;
@@ -39,6 +40,7 @@ mod shim;
 
 pub use append::{RowPlace, append};
 pub use device::{Device, Memory};
+pub use elementwise::{Angles, RmsNorm, add, add_rms_norm, rms_norm, rotate, silu_times};
 pub use error::DeviceError;
 pub use launch::View;
 pub use move_lines::move_lines;
