@@ -3,8 +3,10 @@
 
 #include "formats.inc"
 #include "tables.inc"
+#include "lanes.inc"
 #include "append.inc"
 #include "places.inc"
 #include "copy.inc"
 #include "move.inc"
+#include "elementwise.inc"
 #include "faults.inc"

@@ -230,7 +230,7 @@ impl Decoder {
         spans: &mut [LayerSpan<'_>],
     ) -> candle_core::Result<Tensor> {
         let products = [&layer.q, &layer.k, &layer.v];
-        let [mut q, mut k, v] = Linear::of_normed(products, hidden, &layer.attention_norm, &*&*self.ops)?;
+        let [mut q, mut k, v] = Linear::of_normed(products, hidden, &layer.attention_norm, &*self.ops)?;
         if let Some([q_norm, k_norm]) = &layer.query_key_norm {
             q = self.normalize_heads(&q, q_norm)?;
             k = self.normalize_heads(&k, k_norm)?;
@@ -243,18 +243,18 @@ impl Decoder {
     /// (rows, heads * head_dim), each head of which is normalized by itself.
     fn normalize_heads(&self, x: &Tensor, norm: &Norm) -> candle_core::Result<Tensor> {
         let heads = x.reshape(((), norm.weight.dim(0)?))?;
-        norm.apply(&heads, &*&*self.ops)?.reshape(x.shape())
+        norm.apply(&heads, &*self.ops)?.reshape(x.shape())
     }
 
     /// Replaces `hidden`, (rows, hidden), by what a layer makes of it after attention.
     fn finish_layer(&self, layer: &Layer, hidden: &Tensor, attended: &Tensor) -> candle_core::Result<()> {
-        layer.o.add_to(hidden, attended, &*&*self.ops)?;
+        layer.o.add_to(hidden, attended, &*self.ops)?;
         layer.mlp.add_to(hidden, &*self.ops)
     }
 
     /// (rows, vocab) of hidden states (rows, hidden).
     pub(crate) fn logits(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
-        let [logits] = Linear::of_normed([&self.head], hidden, &self.norm, &*&*self.ops)?;
+        let [logits] = Linear::of_normed([&self.head], hidden, &self.norm, &*self.ops)?;
         Ok(logits)
     }
 }

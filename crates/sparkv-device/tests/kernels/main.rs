@@ -6,6 +6,8 @@ mod append;
 #[cfg(test)]
 mod copy;
 #[cfg(test)]
+mod elementwise;
+#[cfg(test)]
 mod move_lines;
 #[cfg(test)]
 mod support;

@@ -93,14 +93,13 @@ impl Rope {
 mod tests {
     use super::*;
     use crate::config::DecoderConfig;
-    use crate::ops;
-
+    
     fn frequencies(rope: &str) -> Vec<f32> {
         let config = format!(
             r#"{{"architectures": ["LlamaForCausalLM"], "vocab_size": 8, "hidden_size": 16, "intermediate_size": 8,
             "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 8192, {rope}}}"#
         );
-        Rope::new(&DecoderConfig::from_json(&config).unwrap(), &Device::Cpu).frequencies
+        Rope::new(&DecoderConfig::from_json(&config).unwrap(), &Device::Cpu, false).unwrap().frequencies
     }
 
     #[test]
@@ -134,12 +133,12 @@ mod tests {
     fn rotation_turns_each_pair_by_its_angle() {
         let config = r#"{"model_type": "llama", "vocab_size": 8, "hidden_size": 16, "intermediate_size": 8,
             "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64}"#;
-        let rope = Rope::new(&DecoderConfig::from_json(config).unwrap(), &Device::Cpu);
+        let rope = Rope::new(&DecoderConfig::from_json(config).unwrap(), &Device::Cpu, false).unwrap();
         let mut row = vec![0f32; 16];
         row[0] = 1.0; // head 0, pair 0, first half
         row[8 + 5] = 2.0; // head 1, pair 1, second half
         let x = Tensor::from_vec(row, (1, 16), &Device::Cpu).unwrap();
-        ops::on(&Device::Cpu).rotate(&x, &rope.at([3usize].into_iter()).unwrap()).unwrap();
+        crate::ops::cpu::Cpu.rotate(&x, &rope.at([3usize].into_iter()).unwrap()).unwrap();
         let y = x.to_vec2::<f32>().unwrap().remove(0);
         let close = |a: f32, b: f32| (a - b).abs() < 1e-6;
         assert!(close(y[0], 3f32.cos()) && close(y[4], 3f32.sin()), "{y:?}");
