@@ -1,10 +1,12 @@
 //! A GPU, as Candle and our own kernels know it.
 
+mod gpu;
 mod views;
 
 use candle_core::Result;
 use sparkv_device::Device;
 
+pub use gpu::{BUILT_FOR, Gpu, gpus};
 pub use sparkv_device::{DeviceError, View};
 pub use views::{change, make, read, with_scratch};
 
