@@ -76,15 +76,16 @@ mod tests {
             let indices: Vec<usize> = (0..rows.len()).step_by(step).collect();
             let found = moments(&store(rows.iter().copied()), &indices, HEAD_DIM, Wanted::MeanAndDeviation);
             let count = indices.len() as f64;
-            for channel in 0..HEAD_DIM {
+            let channels = found.mean.iter().zip(&found.deviation).enumerate();
+            for (channel, (found_mean, found_deviation)) in channels {
                 let x = || indices.iter().map(|index| f64::from(rows[*index][channel]));
                 let mean = x().sum::<f64>() / count;
                 let deviation = (x().map(|x| (x - mean).powi(2)).sum::<f64>() / count).sqrt();
-                let off = (f64::from(found.mean[channel]) - mean).abs();
-                prop_assert!(off <= 2e-6 * (1.0 + mean.abs()), "{} for {mean}", found.mean[channel]);
-                let off = (f64::from(found.deviation[channel]) - deviation).abs();
+                let off = (f64::from(*found_mean) - mean).abs();
+                prop_assert!(off <= 2e-6 * (1.0 + mean.abs()), "{found_mean} for {mean}");
+                let off = (f64::from(*found_deviation) - deviation).abs();
                 let tolerance = 1e-5 + 4e-6 * f64::from(offset.abs());
-                prop_assert!(off <= tolerance, "{} for {deviation}", found.deviation[channel]);
+                prop_assert!(off <= tolerance, "{found_deviation} for {deviation}");
             }
         }
     }
