@@ -73,7 +73,7 @@ impl Widths {
     }
 
     /// The bits of every channel's code, if all have as many.
-    pub(crate) fn of_all(&self, head_dim: usize) -> Option<u8> {
+    pub fn of_all(&self, head_dim: usize) -> Option<u8> {
         let section = self.sections().next()?;
         (section.channels == head_dim && self.stored() == head_dim).then_some(section.bits)
     }
