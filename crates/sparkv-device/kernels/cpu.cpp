@@ -6,4 +6,5 @@
 #include "append.inc"
 #include "move.inc"
 #include "elementwise.inc"
+#include "mass.inc"
 #include "faults.inc"

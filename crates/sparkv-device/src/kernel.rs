@@ -86,4 +86,5 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("append.inc", include_str!("../kernels/append.inc")),
     ("move.inc", include_str!("../kernels/move.inc")),
     ("elementwise.inc", include_str!("../kernels/elementwise.inc")),
+    ("mass.inc", include_str!("../kernels/mass.inc")),
 ];

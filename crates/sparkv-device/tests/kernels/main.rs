@@ -6,6 +6,8 @@ mod append;
 #[cfg(test)]
 mod elementwise;
 #[cfg(test)]
+mod mass;
+#[cfg(test)]
 mod move_lines;
 #[cfg(test)]
 mod support;
