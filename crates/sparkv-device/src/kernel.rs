@@ -89,4 +89,5 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("copy.inc", include_str!("../kernels/copy.inc")),
     ("move.inc", include_str!("../kernels/move.inc")),
     ("elementwise.inc", include_str!("../kernels/elementwise.inc")),
+    ("mass.inc", include_str!("../kernels/mass.inc")),
 ];

@@ -33,6 +33,7 @@ mod elementwise;
 mod error;
 pub mod kernel;
 mod launch;
+mod mass;
 mod move_lines;
 mod places;
 pub mod rows;
@@ -47,6 +48,7 @@ pub use device::{Device, Memory};
 pub use elementwise::{Angles, RmsNorm, add, add_rms_norm, rms_norm, rotate, silu_times};
 pub use error::DeviceError;
 pub use launch::View;
+pub use mass::{Mass, Observation, Observed, Prompt, mass, mass_scratch_bytes};
 pub use move_lines::move_lines;
 pub use places::Places;
 #[cfg(feature = "shim")]
