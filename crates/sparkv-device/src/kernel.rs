@@ -88,7 +88,10 @@ pub const CUDA: Source = ("cuda.h", include_str!("../kernels/cuda.h"));
 /// The kernels' text, in order: what every language has the same. A prefix goes before it.
 pub const SOURCES: &[Source] = &[
     ("formats.inc", include_str!("../kernels/formats.inc")),
+    ("tables.inc", include_str!("../kernels/tables.inc")),
     ("append.inc", include_str!("../kernels/append.inc")),
+    ("places.inc", include_str!("../kernels/places.inc")),
+    ("copy.inc", include_str!("../kernels/copy.inc")),
     ("move.inc", include_str!("../kernels/move.inc")),
 ];
 

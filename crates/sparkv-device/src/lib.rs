@@ -27,6 +27,7 @@
 )]
 
 mod append;
+mod copy;
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code, reason = "launches of kernels, and calls of the driver and the compiler")]
 pub mod cuda;
@@ -35,15 +36,20 @@ mod error;
 pub mod kernel;
 mod launch;
 mod move_lines;
+mod places;
 pub mod rows;
 #[cfg(feature = "shim")]
 #[allow(unsafe_code, reason = "calls of compiled kernels, and the memory that they are given")]
 mod shim;
+mod tables;
 
 pub use append::{RowPlace, append};
+pub use copy::copy_rows;
 pub use device::{Device, Memory};
 pub use error::DeviceError;
 pub use launch::View;
 pub use move_lines::move_lines;
+pub use places::Places;
 #[cfg(feature = "shim")]
 pub use shim::{Checks, Shim};
+pub use tables::{KeyDomain, Tables};

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod append;
 #[cfg(test)]
+mod copy;
+#[cfg(test)]
 mod move_lines;
 #[cfg(test)]
 mod support;

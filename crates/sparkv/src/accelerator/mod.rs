@@ -5,7 +5,7 @@ mod views;
 use candle_core::Result;
 use sparkv_device::{Device, DeviceError};
 
-pub use views::{change, make, read};
+pub use views::{change, make, read, with_scratch};
 
 /// A device that is not the CPU: caches are held there, and our kernels run on it, in the order in which Candle's do.
 #[derive(Debug, Clone)]

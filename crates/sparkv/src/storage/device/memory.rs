@@ -38,8 +38,9 @@ pub(crate) struct HeldLines {
     memory: DeviceMemory,
 }
 
+/// Where lines are.
 #[derive(Debug)]
-struct Range {
+pub(crate) struct Range {
     first: AtomicU32,
     lines: u32,
 }
@@ -128,7 +129,8 @@ impl DeviceMemory {
 }
 
 impl Range {
-    fn first(&self) -> u32 {
+    /// The first line, until others are taken.
+    pub(crate) fn first(&self) -> u32 {
         self.first.load(Ordering::Relaxed)
     }
 }
@@ -139,14 +141,14 @@ impl HeldLines {
         self.range.first()
     }
 
-    /// Their bytes.
-    pub(crate) fn bytes(&self) -> usize {
-        self.range.lines as usize * LINE
+    /// What tells where they are for as long as they are held.
+    pub(crate) fn range(&self) -> Arc<Range> {
+        Arc::clone(&self.range)
     }
 
-    /// The memory that they are in.
-    pub(crate) fn memory(&self) -> &DeviceMemory {
-        &self.memory
+    /// They themselves, until others are taken.
+    pub(crate) fn view(&self) -> Result<View<'_>, DeviceError> {
+        self.memory.view().part(self.first() as usize * LINE, self.range.lines as usize * LINE)
     }
 }
 
