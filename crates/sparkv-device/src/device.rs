@@ -1,5 +1,7 @@
 //! A device: where memory is and kernels run.
 
+#[cfg(feature = "cuda")]
+use crate::cuda::{self, Cuda};
 use crate::error::DeviceError;
 use crate::launch::{ARGUMENTS, Launch, Place, View};
 #[cfg(feature = "shim")]
@@ -8,6 +10,9 @@ use crate::shim::{self, Checks, Shim};
 /// A device. Clones are the same device.
 #[derive(Debug, Clone)]
 pub enum Device {
+    /// A GPU of NVIDIA's.
+    #[cfg(feature = "cuda")]
+    Cuda(Cuda),
     /// A GPU that is simulated on the CPU.
     #[cfg(feature = "shim")]
     Shim(Shim),
@@ -22,6 +27,8 @@ pub struct Memory {
 
 #[derive(Debug)]
 enum Held {
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::Allocation),
     #[cfg(feature = "shim")]
     Shim(shim::Allocation),
 }
@@ -50,6 +57,8 @@ impl Device {
     /// [`DeviceError::Memory`] if there is not as much.
     pub fn allocate(&self, bytes: usize) -> Result<Memory, DeviceError> {
         let held = match *self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(ref cuda) => Held::Cuda(cuda.allocate(bytes)?),
             #[cfg(feature = "shim")]
             Self::Shim(_) => Held::Shim(shim::Allocation::new(bytes)?),
         };
@@ -74,6 +83,8 @@ impl Device {
     pub fn upload(&self, to: View<'_>, bytes: &[u8]) -> Result<(), DeviceError> {
         check_copy("upload", &to, bytes.len())?;
         match *self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(ref cuda) => cuda.upload(to, bytes),
             #[cfg(feature = "shim")]
             Self::Shim(ref shim) => shim.upload(to, bytes),
         }
@@ -86,6 +97,8 @@ impl Device {
     pub fn download(&self, from: View<'_>, bytes: &mut [u8]) -> Result<(), DeviceError> {
         check_copy("download", &from, bytes.len())?;
         match *self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(ref cuda) => cuda.download(from, bytes),
             #[cfg(feature = "shim")]
             Self::Shim(ref shim) => shim.download(from, bytes),
         }
@@ -107,6 +120,9 @@ impl Device {
             return Err(DeviceError::unfit(launch.kernel, format!("{} arguments", launch.arguments.len())));
         }
         match *self {
+            #[cfg(feature = "cuda")]
+            // SAFETY: as the caller promises.
+            Self::Cuda(ref cuda) => unsafe { cuda.launch(launch) },
             #[cfg(feature = "shim")]
             // SAFETY: as the caller promises.
             Self::Shim(ref shim) => unsafe { shim.launch(launch) },
@@ -118,6 +134,8 @@ impl Memory {
     /// All of it, for kernels to read and write.
     pub fn view(&self) -> View<'_> {
         let place = match self.held {
+            #[cfg(feature = "cuda")]
+            Held::Cuda(ref allocation) => Place::Cuda(allocation.pointer()),
             #[cfg(feature = "shim")]
             Held::Shim(ref allocation) => Place::Address(allocation.address()),
         };

@@ -16,7 +16,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 #![cfg_attr(
-    not(feature = "shim"),
+    not(any(feature = "shim", feature = "cuda")),
     allow(
         dead_code,
         unused_imports,
@@ -28,6 +28,9 @@
 
 mod append;
 mod copy;
+#[cfg(feature = "cuda")]
+#[allow(unsafe_code, reason = "launches of kernels, and calls of the driver and the compiler")]
+pub mod cuda;
 mod device;
 mod elementwise;
 mod error;
