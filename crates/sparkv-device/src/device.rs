@@ -1,7 +1,9 @@
 //! A device: where memory is and kernels run.
 
 use crate::error::DeviceError;
-use crate::launch::{ARGUMENTS, Launch, Place, View};
+use crate::launch::{ARGUMENTS, Launch, View};
+#[cfg(feature = "metal")]
+use crate::metal::{self, Metal};
 #[cfg(feature = "shim")]
 use crate::shim::{self, Checks, Shim};
 
@@ -11,6 +13,9 @@ pub enum Device {
     /// A GPU that is simulated on the CPU.
     #[cfg(feature = "shim")]
     Shim(Shim),
+    /// A GPU of Apple silicon.
+    #[cfg(feature = "metal")]
+    Metal(Metal),
 }
 
 /// Memory of a device, free again when this is dropped.
@@ -24,6 +29,8 @@ pub struct Memory {
 enum Held {
     #[cfg(feature = "shim")]
     Shim(shim::Allocation),
+    #[cfg(feature = "metal")]
+    Metal(metal::Allocation),
 }
 
 impl Device {
@@ -52,6 +59,8 @@ impl Device {
         let held = match *self {
             #[cfg(feature = "shim")]
             Self::Shim(_) => Held::Shim(shim::Allocation::new(bytes)?),
+            #[cfg(feature = "metal")]
+            Self::Metal(ref metal) => Held::Metal(metal.allocate(bytes)?),
         };
         Ok(Memory { held, bytes })
     }
@@ -65,6 +74,8 @@ impl Device {
         match *self {
             #[cfg(feature = "shim")]
             Self::Shim(ref shim) => shim.upload(to, bytes),
+            #[cfg(feature = "metal")]
+            Self::Metal(ref metal) => metal.upload(to, bytes),
         }
     }
 
@@ -77,6 +88,8 @@ impl Device {
         match *self {
             #[cfg(feature = "shim")]
             Self::Shim(ref shim) => shim.download(from, bytes),
+            #[cfg(feature = "metal")]
+            Self::Metal(ref metal) => metal.download(from, bytes),
         }
     }
 
@@ -99,6 +112,9 @@ impl Device {
             #[cfg(feature = "shim")]
             // SAFETY: as the caller promises.
             Self::Shim(ref shim) => unsafe { shim.launch(launch) },
+            #[cfg(feature = "metal")]
+            // SAFETY: as the caller promises.
+            Self::Metal(ref metal) => unsafe { metal.launch(launch) },
         }
     }
 }
@@ -108,7 +124,9 @@ impl Memory {
     pub fn view(&self) -> View<'_> {
         let place = match self.held {
             #[cfg(feature = "shim")]
-            Held::Shim(ref allocation) => Place::Address(allocation.address()),
+            Held::Shim(ref allocation) => allocation.place(),
+            #[cfg(feature = "metal")]
+            Held::Metal(ref allocation) => allocation.place(),
         };
         View::new(place, self.bytes, true)
     }

@@ -73,8 +73,24 @@ impl Constants {
     }
 }
 
+/// A file of the kernels: its name and its text.
+pub type Source = (&'static str, &'static str);
+
+/// What goes before the kernels on Metal.
+pub const METAL: Source = ("metal.h", include_str!("../kernels/metal.h"));
+
 /// The kernels' text, in order: what every language has the same. A prefix goes before it.
-pub const SOURCES: [(&str, &str); 2] = [
+pub const SOURCES: [Source; 2] = [
     ("formats.inc", include_str!("../kernels/formats.inc")),
     ("append.inc", include_str!("../kernels/append.inc")),
 ];
+
+/// The text of a module for a GPU: its numbers, what a language has before the kernels, and the kernels. A compiler names the
+/// lines of the files.
+pub fn source(prefix: Source, constants: &Constants) -> String {
+    let numbers = constants.named().map(|(name, value)| format!("#define {name} {value}\n")).concat();
+    [prefix]
+        .iter()
+        .chain(&SOURCES)
+        .fold(numbers, |text, (file, code)| text + &format!("#line 1 \"{file}\"\n{code}\n"))
+}

@@ -12,7 +12,7 @@ pub(crate) const ARGUMENTS: usize = 8;
 /// that alone, or nobody reads them by other ways ([`Memory`]).
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
-    pub(crate) place: Place,
+    pub(crate) place: Place<'a>,
     bytes: usize,
     writable: bool,
     _borrowed: PhantomData<&'a ()>,
@@ -20,10 +20,13 @@ pub struct View<'a> {
 
 /// Where memory is, as the device's driver wants to know it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Place {
+pub(crate) enum Place<'a> {
     /// An address.
     #[allow(dead_code, reason = "without a device in this build")]
     Address(u64),
+    /// Bytes behind the beginning of a buffer.
+    #[cfg(feature = "metal")]
+    Buffer(&'a candle_metal_kernels::metal::Buffer, usize),
 }
 
 /// A kernel to be launched. Arguments that it does not use are left out.
@@ -36,8 +39,20 @@ pub(crate) struct Launch<'a> {
     pub(crate) plan: &'a [u32],
 }
 
+impl Place<'_> {
+    /// The address, on a device whose memory has one.
+    #[cfg(feature = "shim")]
+    pub(crate) fn address(self, kernel: &'static str) -> Result<u64, DeviceError> {
+        match self {
+            Self::Address(address) => Ok(address),
+            #[cfg(feature = "metal")]
+            Self::Buffer(..) => Err(DeviceError::unfit(kernel, "memory of another device")),
+        }
+    }
+}
+
 impl<'a> View<'a> {
-    pub(crate) fn new(place: Place, bytes: usize, writable: bool) -> Self {
+    pub(crate) fn new(place: Place<'a>, bytes: usize, writable: bool) -> Self {
         Self { place, bytes, writable, _borrowed: PhantomData }
     }
 

@@ -16,7 +16,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 #![cfg_attr(
-    not(feature = "shim"),
+    not(any(feature = "shim", feature = "metal")),
     allow(
         dead_code,
         unused_imports,
@@ -31,6 +31,9 @@ mod device;
 mod error;
 pub mod kernel;
 mod launch;
+#[cfg(feature = "metal")]
+#[allow(unsafe_code, reason = "launches of kernels, and memory that the driver gives")]
+pub mod metal;
 pub mod rows;
 #[cfg(feature = "shim")]
 #[allow(unsafe_code, reason = "calls of compiled kernels, and the memory that they are given")]
