@@ -3,4 +3,5 @@
 
 #include "formats.inc"
 #include "append.inc"
+#include "move.inc"
 #include "faults.inc"

@@ -47,6 +47,12 @@ impl RowConstants {
 }
 
 impl Constants {
+    /// For kernels that know no rows: one module for all of them.
+    pub const NONE: Self = {
+        let rows = RowConstants { format: 0, bits: 0, kept: 0 };
+        Self { head_dim: 8, queries: 1, keys: rows, values: rows }
+    };
+
     /// For rows of these layouts, the keys of which may be `allotted` bits of their own ([`RowConstants::of`]).
     pub fn new(keys: &Layout, values: &Layout, allotted: bool, queries: usize) -> Self {
         Self {
@@ -80,9 +86,10 @@ pub type Source = (&'static str, &'static str);
 pub const METAL: Source = ("metal.h", include_str!("../kernels/metal.h"));
 
 /// The kernels' text, in order: what every language has the same. A prefix goes before it.
-pub const SOURCES: [Source; 2] = [
+pub const SOURCES: &[Source] = &[
     ("formats.inc", include_str!("../kernels/formats.inc")),
     ("append.inc", include_str!("../kernels/append.inc")),
+    ("move.inc", include_str!("../kernels/move.inc")),
 ];
 
 /// The text of a module for a GPU: its numbers, what a language has before the kernels, and the kernels. A compiler names the
@@ -91,6 +98,6 @@ pub fn source(prefix: Source, constants: &Constants) -> String {
     let numbers = constants.named().map(|(name, value)| format!("#define {name} {value}\n")).concat();
     [prefix]
         .iter()
-        .chain(&SOURCES)
+        .chain(SOURCES)
         .fold(numbers, |text, (file, code)| text + &format!("#line 1 \"{file}\"\n{code}\n"))
 }

@@ -19,7 +19,7 @@ pub struct View<'a> {
 }
 
 /// Where memory is, as the device's driver wants to know it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Place<'a> {
     /// An address.
     #[allow(dead_code, reason = "without a device in this build")]
@@ -61,9 +61,31 @@ impl<'a> View<'a> {
         self.bytes
     }
 
+    /// `bytes` bytes of it, from the byte `start` on.
+    ///
+    /// # Errors
+    /// If there are not as many.
+    pub fn part(self, start: usize, bytes: usize) -> Result<Self, DeviceError> {
+        if start.checked_add(bytes).is_none_or(|end| end > self.bytes) {
+            let reason = format!("{bytes} bytes from {start} on, of {}", self.bytes);
+            return Err(DeviceError::unfit("a part of memory", reason));
+        }
+        let place = match self.place {
+            Place::Address(address) => Place::Address(address + start as u64),
+            #[cfg(feature = "metal")]
+            Place::Buffer(buffer, first) => Place::Buffer(buffer, first + start),
+        };
+        Ok(Self { place, bytes, ..self })
+    }
+
     /// The same, for kernels that only read it.
     pub fn read_only(self) -> Self {
         Self { writable: false, ..self }
+    }
+
+    /// Whether this and the other begin at the same place.
+    pub(crate) fn is_same_place(&self, other: &View<'_>) -> bool {
+        self.place == other.place
     }
 
     /// Whether kernels may write to it.

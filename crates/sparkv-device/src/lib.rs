@@ -34,6 +34,7 @@ mod launch;
 #[cfg(feature = "metal")]
 #[allow(unsafe_code, reason = "launches of kernels, and memory that the driver gives")]
 pub mod metal;
+mod move_lines;
 pub mod rows;
 #[cfg(feature = "shim")]
 #[allow(unsafe_code, reason = "calls of compiled kernels, and the memory that they are given")]
@@ -43,5 +44,6 @@ pub use append::{RowPlace, append};
 pub use device::{Device, Memory};
 pub use error::DeviceError;
 pub use launch::View;
+pub use move_lines::move_lines;
 #[cfg(feature = "shim")]
 pub use shim::{Checks, Shim};

@@ -48,7 +48,7 @@ impl Metal {
     /// The GPU of this stream.
     ///
     /// # Errors
-    /// [`DeviceError::Unsupported`] if kernels do not run there.
+    /// [`DeviceError::Missing`] if kernels do not run there.
     pub fn new(stream: Arc<dyn Stream>) -> Result<Self, DeviceError> {
         check::family(stream.device())?;
         let pipelines = Arc::new(Pipelines::new(stream.device().clone()));

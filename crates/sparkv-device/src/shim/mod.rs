@@ -152,13 +152,12 @@ impl Shim {
 mod tests {
     use super::*;
     use crate::device::Device;
-    use crate::kernel::{Constants, RowConstants};
+    use crate::kernel::Constants;
 
     /// What `kernel` of kernels/faults.inc ends with, over two groups.
     fn run(device: &Device, kernel: &'static str) -> Result<(), String> {
         let memory = device.allocate(4 * 64).unwrap();
-        let none = RowConstants { format: 0, bits: 0, kept: 0 };
-        let constants = Constants { head_dim: 0, queries: 0, keys: none, values: none };
+        let constants = Constants::NONE;
         let groups = if kernel == "fault_none" { 1 } else { 2 };
         let launch = Launch { kernel, constants, groups, arguments: &[memory.view()], plan: &[] };
         // SAFETY: nothing can be reached but what the simulated device checks.

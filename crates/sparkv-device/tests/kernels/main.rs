@@ -4,4 +4,6 @@
 #[cfg(test)]
 mod append;
 #[cfg(test)]
+mod move_lines;
+#[cfg(test)]
 mod support;

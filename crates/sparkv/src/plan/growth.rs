@@ -56,7 +56,7 @@ impl Limit {
 }
 
 /// Rows of the chunks of a store that was made for `first` rows and then got `more`, at most `limit` in all;
-/// see `RowStore::reserve`.
+/// see `Extent::reserve`.
 pub(super) fn chunks(first: usize, more: usize, unit: usize, growth: Growth, limit: usize) -> Vec<usize> {
     let first = first.min(limit);
     let wanted = (first + more).min(limit);

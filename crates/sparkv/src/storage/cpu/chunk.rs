@@ -1,13 +1,12 @@
 //! Memory for rows: allocated once, never moved, counted.
 
-use std::sync::Arc;
-
 use bytemuck::{Pod, Zeroable};
 use memmap2::MmapMut;
 use sparkv_kernels::Layout;
 
 use crate::plan::growth::{LINE, MAPPED, chunk_bytes};
 use crate::pool::{Charge, KvPool};
+use crate::storage::extent::Room;
 
 /// A line of a processor's cache.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -58,8 +57,7 @@ impl Memory {
 /// Room for rows.
 pub(super) struct Chunk {
     pub(super) memory: Memory,
-    /// Rows there is room for.
-    pub(super) rows: usize,
+    rows: usize,
     _charge: Charge,
 }
 
@@ -70,9 +68,8 @@ impl Chunk {
     }
 }
 
-/// The first rows of a chunk, whole groups, which other caches may read, too, and nobody writes any more.
-#[derive(Clone)]
-pub(super) struct SharedRows {
-    pub(super) chunk: Arc<Chunk>,
-    pub(super) rows: usize,
+impl Room for Chunk {
+    fn rows(&self) -> usize {
+        self.rows
+    }
 }

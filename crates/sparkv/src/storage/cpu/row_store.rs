@@ -1,32 +1,21 @@
 //! Rows of one side: dense ones one by one, quantized ones by blocks.
 
-use std::sync::Arc;
+use std::convert::Infallible;
 
 use sparkv_kernels::dense;
 use sparkv_kernels::{BLOCK, GROUP, Layout, Rows, quantize};
 
-use super::chunk::{Chunk, SharedRows};
+use super::chunk::Chunk;
 use crate::plan::growth::{Growth, Limit, chunk_bytes};
 use crate::pool::KvPool;
+use crate::storage::extent::{Extent, SharedRows};
 
 /// Rows of one layout, keys or values of one KV head. What is counted ([`RowStore::bytes`]) is what is
 /// allocated.
 pub(crate) struct RowStore {
     layout: Layout,
-    /// The first rows, where they are shared with other caches; dense ones.
-    shared: Vec<SharedRows>,
-    /// What follows. All but the last are full; all are whole units of the layout.
-    chunks: Vec<Chunk>,
-    len: usize,
-    capacity: usize,
-    /// Chunks are multiples of this many rows.
-    unit: usize,
-    growth: Growth,
-    limit: Limit,
-    /// The row to be overwritten next, once the limit is reached.
-    oldest: usize,
-    /// Whether a row was overwritten, so that the rows are not in order any more.
-    overwritten: bool,
+    /// Only dense rows are shared.
+    extent: Extent<Chunk>,
     pool: KvPool,
 }
 
@@ -34,7 +23,7 @@ impl std::fmt::Debug for RowStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RowStore")
             .field("layout", &self.layout)
-            .field("len", &self.len)
+            .field("len", &self.len())
             .finish_non_exhaustive()
     }
 }
@@ -42,94 +31,54 @@ impl std::fmt::Debug for RowStore {
 impl RowStore {
     /// An empty store. Where blocks are pushed, the limit and what is pinned are multiples of [`BLOCK`].
     pub(super) fn new(layout: Layout, unit: usize, growth: Growth, limit: Limit, pool: KvPool) -> Self {
-        let (shared, chunks) = (Vec::new(), Vec::new());
-        let oldest = limit.pinned;
-        Self {
-            layout,
-            shared,
-            chunks,
-            len: 0,
-            capacity: 0,
-            unit,
-            growth,
-            limit,
-            oldest,
-            overwritten: false,
-            pool,
-        }
+        Self { layout, extent: Extent::new(unit, growth, limit), pool }
     }
 
     /// Rows held.
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.extent.len()
     }
 
     /// Rows that may be pushed at once: as many as overwrite no other, at least one.
     pub(crate) fn room(&self) -> usize {
-        self.limit.rows.saturating_sub(self.len).max(1)
+        self.extent.room()
     }
 
     /// Bytes allocated; for shared rows, what they would take alone.
     pub(crate) fn bytes(&self) -> usize {
-        let shared = self.shared.iter().map(|shared| chunk_bytes(&self.layout, shared.rows));
-        shared.chain(self.chunks.iter().map(|chunk| chunk.memory.bytes().len())).sum()
+        let shared = self.extent.shared().map(|(_, rows)| chunk_bytes(&self.layout, rows));
+        shared.chain(self.extent.chunks().iter().map(|chunk| chunk.memory.bytes().len())).sum()
     }
 
     /// Bytes that pushing `rows` more would allocate.
     pub(crate) fn next_bytes(&self, rows: usize) -> usize {
-        if self.len + rows <= self.capacity.min(self.limit.rows) || self.len >= self.limit.rows {
-            return 0;
-        }
-        let wanted = self.growth.rows(self.capacity, self.unit).min(self.limit.rows - self.capacity);
-        chunk_bytes(&self.layout, wanted.next_multiple_of(self.unit))
+        chunk_bytes(&self.layout, self.extent.next_chunk(rows))
     }
 
     /// Rows that [`RowStore::share`] would give.
     pub(crate) fn shareable(&self) -> usize {
-        if self.limit == Limit::NONE && !self.layout.is_quantized() { self.len / GROUP * GROUP } else { 0 }
+        if self.layout.is_quantized() { 0 } else { self.extent.shareable() }
     }
 
     /// Gives what can be shared of the rows held, whole groups: nobody writes them any more from then on. What
     /// follows them stays this store's own.
     pub(crate) fn share(&mut self) -> SharedStore {
-        let whole = self.shareable();
-        let mut rest = Vec::new();
-        let mut reader = self.reader();
-        (whole..self.len).for_each(|index| rest.extend_from_slice(reader.row(index)));
-        let mut start: usize = self.shared.iter().map(|shared| shared.rows).sum();
-        for chunk in std::mem::take(&mut self.chunks) {
-            let rows = chunk.rows.min(whole - start);
-            if rows > 0 {
-                self.shared.push(SharedRows { chunk: Arc::new(chunk), rows });
-            }
-            start += rows;
-        }
-        (self.len, self.capacity) = (whole, whole);
+        let rest = self.read_from(self.shareable());
+        let (rows, _) = self.extent.share();
         rest.chunks_exact(self.layout.head_dim()).for_each(|row| self.push(row));
-        SharedStore { layout: self.layout, rows: self.shared.clone() }
+        SharedStore { layout: self.layout, rows }
     }
 
     /// Begins with the first `rows` rows, whole groups, of another store of the same layout. To be called while
     /// this one is empty.
     pub(crate) fn begin_with(&mut self, store: &SharedStore, rows: usize) {
-        for shared in &store.rows {
-            let rows = shared.rows.min(rows - self.len);
-            if rows > 0 {
-                self.shared.push(SharedRows { chunk: Arc::clone(&shared.chunk), rows });
-            }
-            self.len += rows;
-        }
-        self.capacity = self.len;
+        self.extent.begin_with(&store.rows, rows);
     }
 
     /// Makes room for `rows` rows in all, and no more than whole units take.
     pub(crate) fn reserve(&mut self, rows: usize) {
-        let rows = rows.min(self.limit.rows).saturating_sub(self.capacity);
-        if rows > 0 {
-            let chunk = Chunk::new(&self.layout, rows.next_multiple_of(self.unit), &self.pool);
-            self.capacity += chunk.rows;
-            self.chunks.push(chunk);
-        }
+        let make = |rows| Ok::<_, Infallible>(Chunk::new(&self.layout, rows, &self.pool));
+        let Ok(()) = self.extent.reserve(rows, make);
     }
 
     /// Stores one more row (head_dim) of a dense layout.
@@ -141,7 +90,7 @@ impl RowStore {
 
     /// Takes another layout, of as many bytes, while there are no rows.
     pub(super) fn set_layout(&mut self, layout: Layout) {
-        if self.len == 0 && layout.unit_bytes() == self.layout.unit_bytes() {
+        if self.len() == 0 && layout.unit_bytes() == self.layout.unit_bytes() {
             self.layout = layout;
         }
     }
@@ -163,79 +112,49 @@ impl RowStore {
 
     /// Where the next `rows` rows go: the bytes of a chunk, and the first row's place in it.
     fn next_rows(&mut self, rows: usize) -> Option<(Layout, &mut [u8], usize)> {
-        let index = if self.len + rows <= self.limit.rows {
-            if self.len + rows > self.capacity {
-                self.reserve(self.capacity + self.growth.rows(self.capacity, self.unit));
-            }
-            self.len += rows;
-            self.len - rows
-        } else if self.limit.rows == 0 {
-            return None;
-        } else {
-            self.overwritten = true;
-            let index = self.oldest;
-            let next = index + rows;
-            self.oldest = if next < self.limit.rows { next } else { self.limit.pinned };
-            index
-        };
-        // From the end: rows are nearly always written to the last chunk.
-        let mut start = self.capacity;
-        for chunk in self.chunks.iter_mut().rev() {
-            start -= chunk.rows;
-            if index >= start {
-                return Some((self.layout, chunk.memory.bytes_mut(), index - start));
-            }
-        }
-        None
+        let make = |rows| Ok::<_, Infallible>(Chunk::new(&self.layout, rows, &self.pool));
+        let Ok(added) = self.extent.add(rows, make);
+        let (chunk, index) = added?;
+        Some((self.layout, chunk.memory.bytes_mut(), index))
     }
 
     /// Removes [`BLOCK`] rows of a dense layout from `first` on and appends them to `block`
     /// (BLOCK, head_dim); later rows move up. There are that many; the store grows by groups.
     pub(crate) fn take_block(&mut self, first: usize, block: &mut Vec<f32>) {
-        let mut rows = Vec::with_capacity((self.len - first) * self.layout.head_dim());
-        let mut reader = self.reader();
-        (first..self.len).for_each(|index| rows.extend_from_slice(reader.row(index)));
+        let rows = self.read_from(first);
         let (taken, moved) = rows.split_at(BLOCK * self.layout.head_dim());
         block.extend_from_slice(taken);
-        self.len = first;
+        self.extent.rewind(first);
         moved.chunks_exact(self.layout.head_dim()).for_each(|row| self.push(row));
-        self.free_empty_chunks();
+        self.extent.free_empty_chunks();
+    }
+
+    /// The rows from `first` on (rows, head_dim), of a dense layout.
+    fn read_from(&self, first: usize) -> Vec<f32> {
+        let rows = first..self.len();
+        let mut read = Vec::with_capacity(rows.len() * self.layout.head_dim());
+        let mut reader = self.reader();
+        rows.for_each(|index| read.extend_from_slice(reader.row(index)));
+        read
     }
 
     /// Rows at the end that [`RowStore::truncate`] can take back.
     pub(super) fn removable(&self) -> usize {
-        let shared = self.shared.iter().map(|shared| shared.rows).sum::<usize>();
-        if self.overwritten || self.layout.is_quantized() { 0 } else { self.len - shared }
+        if self.layout.is_quantized() { 0 } else { self.extent.removable() }
     }
 
     /// Takes back all rows from `len` on, at most [`RowStore::removable`] of them; memory that held nothing else is
     /// free then.
     pub(super) fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len.max(self.len - self.removable()));
-        self.free_empty_chunks();
-    }
-
-    fn free_empty_chunks(&mut self) {
-        while self.chunks.last().is_some_and(|chunk| self.len + chunk.rows <= self.capacity) {
-            self.capacity -= self.chunks.pop().map_or(0, |chunk| chunk.rows);
-        }
+        self.extent.truncate(len.max(self.len() - self.removable()));
     }
 
     /// The rows held, as contiguous runs.
     pub(crate) fn runs(&self) -> impl Iterator<Item = Rows<'_>> {
-        let mut left = self.len;
-        self.parts().map_while(move |(chunk, rows)| {
-            let rows = rows.min(left);
-            left -= rows;
+        self.extent.runs().map(|(chunk, rows)| {
             let bytes = chunk.memory.bytes();
-            (rows > 0).then(|| Rows::new(self.layout, &bytes[..self.layout.bytes(rows)], rows))
+            Rows::new(self.layout, &bytes[..self.layout.bytes(rows)], rows)
         })
-    }
-
-    /// Chunks, and how many of their rows there is use for, in order.
-    fn parts(&self) -> impl Iterator<Item = (&Chunk, usize)> {
-        let shared = self.shared.iter().map(|shared| (&*shared.chunk, shared.rows));
-        shared.chain(self.chunks.iter().map(|chunk| (chunk, chunk.rows)))
     }
 
     /// Reads rows of a dense layout; cheap where they are read in order.
@@ -248,7 +167,7 @@ impl RowStore {
 #[derive(Clone)]
 pub(crate) struct SharedStore {
     pub(crate) layout: Layout,
-    rows: Vec<SharedRows>,
+    rows: Vec<SharedRows<Chunk>>,
 }
 
 /// Reads rows of a [`RowStore`] of a dense layout, a group at a time.
@@ -266,12 +185,8 @@ impl RowReader<'_> {
         let layout = &self.store.layout;
         if index / GROUP != self.group {
             self.group = index / GROUP;
-            let mut start = 0;
-            for (chunk, rows) in self.store.parts() {
-                if (start..start + rows).contains(&index) {
-                    dense::read_group(layout, chunk.memory.bytes(), (index - start) / GROUP, &mut self.rows);
-                }
-                start += rows;
+            if let Some((chunk, place)) = self.store.extent.locate(index) {
+                dense::read_group(layout, chunk.memory.bytes(), place / GROUP, &mut self.rows);
             }
         }
         let start = index % GROUP * layout.head_dim();

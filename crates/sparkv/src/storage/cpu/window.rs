@@ -5,10 +5,6 @@ use sparkv_kernels::{KEY_BLOCK, TileScratch, score_rows, softmax_weight};
 use super::row_store::RowStore;
 use crate::settings::QueryStatistic;
 
-/// Channels are scaled by no less than this share of the mean query energy: a channel the window never
-/// queried would otherwise be divided by zero.
-const ENERGY_FLOOR: f32 = 1e-4;
-
 /// Keys that are scored together.
 const SCORED_KEYS: usize = 2 * KEY_BLOCK;
 
@@ -152,18 +148,6 @@ fn for_each_score(
     }
 }
 
-/// The factor on key channels in the scaled domain, sqrt(n), from the query energy n (head_dim).
-///
-/// Selection and recovery do not change if n is multiplied by a constant, so n is first divided by its
-/// mean: scaled keys keep the range of keys, and fit f16.
-pub(crate) fn key_scaling(mut energy: Vec<f32>) -> Box<[f32]> {
-    let mean = energy.iter().sum::<f32>() / energy.len() as f32;
-    for n in &mut energy {
-        *n = if mean > 0.0 && mean.is_finite() { (*n / mean).max(ENERGY_FLOOR).sqrt() } else { 1.0 };
-    }
-    energy.into_boxed_slice()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::kv_rows::KvRows;
@@ -198,13 +182,6 @@ mod tests {
         assert_eq!(window.query_energy(0, 2, QueryStatistic::Mean), vec![0.0; 8]);
         assert_eq!(window.query_energy(0, 2, QueryStatistic::Rms), vec![18f32.sqrt(); 8]);
         assert_eq!(window.query_energy(1, 1, QueryStatistic::Mean), vec![3.0; 8]);
-    }
-
-    #[test]
-    fn scaling_survives_energies_of_zero() {
-        assert_eq!(*key_scaling(vec![0.0; 8]), [1.0; 8]);
-        let scaling = key_scaling(vec![2.0, 0.0]);
-        assert_eq!(*scaling, [2f32.sqrt(), ENERGY_FLOOR.sqrt()]);
     }
 
     #[test]

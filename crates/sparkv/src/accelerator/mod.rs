@@ -1,0 +1,52 @@
+//! A GPU, as Candle and our own kernels know it.
+
+mod views;
+
+use candle_core::Result;
+use sparkv_device::{Device, DeviceError};
+
+pub use views::{change, make, read};
+
+/// A device that is not the CPU: caches are held there, and our kernels run on it, in the order in which Candle's do.
+#[derive(Debug, Clone)]
+pub struct Accelerator {
+    device: Device,
+    tensors: candle_core::Device,
+}
+
+impl Accelerator {
+    /// The one that tensors on `device` are on; `None` for the CPU.
+    ///
+    /// # Errors
+    /// If the device lacks something that our kernels need.
+    pub fn of(device: &candle_core::Device) -> Result<Option<Self>, DeviceError> {
+        match device {
+            candle_core::Device::Cpu => Ok(None),
+            candle_core::Device::Cuda(_) | candle_core::Device::Metal(_) => {
+                Err(DeviceError::Missing { what: "kernels in this build" })
+            }
+        }
+    }
+
+    /// A device simulated on the CPU, whose tensors are the CPU's, for tests; see [`Device::simulated`].
+    #[cfg(feature = "shim")]
+    pub fn simulated(checks: sparkv_device::Checks, seed: u64) -> Option<Self> {
+        let device = Device::simulated(checks, seed)?;
+        Some(Self { device, tensors: candle_core::Device::Cpu })
+    }
+
+    /// Where our kernels run.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Where tensors are.
+    pub fn tensors(&self) -> &candle_core::Device {
+        &self.tensors
+    }
+}
+
+/// An error of a device as one of Candle's.
+pub(crate) fn failed(error: DeviceError) -> candle_core::Error {
+    candle_core::Error::wrap(error)
+}

@@ -1,0 +1,71 @@
+//! Tensors as our kernels see them.
+
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Shape, Storage, Tensor, bail};
+use sparkv_device::{DeviceError, View};
+
+use super::{Accelerator, failed};
+
+/// Calls `compute` with the values of a contiguous f32 tensor.
+///
+/// # Errors
+/// As `compute`, or if the tensor is not that.
+pub fn read<R>(tensor: &Tensor, compute: impl FnOnce(View<'_>) -> Result<R>) -> Result<R> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        #[cfg(feature = "shim")]
+        Storage::Cpu(CpuStorage::F32(values)) => compute(part(View::of_host(values), layout)?),
+        _ => bail!("no device of ours has {:?} on {:?}", tensor.dtype(), tensor.device()),
+    }
+}
+
+/// Has `compute` write to the values of a contiguous f32 tensor, which no other tensor may be read from meanwhile.
+///
+/// # Errors
+/// As `compute`, or if the tensor is not that.
+pub fn change(tensor: &Tensor, compute: impl Fn(View<'_>) -> Result<()>) -> Result<()> {
+    tensor.inplace_op1(&Change(compute))
+}
+
+/// A tensor of f32, all values of which `compute` writes.
+///
+/// # Errors
+/// As `compute`, or if there is not as much memory.
+pub fn make(
+    accelerator: &Accelerator,
+    shape: impl Into<Shape>,
+    compute: impl FnOnce(View<'_>) -> Result<(), DeviceError>,
+) -> Result<Tensor> {
+    let shape = shape.into();
+    match accelerator.tensors() {
+        #[cfg(feature = "shim")]
+        candle_core::Device::Cpu => {
+            let mut values = vec![f32::NAN; shape.elem_count()];
+            compute(View::of_host_mut(&mut values)).map_err(failed)?;
+            Tensor::from_vec(values, shape, accelerator.tensors())
+        }
+        device => bail!("no device of ours is {device:?}"),
+    }
+}
+
+/// See [`change`].
+struct Change<F>(F);
+
+impl<F: Fn(View<'_>) -> Result<()>> InplaceOp1 for Change<F> {
+    fn name(&self) -> &'static str {
+        "change"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        match storage {
+            #[cfg(feature = "shim")]
+            CpuStorage::F32(values) => (self.0)(part(View::of_host_mut(values), layout)?),
+            _ => bail!("no device of ours has {:?}", storage.dtype()),
+        }
+    }
+}
+
+/// The part of a tensor's memory that its values are in.
+fn part<'a>(view: View<'a>, layout: &Layout) -> Result<View<'a>> {
+    let Some((start, end)) = layout.contiguous_offsets() else { bail!("rows must be contiguous, got {layout:?}") };
+    view.part(start * size_of::<f32>(), (end - start) * size_of::<f32>()).map_err(failed)
+}
