@@ -19,14 +19,14 @@ pub struct View<'a> {
 }
 
 /// Where memory is, as the device's driver wants to know it.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Place<'a> {
     /// An address.
     #[allow(dead_code, reason = "without a device in this build")]
     Address(u64),
     /// Bytes behind the beginning of a buffer.
     #[cfg(feature = "metal")]
-    Buffer(&'a candle_metal_kernels::metal::Buffer, usize),
+    Metal(&'a candle_metal_kernels::metal::Buffer, usize),
 }
 
 /// A kernel to be launched. Arguments that it does not use are left out.
@@ -40,13 +40,32 @@ pub(crate) struct Launch<'a> {
 }
 
 impl Place<'_> {
-    /// The address, on a device whose memory has one.
+    /// The address, on a device whose memory has no more than that.
     #[cfg(feature = "shim")]
     pub(crate) fn address(self, kernel: &'static str) -> Result<u64, DeviceError> {
         match self {
             Self::Address(address) => Ok(address),
             #[cfg(feature = "metal")]
-            Self::Buffer(..) => Err(DeviceError::unfit(kernel, "memory of another device")),
+            Self::Metal(..) => Err(DeviceError::unfit(kernel, "memory of another device")),
+        }
+    }
+
+    /// `bytes` bytes further.
+    fn offset(self, bytes: usize) -> Self {
+        match self {
+            Self::Address(address) => Self::Address(address + bytes as u64),
+            #[cfg(feature = "metal")]
+            Self::Metal(buffer, first) => Self::Metal(buffer, first + bytes),
+        }
+    }
+
+    fn is_same(self, other: Place<'_>) -> bool {
+        match (self, other) {
+            (Self::Address(one), Place::Address(other)) => one == other,
+            #[cfg(feature = "metal")]
+            (Self::Metal(one, first), Place::Metal(other, second)) => one == other && first == second,
+            #[cfg(feature = "metal")]
+            _ => false,
         }
     }
 }
@@ -70,12 +89,7 @@ impl<'a> View<'a> {
             let reason = format!("{bytes} bytes from {start} on, of {}", self.bytes);
             return Err(DeviceError::unfit("a part of memory", reason));
         }
-        let place = match self.place {
-            Place::Address(address) => Place::Address(address + start as u64),
-            #[cfg(feature = "metal")]
-            Place::Buffer(buffer, first) => Place::Buffer(buffer, first + start),
-        };
-        Ok(Self { place, bytes, ..self })
+        Ok(Self { place: self.place.offset(start), bytes, ..self })
     }
 
     /// The same, for kernels that only read it.
@@ -85,7 +99,7 @@ impl<'a> View<'a> {
 
     /// Whether this and the other begin at the same place.
     pub(crate) fn is_same_place(&self, other: &View<'_>) -> bool {
-        self.place == other.place
+        self.place.is_same(other.place)
     }
 
     /// Whether kernels may write to it.

@@ -10,14 +10,18 @@ use crate::error::DeviceError;
 /// system that is too old.
 ///
 /// # Errors
-/// [`DeviceError::Missing`] if it does not exist, is not Apple's, or macOS is too old.
+/// [`DeviceError::Unsupported`] if it does not exist, is not Apple's, or macOS is too old.
 pub fn check(ordinal: usize) -> Result<Device, DeviceError> {
     // Since then buffers can be kept at hand, and the compiler is told how exact to be.
     if !available!(macos = 15.0) {
-        return Err(DeviceError::Missing { what: "macOS 15 or later" });
+        return Err(unsupported("Metal needs macOS 15 or later: update the system, or use the CPU".into()));
     }
-    let device = Device::all().into_iter().nth(ordinal);
-    let device = device.ok_or(DeviceError::Missing { what: "a GPU of this number that Metal knows" })?;
+    let mut devices = Device::all();
+    if ordinal >= devices.len() {
+        let count = devices.len();
+        return Err(unsupported(format!("Metal has no GPU {ordinal}; it has {count}, counted from 0")));
+    }
+    let device = devices.swap_remove(ordinal);
     family(&device)?;
     Ok(device)
 }
@@ -27,5 +31,10 @@ pub(super) fn family(device: &Device) -> Result<(), DeviceError> {
     if device.as_ref().supportsFamily(MTLGPUFamily::Apple7) {
         return Ok(());
     }
-    Err(DeviceError::Missing { what: "a GPU of Apple silicon, M1 or later" })
+    let name = device.as_ref().name();
+    Err(unsupported(format!("{name} is not a GPU of Apple silicon (M1 or later): use the CPU")))
+}
+
+fn unsupported(reason: String) -> DeviceError {
+    DeviceError::Unsupported { reason }
 }

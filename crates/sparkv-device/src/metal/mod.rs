@@ -48,7 +48,7 @@ impl Metal {
     /// The GPU of this stream.
     ///
     /// # Errors
-    /// [`DeviceError::Missing`] if kernels do not run there.
+    /// [`DeviceError::Unsupported`] if kernels do not run there.
     pub fn new(stream: Arc<dyn Stream>) -> Result<Self, DeviceError> {
         check::family(stream.device())?;
         let pipelines = Arc::new(Pipelines::new(stream.device().clone()));
@@ -151,7 +151,7 @@ impl std::fmt::Debug for Metal {
 
 impl Allocation {
     pub(crate) fn place(&self) -> Place<'_> {
-        Place::Buffer(&self.buffer, 0)
+        Place::Metal(&self.buffer, 0)
     }
 }
 
@@ -178,13 +178,13 @@ impl<'a> View<'a> {
             let reason = format!("{bytes} bytes behind {offset} of {}", buffer.length());
             return Err(DeviceError::unfit("a view", reason));
         }
-        Ok(Self::new(Place::Buffer(buffer, offset), bytes, writable))
+        Ok(Self::new(Place::Metal(buffer, offset), bytes, writable))
     }
 }
 
 fn buffer_of<'a>(kernel: &'static str, view: &View<'a>) -> Result<(&'a Buffer, usize), DeviceError> {
     match view.place {
-        Place::Buffer(buffer, offset) => Ok((buffer, offset)),
+        Place::Metal(buffer, offset) => Ok((buffer, offset)),
         Place::Address(_) => Err(DeviceError::unfit(kernel, "memory of another device")),
     }
 }

@@ -52,10 +52,12 @@ impl Queue {
     /// A stream on the GPU of this number.
     ///
     /// # Errors
-    /// [`DeviceError::Missing`] if there is none, or it is not one for kernels.
+    /// [`DeviceError::Unsupported`] if there is none, or it is not one for kernels.
     pub fn new(ordinal: usize) -> Result<Self, DeviceError> {
         let device = check(ordinal)?;
-        let failed = |_| DeviceError::Missing { what: "a queue of commands" };
+        let failed = |error: candle_metal_kernels::MetalKernelError| DeviceError::Unsupported {
+            reason: error.to_string(),
+        };
         let kept = ResidencySet::new(&device);
         let queue = device.new_command_queue().map_err(failed)?;
         let commands = Commands::new(queue, &kept).map_err(failed)?;
