@@ -185,7 +185,7 @@ impl<'a> View<'a> {
 fn buffer_of<'a>(kernel: &'static str, view: &View<'a>) -> Result<(&'a Buffer, usize), DeviceError> {
     match view.place {
         Place::Metal(buffer, offset) => Ok((buffer, offset)),
-        Place::Address(_) => Err(DeviceError::unfit(kernel, "memory of another device")),
+        Place::Address(..) => Err(DeviceError::unfit(kernel, "memory of another device")),
     }
 }
 

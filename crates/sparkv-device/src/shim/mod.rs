@@ -7,6 +7,7 @@
 mod run;
 
 use std::ffi::{CStr, CString, c_void};
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -49,7 +50,7 @@ impl Allocation {
     }
 
     pub(crate) fn place(&self) -> Place<'_> {
-        Place::Address(self.0.as_ptr() as u64)
+        Place::Address(self.0.as_ptr() as u64, PhantomData)
     }
 }
 
