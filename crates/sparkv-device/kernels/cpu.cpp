@@ -2,6 +2,11 @@
 #include "cpu.h"
 
 #include "formats.inc"
+#include "tables.inc"
+#include "lanes.inc"
 #include "append.inc"
+#include "places.inc"
+#include "copy.inc"
 #include "move.inc"
+#include "elementwise.inc"
 #include "faults.inc"

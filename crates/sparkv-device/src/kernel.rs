@@ -88,8 +88,13 @@ pub const METAL: Source = ("metal.h", include_str!("../kernels/metal.h"));
 /// The kernels' text, in order: what every language has the same. A prefix goes before it.
 pub const SOURCES: &[Source] = &[
     ("formats.inc", include_str!("../kernels/formats.inc")),
+    ("tables.inc", include_str!("../kernels/tables.inc")),
+    ("lanes.inc", include_str!("../kernels/lanes.inc")),
     ("append.inc", include_str!("../kernels/append.inc")),
+    ("places.inc", include_str!("../kernels/places.inc")),
+    ("copy.inc", include_str!("../kernels/copy.inc")),
     ("move.inc", include_str!("../kernels/move.inc")),
+    ("elementwise.inc", include_str!("../kernels/elementwise.inc")),
 ];
 
 /// The text of a module for a GPU: its numbers, what a language has before the kernels, and the kernels. A compiler names the

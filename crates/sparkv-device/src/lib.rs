@@ -27,7 +27,9 @@
 )]
 
 mod append;
+mod copy;
 mod device;
+mod elementwise;
 mod error;
 pub mod kernel;
 mod launch;
@@ -35,15 +37,21 @@ mod launch;
 #[allow(unsafe_code, reason = "launches of kernels, and memory that the driver gives")]
 pub mod metal;
 mod move_lines;
+mod places;
 pub mod rows;
 #[cfg(feature = "shim")]
 #[allow(unsafe_code, reason = "calls of compiled kernels, and the memory that they are given")]
 mod shim;
+mod tables;
 
 pub use append::{RowPlace, append};
+pub use copy::copy_rows;
 pub use device::{Device, Memory};
+pub use elementwise::{Angles, RmsNorm, add, add_rms_norm, rms_norm, rotate, silu_times};
 pub use error::DeviceError;
 pub use launch::View;
 pub use move_lines::move_lines;
+pub use places::Places;
 #[cfg(feature = "shim")]
 pub use shim::{Checks, Shim};
+pub use tables::{KeyDomain, Tables};

@@ -11,6 +11,7 @@ use crate::plan::CachePlan;
 use crate::pool::KvPool;
 use crate::settings::{KvSettings, SettingsError};
 use crate::shape::KvShape;
+use crate::storage::device::memory::DeviceMemory;
 use crate::storage::{Layer, SharedLayer};
 
 /// What a sequence's cache costs, as counted, at some moment.
@@ -316,6 +317,11 @@ impl LayerCache {
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         self.storage.bytes()
+    }
+
+    /// The memory of the device that it is on; `None` for the CPU.
+    pub(crate) fn memory(&self) -> Option<DeviceMemory> {
+        self.storage.memory()
     }
 
     /// Bytes that the next token may allocate.

@@ -4,6 +4,10 @@
 #[cfg(test)]
 mod append;
 #[cfg(test)]
+mod copy;
+#[cfg(test)]
+mod elementwise;
+#[cfg(test)]
 mod move_lines;
 #[cfg(test)]
 mod support;
