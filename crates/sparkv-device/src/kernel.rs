@@ -84,6 +84,8 @@ pub type Source = (&'static str, &'static str);
 
 /// What goes before the kernels on CUDA.
 pub const CUDA: Source = ("cuda.h", include_str!("../kernels/cuda.h"));
+/// What goes before the kernels on Metal.
+pub const METAL: Source = ("metal.h", include_str!("../kernels/metal.h"));
 
 /// The kernels' text, in order: what every language has the same. A prefix goes before it.
 pub const SOURCES: &[Source] = &[

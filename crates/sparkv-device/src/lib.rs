@@ -16,7 +16,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 #![cfg_attr(
-    not(any(feature = "shim", feature = "cuda")),
+    not(any(feature = "shim", feature = "cuda", feature = "metal")),
     allow(
         dead_code,
         unused_imports,
@@ -37,6 +37,9 @@ mod error;
 pub mod kernel;
 mod launch;
 mod mass;
+#[cfg(feature = "metal")]
+#[allow(unsafe_code, reason = "launches of kernels, and memory that the driver gives")]
+pub mod metal;
 mod move_lines;
 mod places;
 pub mod rows;

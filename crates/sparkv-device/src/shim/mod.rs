@@ -7,6 +7,7 @@
 mod run;
 
 use std::ffi::{CStr, CString, c_void};
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -48,8 +49,8 @@ impl Allocation {
         Ok(Self(held.into_boxed_slice()))
     }
 
-    pub(crate) fn address(&self) -> u64 {
-        self.0.as_ptr() as u64
+    pub(crate) fn place(&self) -> Place<'_> {
+        Place::Address(self.0.as_ptr() as u64, PhantomData)
     }
 }
 
