@@ -87,4 +87,5 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("move.inc", include_str!("../kernels/move.inc")),
     ("elementwise.inc", include_str!("../kernels/elementwise.inc")),
     ("mass.inc", include_str!("../kernels/mass.inc")),
+    ("top_k.inc", include_str!("../kernels/top_k.inc")),
 ];

@@ -38,6 +38,7 @@ pub mod rows;
 #[cfg(feature = "shim")]
 #[allow(unsafe_code, reason = "calls of compiled kernels, and the memory that they are given")]
 mod shim;
+mod top_k;
 
 pub use append::{RowPlace, append};
 pub use device::{Device, Memory};
@@ -48,3 +49,4 @@ pub use mass::{Mass, Observation, Observed, Prompt, mass, mass_scratch_bytes};
 pub use move_lines::move_lines;
 #[cfg(feature = "shim")]
 pub use shim::{Checks, Shim};
+pub use top_k::{MAX_TOP_K, TopLogits, top_k, top_k_scratch_bytes, top_k_words};
