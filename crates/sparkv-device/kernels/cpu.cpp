@@ -10,4 +10,5 @@
 #include "move.inc"
 #include "elementwise.inc"
 #include "mass.inc"
+#include "top_k.inc"
 #include "faults.inc"

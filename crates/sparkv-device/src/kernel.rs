@@ -98,6 +98,7 @@ pub const SOURCES: &[Source] = &[
     ("move.inc", include_str!("../kernels/move.inc")),
     ("elementwise.inc", include_str!("../kernels/elementwise.inc")),
     ("mass.inc", include_str!("../kernels/mass.inc")),
+    ("top_k.inc", include_str!("../kernels/top_k.inc")),
 ];
 
 /// The text of a module for a GPU: its numbers, what a language has before the kernels, and the kernels. A compiler names the

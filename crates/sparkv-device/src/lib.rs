@@ -47,6 +47,7 @@ pub mod rows;
 #[allow(unsafe_code, reason = "calls of compiled kernels, and the memory that they are given")]
 mod shim;
 mod tables;
+mod top_k;
 
 pub use append::{RowPlace, append};
 pub use copy::copy_rows;
@@ -60,3 +61,4 @@ pub use places::Places;
 #[cfg(feature = "shim")]
 pub use shim::{Checks, Shim};
 pub use tables::{KeyDomain, Tables};
+pub use top_k::{MAX_TOP_K, TopLogits, top_k, top_k_scratch_bytes, top_k_words};

@@ -13,3 +13,5 @@ mod mass;
 mod move_lines;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod top_k;
