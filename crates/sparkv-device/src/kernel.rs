@@ -86,5 +86,10 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("append.inc", include_str!("../kernels/append.inc")),
     ("places.inc", include_str!("../kernels/places.inc")),
     ("copy.inc", include_str!("../kernels/copy.inc")),
+    ("domains.inc", include_str!("../kernels/domains.inc")),
+    ("codes.inc", include_str!("../kernels/codes.inc")),
+    ("planes.inc", include_str!("../kernels/planes.inc")),
+    ("packed.inc", include_str!("../kernels/packed.inc")),
+    ("quantize.inc", include_str!("../kernels/quantize.inc")),
     ("move.inc", include_str!("../kernels/move.inc")),
 ];

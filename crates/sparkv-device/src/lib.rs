@@ -34,6 +34,7 @@ pub mod kernel;
 mod launch;
 mod move_lines;
 mod places;
+mod quantize;
 pub mod rows;
 #[cfg(feature = "shim")]
 #[allow(unsafe_code, reason = "calls of compiled kernels, and the memory that they are given")]
@@ -47,6 +48,7 @@ pub use error::DeviceError;
 pub use launch::View;
 pub use move_lines::move_lines;
 pub use places::Places;
+pub use quantize::quantize;
 #[cfg(feature = "shim")]
 pub use shim::{Checks, Shim};
 pub use tables::{KeyDomain, Tables};

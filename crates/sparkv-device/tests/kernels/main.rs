@@ -6,6 +6,10 @@ mod append;
 #[cfg(test)]
 mod copy;
 #[cfg(test)]
+mod domain;
+#[cfg(test)]
 mod move_lines;
+#[cfg(test)]
+mod quantize;
 #[cfg(test)]
 mod support;
