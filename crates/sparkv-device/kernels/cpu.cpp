@@ -3,6 +3,7 @@
 
 #include "formats.inc"
 #include "tables.inc"
+#include "lanes.inc"
 #include "append.inc"
 #include "places.inc"
 #include "copy.inc"
@@ -12,4 +13,5 @@
 #include "packed.inc"
 #include "quantize.inc"
 #include "move.inc"
+#include "elementwise.inc"
 #include "faults.inc"

@@ -56,6 +56,17 @@ impl Device {
         Ok(Memory { held, bytes })
     }
 
+    /// Bytes of its memory that are free.
+    ///
+    /// # Errors
+    /// If the driver does not tell.
+    pub fn free_memory(&self) -> Result<u64, DeviceError> {
+        match *self {
+            #[cfg(feature = "shim")]
+            Self::Shim(_) => Err(DeviceError::Missing { what: "memory of its own" }),
+        }
+    }
+
     /// Copies `bytes` to the beginning of `to`, after what was launched before.
     ///
     /// # Errors

@@ -83,6 +83,7 @@ impl Constants {
 pub const SOURCES: &[(&str, &str)] = &[
     ("formats.inc", include_str!("../kernels/formats.inc")),
     ("tables.inc", include_str!("../kernels/tables.inc")),
+    ("lanes.inc", include_str!("../kernels/lanes.inc")),
     ("append.inc", include_str!("../kernels/append.inc")),
     ("places.inc", include_str!("../kernels/places.inc")),
     ("copy.inc", include_str!("../kernels/copy.inc")),
@@ -92,4 +93,5 @@ pub const SOURCES: &[(&str, &str)] = &[
     ("packed.inc", include_str!("../kernels/packed.inc")),
     ("quantize.inc", include_str!("../kernels/quantize.inc")),
     ("move.inc", include_str!("../kernels/move.inc")),
+    ("elementwise.inc", include_str!("../kernels/elementwise.inc")),
 ];

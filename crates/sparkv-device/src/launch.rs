@@ -105,3 +105,16 @@ impl<'a> View<'a> {
         Ok(())
     }
 }
+
+/// Numbers of a plan.
+pub(crate) fn words<const N: usize>(
+    kernel: &'static str,
+    numbers: [usize; N],
+) -> Result<[u32; N], DeviceError> {
+    let mut words = [0; N];
+    for (word, number) in words.iter_mut().zip(numbers) {
+        *word = u32::try_from(number)
+            .map_err(|_| DeviceError::unfit(kernel, format!("{number} is more than a plan can say")))?;
+    }
+    Ok(words)
+}

@@ -29,6 +29,7 @@
 mod append;
 mod copy;
 mod device;
+mod elementwise;
 mod error;
 pub mod kernel;
 mod launch;
@@ -44,6 +45,7 @@ mod tables;
 pub use append::{RowPlace, append};
 pub use copy::copy_rows;
 pub use device::{Device, Memory};
+pub use elementwise::{Angles, RmsNorm, add, add_rms_norm, rms_norm, rotate, silu_times};
 pub use error::DeviceError;
 pub use launch::View;
 pub use move_lines::move_lines;

@@ -11,6 +11,7 @@ use crate::plan::CachePlan;
 use crate::pool::KvPool;
 use crate::settings::{KvSettings, SettingsError};
 use crate::shape::KvShape;
+use crate::storage::device::memory::DeviceMemory;
 use crate::storage::{Layer, SharedLayer};
 
 /// What a sequence's cache costs, as counted, at some moment.
@@ -129,7 +130,7 @@ impl SequenceCache {
     }
 
     /// A cache in which what follows the prompt stays dense, whatever the settings say, but for what a policy drops at all
-    /// times: to measure what compressing a prompt costs by itself.
+    /// times: to measure what compressing a prompt costs by itself. Its memory counts in `pool`.
     ///
     /// # Errors
     /// As [`SequenceCache::new`].
@@ -137,10 +138,11 @@ impl SequenceCache {
         shape: KvShape,
         settings: &KvSettings,
         prompt_tokens: usize,
+        pool: &KvPool,
     ) -> std::result::Result<Self, SettingsError> {
         let mut plan = CachePlan::new(shape, settings, prompt_tokens)?;
         plan.keep_tail_dense();
-        Ok(Self::planned(plan, settings, &KvPool::default()))
+        Ok(Self::planned(plan, settings, pool))
     }
 
     fn planned(plan: CachePlan, settings: &KvSettings, pool: &KvPool) -> Self {
@@ -316,6 +318,11 @@ impl LayerCache {
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         self.storage.bytes()
+    }
+
+    /// The memory of the device that it is on; `None` for the CPU.
+    pub(crate) fn memory(&self) -> Option<DeviceMemory> {
+        self.storage.memory()
     }
 
     /// Bytes that the next token may allocate.

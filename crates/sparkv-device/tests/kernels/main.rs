@@ -8,6 +8,8 @@ mod copy;
 #[cfg(test)]
 mod domain;
 #[cfg(test)]
+mod elementwise;
+#[cfg(test)]
 mod move_lines;
 #[cfg(test)]
 mod quantize;

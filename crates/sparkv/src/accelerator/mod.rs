@@ -1,11 +1,14 @@
 //! A GPU, as Candle and our own kernels know it.
 
+mod gpu;
 mod views;
 
 use candle_core::Result;
-use sparkv_device::{Device, DeviceError};
+use sparkv_device::Device;
 
-pub use views::{change, make, read};
+pub use gpu::{BUILT_FOR, Gpu, gpus};
+pub use sparkv_device::{DeviceError, View};
+pub use views::{change, make, read, with_scratch};
 
 /// A device that is not the CPU: caches are held there, and our kernels run on it, in the order in which Candle's do.
 #[derive(Debug, Clone)]
@@ -33,6 +36,14 @@ impl Accelerator {
     pub fn simulated(checks: sparkv_device::Checks, seed: u64) -> Option<Self> {
         let device = Device::simulated(checks, seed)?;
         Some(Self { device, tensors: candle_core::Device::Cpu })
+    }
+
+    /// Bytes of its memory that are free.
+    ///
+    /// # Errors
+    /// If the driver does not tell.
+    pub fn free_memory(&self) -> Result<u64, DeviceError> {
+        self.device.free_memory()
     }
 
     /// Where our kernels run.

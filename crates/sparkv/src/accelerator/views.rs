@@ -1,7 +1,7 @@
 //! Tensors as our kernels see them.
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Shape, Storage, Tensor, bail};
-use sparkv_device::{DeviceError, View};
+use sparkv_device::View;
 
 use super::{Accelerator, failed};
 
@@ -33,18 +33,30 @@ pub fn change(tensor: &Tensor, compute: impl Fn(View<'_>) -> Result<()>) -> Resu
 pub fn make(
     accelerator: &Accelerator,
     shape: impl Into<Shape>,
-    compute: impl FnOnce(View<'_>) -> Result<(), DeviceError>,
+    compute: impl FnOnce(View<'_>) -> Result<()>,
 ) -> Result<Tensor> {
     let shape = shape.into();
     match accelerator.tensors() {
         #[cfg(feature = "shim")]
         candle_core::Device::Cpu => {
             let mut values = vec![f32::NAN; shape.elem_count()];
-            compute(View::of_host_mut(&mut values)).map_err(failed)?;
+            compute(View::of_host_mut(&mut values))?;
             Tensor::from_vec(values, shape, accelerator.tensors())
         }
         device => bail!("no device of ours is {device:?}"),
     }
+}
+
+/// Calls `compute` with `bytes` bytes of memory for results in passing, which may hold anything.
+///
+/// # Errors
+/// As `compute`, or if there is not as much memory.
+pub fn with_scratch(
+    accelerator: &Accelerator,
+    bytes: usize,
+    compute: impl FnOnce(View<'_>) -> Result<()>,
+) -> Result<()> {
+    make(accelerator, bytes.div_ceil(size_of::<f32>()), compute).map(drop)
 }
 
 /// See [`change`].

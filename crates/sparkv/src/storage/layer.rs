@@ -5,6 +5,7 @@ use candle_core::Result;
 use super::LayerStorage;
 use super::cpu::CpuLayer;
 use super::device::layer::DeviceLayer;
+use super::device::memory::DeviceMemory;
 use crate::eviction::Score;
 use crate::plan::CachePlan;
 use crate::pool::KvPool;
@@ -41,6 +42,14 @@ impl Layer {
             Self::Device(DeviceLayer::new(plan, pool))
         } else {
             Self::Cpu(CpuLayer::new(plan, pool))
+        }
+    }
+
+    /// The memory of the device that it is on; `None` for the CPU.
+    pub(crate) fn memory(&self) -> Option<DeviceMemory> {
+        match self {
+            Self::Cpu(_) => None,
+            Self::Device(storage) => storage.memory().ok().cloned(),
         }
     }
 

@@ -146,14 +146,9 @@ impl HeldLines {
         Arc::clone(&self.range)
     }
 
-    /// Their bytes.
-    pub(crate) fn bytes(&self) -> usize {
-        self.range.lines as usize * LINE
-    }
-
-    /// The memory that they are in.
-    pub(crate) fn memory(&self) -> &DeviceMemory {
-        &self.memory
+    /// They themselves, until others are taken.
+    pub(crate) fn view(&self) -> Result<View<'_>, DeviceError> {
+        self.memory.view().part(self.first() as usize * LINE, self.range.lines as usize * LINE)
     }
 }
 

@@ -139,17 +139,15 @@ impl Store {
         if self.units.is_dense() { self.extent.shareable() } else { 0 }
     }
 
-    /// Gives what can be shared of the rows held; what follows has to be added again: `(from, to)` are the places of each of
-    /// these rows, and the memory that `from` may be in.
-    pub(super) fn share(&mut self) -> Result<(SharedStore, Moved), DeviceError> {
+    /// Gives what can be shared of the rows held, and what then has to be copied: the rows behind them, which are added
+    /// again.
+    pub(super) fn share(&mut self) -> (SharedStore, Result<Moved, DeviceError>) {
         let (whole, len) = (self.shareable(), self.len());
         let from = self.slots(whole..len);
         let (rows, left) = self.extent.share();
-        let mut to = Vec::with_capacity(from.len());
-        for _ in whole..len {
-            to.extend(self.add(1)?);
-        }
-        Ok((SharedStore { units: self.units, rows }, Moved { from, to, _memory: left }))
+        let to = (whole..len).map(|_| self.add(1)).collect::<Result<Vec<_>, _>>();
+        let moved = to.map(|to| Moved { from, to: to.into_iter().flatten().collect(), _memory: left });
+        (SharedStore { units: self.units, rows }, moved)
     }
 
     /// Begins with the first `rows` rows of another store.
@@ -175,7 +173,7 @@ impl Store {
     }
 }
 
-/// Rows that are to be copied.
+/// Rows that are to be copied, and the memory that only they were in.
 pub(super) struct Moved {
     pub(super) from: Vec<Slot>,
     pub(super) to: Vec<Slot>,
