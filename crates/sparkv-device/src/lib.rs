@@ -42,6 +42,7 @@ mod mass;
 pub mod metal;
 mod move_lines;
 mod places;
+mod quantize;
 pub mod rows;
 #[cfg(feature = "shim")]
 #[allow(unsafe_code, reason = "calls of compiled kernels, and the memory that they are given")]
@@ -58,6 +59,7 @@ pub use launch::View;
 pub use mass::{Mass, Observation, Observed, Prompt, mass, mass_scratch_bytes};
 pub use move_lines::move_lines;
 pub use places::Places;
+pub use quantize::quantize;
 #[cfg(feature = "shim")]
 pub use shim::{Checks, Shim};
 pub use tables::{KeyDomain, Tables};

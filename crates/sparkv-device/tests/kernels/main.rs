@@ -6,11 +6,15 @@ mod append;
 #[cfg(test)]
 mod copy;
 #[cfg(test)]
+mod domain;
+#[cfg(test)]
 mod elementwise;
 #[cfg(test)]
 mod mass;
 #[cfg(test)]
 mod move_lines;
+#[cfg(test)]
+mod quantize;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
