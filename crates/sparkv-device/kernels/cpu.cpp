@@ -16,4 +16,8 @@
 #include "elementwise.inc"
 #include "mass.inc"
 #include "top_k.inc"
+#include "attention_rows.inc"
+#include "attention_queries.inc"
+#include "attention.inc"
+#include "merge.inc"
 #include "faults.inc"

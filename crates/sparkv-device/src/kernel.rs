@@ -104,6 +104,10 @@ pub const SOURCES: &[Source] = &[
     ("elementwise.inc", include_str!("../kernels/elementwise.inc")),
     ("mass.inc", include_str!("../kernels/mass.inc")),
     ("top_k.inc", include_str!("../kernels/top_k.inc")),
+    ("attention_rows.inc", include_str!("../kernels/attention_rows.inc")),
+    ("attention_queries.inc", include_str!("../kernels/attention_queries.inc")),
+    ("attention.inc", include_str!("../kernels/attention.inc")),
+    ("merge.inc", include_str!("../kernels/merge.inc")),
 ];
 
 /// The text of a module for a GPU: its numbers, what a language has before the kernels, and the kernels. A compiler names the

@@ -31,6 +31,7 @@ mod copy;
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code, reason = "launches of kernels, and calls of the driver and the compiler")]
 pub mod cuda;
+mod attention;
 mod device;
 mod elementwise;
 mod error;
@@ -52,6 +53,7 @@ mod top_k;
 
 pub use append::{RowPlace, append};
 pub use copy::copy_rows;
+pub use attention::{AttentionMemory, AttentionPlan, AttentionShape, AttentionSpan, StoredRows};
 pub use device::{Device, Memory};
 pub use elementwise::{Angles, RmsNorm, add, add_rms_norm, rms_norm, rotate, silu_times};
 pub use error::DeviceError;

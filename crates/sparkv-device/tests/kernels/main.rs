@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod append;
 #[cfg(test)]
+mod attention;
+#[cfg(test)]
 mod copy;
 #[cfg(test)]
 mod domain;
