@@ -27,11 +27,11 @@
 )]
 
 mod append;
+mod attention;
 mod copy;
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code, reason = "launches of kernels, and calls of the driver and the compiler")]
 pub mod cuda;
-mod attention;
 mod device;
 mod elementwise;
 mod error;
@@ -52,8 +52,8 @@ mod tables;
 mod top_k;
 
 pub use append::{RowPlace, append};
-pub use copy::copy_rows;
 pub use attention::{AttentionMemory, AttentionPlan, AttentionShape, AttentionSpan, StoredRows};
+pub use copy::copy_rows;
 pub use device::{Device, Memory};
 pub use elementwise::{Angles, RmsNorm, add, add_rms_norm, rms_norm, rotate, silu_times};
 pub use error::DeviceError;
