@@ -33,9 +33,11 @@ mod elementwise;
 mod error;
 pub mod kernel;
 mod launch;
+mod moments;
 mod move_lines;
 mod places;
 mod quantize;
+mod queries;
 pub mod rows;
 #[cfg(feature = "shim")]
 #[allow(unsafe_code, reason = "calls of compiled kernels, and the memory that they are given")]
@@ -48,9 +50,11 @@ pub use device::{Device, Memory};
 pub use elementwise::{Angles, RmsNorm, add, add_rms_norm, rms_norm, rotate, silu_times};
 pub use error::DeviceError;
 pub use launch::View;
+pub use moments::{MOMENTS, moments, moments_scratch};
 pub use move_lines::move_lines;
 pub use places::Places;
 pub use quantize::quantize;
+pub use queries::{HeldQuery, QueryStatistic, observe, query_energy};
 #[cfg(feature = "shim")]
 pub use shim::{Checks, Shim};
 pub use tables::{KeyDomain, Tables};

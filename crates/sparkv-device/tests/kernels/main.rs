@@ -10,8 +10,12 @@ mod domain;
 #[cfg(test)]
 mod elementwise;
 #[cfg(test)]
+mod moments;
+#[cfg(test)]
 mod move_lines;
 #[cfg(test)]
 mod quantize;
+#[cfg(test)]
+mod queries;
 #[cfg(test)]
 mod support;
