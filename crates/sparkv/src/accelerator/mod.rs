@@ -3,7 +3,6 @@
 mod gpu;
 mod views;
 
-use candle_core::Result;
 use sparkv_device::Device;
 
 pub use gpu::{BUILT_FOR, Gpu, gpus};

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Shape, Storage, Tensor, bail};
 #[cfg(feature = "cuda")]
-use candle_core::{CudaStorage, backend::BackendStorage, op::BackpropOp};
+use candle_core::{CudaStorage, op::BackpropOp};
 use sparkv_device::View;
 
 use super::{Accelerator, failed};
@@ -87,7 +87,7 @@ impl<F: Fn(View<'_>) -> Result<()>> InplaceOp1 for Change<F> {
         match storage {
             #[cfg(feature = "shim")]
             CpuStorage::F32(values) => (self.0)(part(View::of_host_mut(values), layout)?),
-            _ => bail!("no device of ours has {:?}", storage.dtype()),
+            _ => bail!("no device of ours has this on the CPU"),
         }
     }
 
