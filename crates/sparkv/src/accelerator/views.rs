@@ -101,6 +101,8 @@ impl<F: Fn(View<'_>) -> Result<()>> InplaceOp1 for Change<F> {
 
 /// The part of a tensor's memory that its values are in.
 fn part<'a>(view: View<'a>, layout: &Layout) -> Result<View<'a>> {
-    let Some((start, end)) = layout.contiguous_offsets() else { bail!("rows must be contiguous, got {layout:?}") };
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("rows must be contiguous, got {layout:?}")
+    };
     view.part(start * size_of::<f32>(), (end - start) * size_of::<f32>()).map_err(failed)
 }

@@ -2,9 +2,9 @@
 
 use candle_core::Result;
 use sparkv_device::rows::Units;
-use sparkv_device::{
-    HeldQuery, MOMENTS, Mass, Observation, Observed, Places, Prompt, RowPlace, View,
-};
+use sparkv_device::{HeldQuery, MOMENTS, Mass, Observation, Observed, Places, Prompt, RowPlace, View};
+
+use sparkv_kernels::BLOCK;
 
 use super::domains::DeviceDomains;
 use super::memory::DeviceMemory;
@@ -49,7 +49,8 @@ pub(super) fn score(
     prompt: &Store,
 ) -> Result<Option<Vec<Vec<f32>>>> {
     let tokens = prompt.len();
-    let observation = |slot: usize, seen: usize| Observation { slot: slot as u32, seen: seen.min(tokens) as u32 };
+    let observation =
+        |slot: usize, seen: usize| Observation { slot: slot as u32, seen: seen.min(tokens) as u32 };
     let (mass, positions) = match score {
         Score::WindowAttention => {
             let window = observed.window_queries().into_iter().flatten();
@@ -60,7 +61,9 @@ pub(super) fn score(
             (Mass::Contribution, sample.map(|slot| observation(slot, tokens)).collect::<Vec<_>>())
         }
     };
-    let (Some(queries), false) = (observed.rows().transpose()?, positions.is_empty()) else { return Ok(None) };
+    let (Some(queries), false) = (observed.rows().transpose()?, positions.is_empty()) else {
+        return Ok(None);
+    };
     let scratch = sparkv_device::mass_scratch_bytes(tokens, positions.len() * attention.query_heads);
     let runs = prompt.runs();
     let prompt = Prompt { units: &prompt.units, pool: memory.view().read_only(), runs: &runs };
@@ -73,7 +76,8 @@ pub(super) fn score(
     masses.to_vec2().map(Some)
 }
 
-/// Quantizes rows of each KV head, or the same of all, of `from` into the units of `to`.
+/// Quantizes rows of each KV head, or the same of all, of `from` into the blocks of `to`. Where a plan prunes so little that
+/// nothing is pruned, these are rows as they were.
 pub(super) fn quantize(
     memory: &DeviceMemory,
     domains: &DeviceDomains,
@@ -82,6 +86,10 @@ pub(super) fn quantize(
 ) -> Result<()> {
     if to.is_empty() {
         return Ok(());
+    }
+    if blocks.is_dense() {
+        let rows = to.iter().flat_map(|block| (0..BLOCK as u32).map(|row| block.behind(row)));
+        return copy(memory, dense, from, &rows.collect::<Vec<_>>());
     }
     with_places(from, |from| {
         let (tables, pool) = (domains.tables(), memory.view());
@@ -101,7 +109,8 @@ pub(super) fn observe(
     let held = taken.iter().map(|taken| HeldQuery { row: taken.row as u32, slot: taken.slot as u32 });
     let held: Vec<HeldQuery> = held.collect();
     let group = attention.group();
-    sparkv_device::observe(memory.device(), (units, group), [queries, to], attention.scale, &held).map_err(failed)
+    sparkv_device::observe(memory.device(), (units, group), [queries, to], attention.scale, &held)
+        .map_err(failed)
 }
 
 /// The energy of the prompt's last queries (head_dim), by KV head; `None` where they were not observed.
@@ -141,8 +150,15 @@ pub(super) fn moments(
     let scratch = sparkv_device::moments_scratch(units, places.len());
     let found = make(memory.accelerator(), (heads, MOMENTS, head_dim), |found| {
         with_scratch(memory.accelerator(), scratch, |scratch| {
-            sparkv_device::moments(memory.device(), units, memory.view(), places, [found, scratch], deviations)
-                .map_err(failed)
+            sparkv_device::moments(
+                memory.device(),
+                units,
+                memory.view(),
+                places,
+                [found, scratch],
+                deviations,
+            )
+            .map_err(failed)
         })
     })?;
     let of_head = |rows: Vec<Vec<f32>>| {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use sparkv_device::DeviceError;
-use sparkv_device::rows::{Run, Units};
 use sparkv_device::RowPlace;
+use sparkv_device::rows::{Run, Units};
 
 use super::memory::{HeldLines, Range};
 use crate::plan::growth::{Growth, Limit, chunk_bytes};
@@ -32,6 +32,11 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    /// The place that many rows behind.
+    pub(super) fn behind(&self, rows: u32) -> Self {
+        Self { range: Arc::clone(&self.range), row: self.row + rows }
+    }
+
     pub(super) fn place(&self) -> RowPlace {
         RowPlace { line: self.range.first(), row: self.row }
     }
