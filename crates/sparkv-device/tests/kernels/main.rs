@@ -4,11 +4,15 @@
 #[cfg(test)]
 mod append;
 #[cfg(test)]
+mod attention;
+#[cfg(test)]
 mod copy;
 #[cfg(test)]
 mod domain;
 #[cfg(test)]
 mod elementwise;
+#[cfg(test)]
+mod mass;
 #[cfg(test)]
 mod moments;
 #[cfg(test)]
@@ -19,3 +23,5 @@ mod quantize;
 mod queries;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod top_k;

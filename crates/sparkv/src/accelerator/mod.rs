@@ -25,9 +25,12 @@ impl Accelerator {
     pub fn of(device: &candle_core::Device) -> Result<Option<Self>, DeviceError> {
         match device {
             candle_core::Device::Cpu => Ok(None),
-            candle_core::Device::Cuda(_) | candle_core::Device::Metal(_) => {
-                Err(DeviceError::Missing { what: "kernels in this build" })
+            #[cfg(feature = "cuda")]
+            candle_core::Device::Cuda(of_candle) => {
+                let cuda = sparkv_device::cuda::Cuda::new(of_candle.cuda_stream())?;
+                Ok(Some(Self { device: Device::Cuda(cuda), tensors: device.clone() }))
             }
+            _ => Err(DeviceError::Missing { what: "kernels in this build" }),
         }
     }
 
