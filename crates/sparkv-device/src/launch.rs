@@ -41,6 +41,7 @@ pub(crate) struct Launch<'a> {
 
 impl Place<'_> {
     /// The address, on a device whose memory has no more than that.
+    #[cfg(feature = "shim")]
     pub(crate) fn address(self, kernel: &'static str) -> Result<u64, DeviceError> {
         match self {
             Self::Address(address) => Ok(address),

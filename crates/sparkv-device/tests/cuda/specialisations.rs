@@ -51,7 +51,7 @@ fn queries() -> Vec<u32> {
 pub(crate) fn of_kernel(kernel: &str) -> Option<Vec<Constants>> {
     Some(match kernel {
         "move_lines" => vec![Constants::NONE],
-        "append" => of(|_| DENSE.to_vec(), &[1]),
+        "append" | "copy_rows" => of(|_| DENSE.to_vec(), &[1]),
         _ => return None,
     })
 }

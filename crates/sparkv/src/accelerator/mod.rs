@@ -22,9 +22,12 @@ impl Accelerator {
     pub fn of(device: &candle_core::Device) -> Result<Option<Self>, DeviceError> {
         match device {
             candle_core::Device::Cpu => Ok(None),
-            candle_core::Device::Cuda(_) | candle_core::Device::Metal(_) => {
-                Err(DeviceError::Missing { what: "kernels in this build" })
+            #[cfg(feature = "cuda")]
+            candle_core::Device::Cuda(cuda) => {
+                let ours = Device::Cuda(sparkv_device::cuda::Cuda::new(cuda.cuda_stream())?);
+                Ok(Some(Self { device: ours, tensors: device.clone() }))
             }
+            _ => Err(DeviceError::Missing { what: "kernels in this build" }),
         }
     }
 

@@ -1,6 +1,8 @@
 //! Tensors as our kernels see them.
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Shape, Storage, Tensor, bail};
+#[cfg(feature = "cuda")]
+use candle_core::{CudaStorage, op::BackpropOp};
 use sparkv_device::View;
 
 use super::{Accelerator, failed};
@@ -12,6 +14,12 @@ use super::{Accelerator, failed};
 pub fn read<R>(tensor: &Tensor, compute: impl FnOnce(View<'_>) -> Result<R>) -> Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
+        #[cfg(feature = "cuda")]
+        Storage::Cuda(storage) => {
+            let stream = storage.device.cuda_stream();
+            let view = View::of_cuda(&stream, storage.as_cuda_slice::<f32>()?.as_view()).map_err(failed)?;
+            compute(part(view, layout)?)
+        }
         #[cfg(feature = "shim")]
         Storage::Cpu(CpuStorage::F32(values)) => compute(part(View::of_host(values), layout)?),
         _ => bail!("no device of ours has {:?} on {:?}", tensor.dtype(), tensor.device()),
@@ -37,6 +45,14 @@ pub fn make(
 ) -> Result<Tensor> {
     let shape = shape.into();
     match accelerator.tensors() {
+        #[cfg(feature = "cuda")]
+        candle_core::Device::Cuda(device) => {
+            let stream = device.cuda_stream();
+            let mut values = device.alloc_zeros::<f32>(shape.elem_count())?;
+            compute(View::of_cuda_mut(&stream, values.as_view_mut()).map_err(failed)?)?;
+            let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(values, device.clone()));
+            Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
+        }
         #[cfg(feature = "shim")]
         candle_core::Device::Cpu => {
             let mut values = vec![f32::NAN; shape.elem_count()];
@@ -74,10 +90,19 @@ impl<F: Fn(View<'_>) -> Result<()>> InplaceOp1 for Change<F> {
             _ => bail!("no device of ours has {:?}", storage.dtype()),
         }
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, storage: &mut CudaStorage, layout: &Layout) -> Result<()> {
+        let stream = storage.device.cuda_stream();
+        let values = storage.as_cuda_slice_mut::<f32>()?.as_view_mut();
+        (self.0)(part(View::of_cuda_mut(&stream, values).map_err(failed)?, layout)?)
+    }
 }
 
 /// The part of a tensor's memory that its values are in.
 fn part<'a>(view: View<'a>, layout: &Layout) -> Result<View<'a>> {
-    let Some((start, end)) = layout.contiguous_offsets() else { bail!("rows must be contiguous, got {layout:?}") };
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("rows must be contiguous, got {layout:?}")
+    };
     view.part(start * size_of::<f32>(), (end - start) * size_of::<f32>()).map_err(failed)
 }
