@@ -3,7 +3,9 @@
 #[cfg(feature = "cuda")]
 use crate::cuda::{self, Cuda};
 use crate::error::DeviceError;
-use crate::launch::{ARGUMENTS, Launch, Place, View};
+use crate::launch::{ARGUMENTS, Launch, View};
+#[cfg(feature = "metal")]
+use crate::metal::{self, Metal};
 #[cfg(feature = "shim")]
 use crate::shim::{self, Checks, Shim};
 
@@ -16,6 +18,9 @@ pub enum Device {
     /// A GPU that is simulated on the CPU.
     #[cfg(feature = "shim")]
     Shim(Shim),
+    /// A GPU of Apple silicon.
+    #[cfg(feature = "metal")]
+    Metal(Metal),
 }
 
 /// Memory of a device, free again when this is dropped.
@@ -31,6 +36,8 @@ enum Held {
     Cuda(cuda::Allocation),
     #[cfg(feature = "shim")]
     Shim(shim::Allocation),
+    #[cfg(feature = "metal")]
+    Metal(metal::Allocation),
 }
 
 impl Device {
@@ -61,8 +68,25 @@ impl Device {
             Self::Cuda(ref cuda) => Held::Cuda(cuda.allocate(bytes)?),
             #[cfg(feature = "shim")]
             Self::Shim(_) => Held::Shim(shim::Allocation::new(bytes)?),
+            #[cfg(feature = "metal")]
+            Self::Metal(ref metal) => Held::Metal(metal.allocate(bytes)?),
         };
         Ok(Memory { held, bytes })
+    }
+
+    /// Bytes of its memory that are free.
+    ///
+    /// # Errors
+    /// If the driver does not tell.
+    pub fn free_memory(&self) -> Result<u64, DeviceError> {
+        match *self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(ref cuda) => cuda.free_memory().map(|free| free as u64),
+            #[cfg(feature = "shim")]
+            Self::Shim(_) => Err(DeviceError::Missing { what: "memory of its own" }),
+            #[cfg(feature = "metal")]
+            Self::Metal(ref metal) => Ok(metal.free_memory() as u64),
+        }
     }
 
     /// Copies `bytes` to the beginning of `to`, after what was launched before.
@@ -76,6 +100,8 @@ impl Device {
             Self::Cuda(ref cuda) => cuda.upload(to, bytes),
             #[cfg(feature = "shim")]
             Self::Shim(ref shim) => shim.upload(to, bytes),
+            #[cfg(feature = "metal")]
+            Self::Metal(ref metal) => metal.upload(to, bytes),
         }
     }
 
@@ -90,6 +116,8 @@ impl Device {
             Self::Cuda(ref cuda) => cuda.download(from, bytes),
             #[cfg(feature = "shim")]
             Self::Shim(ref shim) => shim.download(from, bytes),
+            #[cfg(feature = "metal")]
+            Self::Metal(ref metal) => metal.download(from, bytes),
         }
     }
 
@@ -115,6 +143,9 @@ impl Device {
             #[cfg(feature = "shim")]
             // SAFETY: as the caller promises.
             Self::Shim(ref shim) => unsafe { shim.launch(launch) },
+            #[cfg(feature = "metal")]
+            // SAFETY: as the caller promises.
+            Self::Metal(ref metal) => unsafe { metal.launch(launch) },
         }
     }
 }
@@ -126,7 +157,9 @@ impl Memory {
             #[cfg(feature = "cuda")]
             Held::Cuda(ref allocation) => Place::Cuda(allocation.pointer()),
             #[cfg(feature = "shim")]
-            Held::Shim(ref allocation) => Place::Address(allocation.address()),
+            Held::Shim(ref allocation) => allocation.place(),
+            #[cfg(feature = "metal")]
+            Held::Metal(ref allocation) => allocation.place(),
         };
         View::new(place, self.bytes, true)
     }

@@ -84,15 +84,30 @@ pub type Source = (&'static str, &'static str);
 
 /// What goes before the kernels on CUDA.
 pub const CUDA: Source = ("cuda.h", include_str!("../kernels/cuda.h"));
+/// What goes before the kernels on Metal.
+pub const METAL: Source = ("metal.h", include_str!("../kernels/metal.h"));
 
 /// The kernels' text, in order: what every language has the same. A prefix goes before it.
 pub const SOURCES: &[Source] = &[
     ("formats.inc", include_str!("../kernels/formats.inc")),
     ("tables.inc", include_str!("../kernels/tables.inc")),
+    ("lanes.inc", include_str!("../kernels/lanes.inc")),
     ("append.inc", include_str!("../kernels/append.inc")),
     ("places.inc", include_str!("../kernels/places.inc")),
     ("copy.inc", include_str!("../kernels/copy.inc")),
+    ("domains.inc", include_str!("../kernels/domains.inc")),
+    ("codes.inc", include_str!("../kernels/codes.inc")),
+    ("planes.inc", include_str!("../kernels/planes.inc")),
+    ("packed.inc", include_str!("../kernels/packed.inc")),
+    ("quantize.inc", include_str!("../kernels/quantize.inc")),
     ("move.inc", include_str!("../kernels/move.inc")),
+    ("elementwise.inc", include_str!("../kernels/elementwise.inc")),
+    ("mass.inc", include_str!("../kernels/mass.inc")),
+    ("top_k.inc", include_str!("../kernels/top_k.inc")),
+    ("attention_rows.inc", include_str!("../kernels/attention_rows.inc")),
+    ("attention_queries.inc", include_str!("../kernels/attention_queries.inc")),
+    ("attention.inc", include_str!("../kernels/attention.inc")),
+    ("merge.inc", include_str!("../kernels/merge.inc")),
 ];
 
 /// The text of a module for a GPU: its numbers, what a language has before the kernels, and the kernels. A compiler names the

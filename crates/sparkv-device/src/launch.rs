@@ -15,7 +15,6 @@ pub struct View<'a> {
     pub(crate) place: Place<'a>,
     bytes: usize,
     writable: bool,
-    _borrowed: PhantomData<&'a ()>,
 }
 
 /// Where memory is, as the device's driver wants to know it.
@@ -23,10 +22,13 @@ pub struct View<'a> {
 pub(crate) enum Place<'a> {
     /// An address.
     #[allow(dead_code, reason = "without a device in this build")]
-    Address(u64),
+    Address(u64, PhantomData<&'a ()>),
     /// An address, and how its uses are ordered.
     #[cfg(feature = "cuda")]
     Cuda(crate::cuda::pointer::Pointer<'a>),
+    /// Bytes behind the beginning of a buffer.
+    #[cfg(feature = "metal")]
+    Metal(&'a candle_metal_kernels::metal::Buffer, usize),
 }
 
 /// A kernel to be launched. Arguments that it does not use are left out.
@@ -44,27 +46,33 @@ impl Place<'_> {
     #[cfg(feature = "shim")]
     pub(crate) fn address(self, kernel: &'static str) -> Result<u64, DeviceError> {
         match self {
-            Self::Address(address) => Ok(address),
+            Self::Address(address, _) => Ok(address),
             #[cfg(feature = "cuda")]
             Self::Cuda(_) => Err(DeviceError::unfit(kernel, "memory of another device")),
+            #[cfg(feature = "metal")]
+            Self::Metal(..) => Err(DeviceError::unfit(kernel, "memory of another device")),
         }
     }
 
     /// `bytes` bytes further.
     fn offset(self, bytes: usize) -> Self {
         match self {
-            Self::Address(address) => Self::Address(address + bytes as u64),
+            Self::Address(address, borrowed) => Self::Address(address + bytes as u64, borrowed),
             #[cfg(feature = "cuda")]
             Self::Cuda(pointer) => Self::Cuda(pointer.offset(bytes)),
+            #[cfg(feature = "metal")]
+            Self::Metal(buffer, first) => Self::Metal(buffer, first + bytes),
         }
     }
 
     fn is_same(self, other: Place<'_>) -> bool {
         match (self, other) {
-            (Self::Address(one), Place::Address(other)) => one == other,
+            (Self::Address(one, _), Place::Address(other, _)) => one == other,
             #[cfg(feature = "cuda")]
             (Self::Cuda(one), Place::Cuda(other)) => one.address() == other.address(),
-            #[cfg(feature = "cuda")]
+            #[cfg(feature = "metal")]
+            (Self::Metal(one, first), Place::Metal(other, second)) => one == other && first == second,
+            #[cfg(any(feature = "cuda", feature = "metal"))]
             _ => false,
         }
     }
@@ -72,7 +80,7 @@ impl Place<'_> {
 
 impl<'a> View<'a> {
     pub(crate) fn new(place: Place<'a>, bytes: usize, writable: bool) -> Self {
-        Self { place, bytes, writable, _borrowed: PhantomData }
+        Self { place, bytes, writable }
     }
 
     /// Bytes of it.
@@ -142,15 +150,15 @@ impl<'a> View<'a> {
     /// Numbers in the process's memory, for a simulated device to read.
     #[cfg(feature = "shim")]
     pub fn of_host<T: bytemuck::NoUninit>(values: &'a [T]) -> Self {
-        let place = Place::Address(values.as_ptr() as u64);
-        Self { place, bytes: size_of_val(values), writable: false, _borrowed: PhantomData }
+        let place = Place::Address(values.as_ptr() as u64, PhantomData);
+        Self { place, bytes: size_of_val(values), writable: false }
     }
 
     /// Numbers in the process's memory, for a simulated device to write.
     #[cfg(feature = "shim")]
     pub fn of_host_mut<T: bytemuck::Pod>(values: &'a mut [T]) -> Self {
-        let place = Place::Address(values.as_mut_ptr() as u64);
-        Self { place, bytes: size_of_val(values), writable: true, _borrowed: PhantomData }
+        let place = Place::Address(values.as_mut_ptr() as u64, PhantomData);
+        Self { place, bytes: size_of_val(values), writable: true }
     }
 
     /// Checks that there are `count` numbers of `size` bytes at least, to be written where `writes`.
@@ -169,4 +177,17 @@ impl<'a> View<'a> {
         }
         Ok(())
     }
+}
+
+/// Numbers of a plan.
+pub(crate) fn words<const N: usize>(
+    kernel: &'static str,
+    numbers: [usize; N],
+) -> Result<[u32; N], DeviceError> {
+    let mut words = [0; N];
+    for (word, number) in words.iter_mut().zip(numbers) {
+        *word = u32::try_from(number)
+            .map_err(|_| DeviceError::unfit(kernel, format!("{number} is more than a plan can say")))?;
+    }
+    Ok(words)
 }

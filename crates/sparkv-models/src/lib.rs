@@ -48,7 +48,7 @@ mod weights;
 
 pub use config::{AdvisedSampling, ConfigError, DecoderConfig, GenerationConfig};
 pub use decoder::Decoder;
-pub use device::DeviceChoice;
+pub use device::{DeviceChoice, Place};
 pub use error::LoadError;
 pub use language_model::{LanguageModel, LogitsRows, ModelError, ModelInfo, PREFILL_CHUNK, SpanStep};
 pub use load::{LoadOptions, LoadedModel, check, load, load_dummy};

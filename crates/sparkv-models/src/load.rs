@@ -2,6 +2,7 @@
 use std::path::Path;
 
 use candle_core::Device;
+use sparkv::Budget;
 
 use crate::config::{AdvisedSampling, DecoderConfig};
 use crate::decoder::Decoder;
@@ -19,14 +20,27 @@ use crate::source::{ModelSource, demo};
 use crate::weights::{TensorSource, WeightFormat};
 
 /// How a model is to be loaded.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct LoadOptions {
     /// Format in which weights are held.
     pub weights: WeightFormat,
     /// What it runs on.
     pub device: DeviceChoice,
+    /// Memory that caches may take on a device; the CPU's is taken as it is needed.
+    pub kv_memory: Budget,
     /// How to reach the hub.
     pub hub: HubOptions,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            weights: WeightFormat::default(),
+            device: DeviceChoice::default(),
+            kv_memory: Budget::Share(0.75),
+            hub: HubOptions::default(),
+        }
+    }
 }
 
 /// A model, ready to run.
@@ -53,6 +67,17 @@ pub fn load(
     progress: &dyn Progress,
 ) -> Result<LoadedModel, LoadError> {
     let device = &options.device.open()?;
+    let mut model = load_to(source, options, device, progress)?;
+    model.decoder.take_kv_memory(options.kv_memory)?;
+    Ok(model)
+}
+
+fn load_to(
+    source: &ModelSource,
+    options: &LoadOptions,
+    device: &Device,
+    progress: &dyn Progress,
+) -> Result<LoadedModel, LoadError> {
     match source {
         ModelSource::Demo => load_files(demo::files()?, &demo::weights()?, options.weights, device, progress),
         ModelSource::Folder(folder) => {

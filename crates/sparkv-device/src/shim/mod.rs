@@ -7,11 +7,12 @@
 mod run;
 
 use std::ffi::{CStr, CString, c_void};
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::DeviceError;
-use crate::launch::{ARGUMENTS, Launch, View};
+use crate::launch::{ARGUMENTS, Launch, Place, View};
 use run::Group;
 
 /// What a simulated device looks for, beside what it always does.
@@ -48,8 +49,8 @@ impl Allocation {
         Ok(Self(held.into_boxed_slice()))
     }
 
-    pub(crate) fn address(&self) -> u64 {
-        self.0.as_ptr() as u64
+    pub(crate) fn place(&self) -> Place<'_> {
+        Place::Address(self.0.as_ptr() as u64, PhantomData)
     }
 }
 

@@ -1,10 +1,13 @@
 //! A GPU, as Candle and our own kernels know it.
 
+mod gpu;
 mod views;
 
 use candle_core::Result;
-use sparkv_device::{Device, DeviceError};
+use sparkv_device::Device;
 
+pub use gpu::{BUILT_FOR, Gpu, gpus};
+pub use sparkv_device::{DeviceError, View};
 pub use views::{change, make, read, with_scratch};
 
 /// A device that is not the CPU: caches are held there, and our kernels run on it, in the order in which Candle's do.
@@ -23,9 +26,9 @@ impl Accelerator {
         match device {
             candle_core::Device::Cpu => Ok(None),
             #[cfg(feature = "cuda")]
-            candle_core::Device::Cuda(cuda) => {
-                let ours = Device::Cuda(sparkv_device::cuda::Cuda::new(cuda.cuda_stream())?);
-                Ok(Some(Self { device: ours, tensors: device.clone() }))
+            candle_core::Device::Cuda(of_candle) => {
+                let cuda = sparkv_device::cuda::Cuda::new(of_candle.cuda_stream())?;
+                Ok(Some(Self { device: Device::Cuda(cuda), tensors: device.clone() }))
             }
             _ => Err(DeviceError::Missing { what: "kernels in this build" }),
         }
@@ -36,6 +39,14 @@ impl Accelerator {
     pub fn simulated(checks: sparkv_device::Checks, seed: u64) -> Option<Self> {
         let device = Device::simulated(checks, seed)?;
         Some(Self { device, tensors: candle_core::Device::Cpu })
+    }
+
+    /// Bytes of its memory that are free.
+    ///
+    /// # Errors
+    /// If the driver does not tell.
+    pub fn free_memory(&self) -> Result<u64, DeviceError> {
+        self.device.free_memory()
     }
 
     /// Where our kernels run.

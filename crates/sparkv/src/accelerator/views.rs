@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Shape, Storage, Tensor, bail};
 #[cfg(feature = "cuda")]
-use candle_core::{CudaStorage, op::BackpropOp};
+use candle_core::{CudaStorage, backend::BackendStorage, op::BackpropOp};
 use sparkv_device::View;
 
 use super::{Accelerator, failed};
@@ -17,8 +17,8 @@ pub fn read<R>(tensor: &Tensor, compute: impl FnOnce(View<'_>) -> Result<R>) -> 
         #[cfg(feature = "cuda")]
         Storage::Cuda(storage) => {
             let stream = storage.device.cuda_stream();
-            let view = View::of_cuda(&stream, storage.as_cuda_slice::<f32>()?.as_view()).map_err(failed)?;
-            compute(part(view, layout)?)
+            let values = storage.as_cuda_slice::<f32>()?.as_view();
+            compute(part(View::of_cuda(&stream, values).map_err(failed)?, layout)?)
         }
         #[cfg(feature = "shim")]
         Storage::Cpu(CpuStorage::F32(values)) => compute(part(View::of_host(values), layout)?),
@@ -48,7 +48,7 @@ pub fn make(
         #[cfg(feature = "cuda")]
         candle_core::Device::Cuda(device) => {
             let stream = device.cuda_stream();
-            let mut values = device.alloc_zeros::<f32>(shape.elem_count())?;
+            let mut values = device.alloc_zeros::<f32>(shape.elem_count().max(1))?;
             compute(View::of_cuda_mut(&stream, values.as_view_mut()).map_err(failed)?)?;
             let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(values, device.clone()));
             Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
@@ -101,8 +101,6 @@ impl<F: Fn(View<'_>) -> Result<()>> InplaceOp1 for Change<F> {
 
 /// The part of a tensor's memory that its values are in.
 fn part<'a>(view: View<'a>, layout: &Layout) -> Result<View<'a>> {
-    let Some((start, end)) = layout.contiguous_offsets() else {
-        bail!("rows must be contiguous, got {layout:?}")
-    };
+    let Some((start, end)) = layout.contiguous_offsets() else { bail!("rows must be contiguous, got {layout:?}") };
     view.part(start * size_of::<f32>(), (end - start) * size_of::<f32>()).map_err(failed)
 }

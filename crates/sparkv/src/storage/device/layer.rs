@@ -2,13 +2,13 @@
 
 use candle_core::{Result, Tensor};
 use sparkv_device::rows::Units;
-use sparkv_device::{DeviceError, RowPlace, View};
+use sparkv_device::{DeviceError, View};
 use sparkv_kernels::BLOCK;
 
 use super::domains::DeviceDomains;
 use super::memory::DeviceMemory;
 use super::observed::ObservedQueries;
-use super::rows;
+use super::rows::{self, places, with_places};
 use super::store::{SharedStore, Slot, Store};
 use crate::accelerator::{failed, read};
 use crate::eviction::Score;
@@ -32,7 +32,7 @@ pub(crate) struct DeviceLayer {
     /// What the compression of the prompt will need to know of its queries, while it is computed.
     observed: Option<ObservedQueries>,
     /// What failed where nothing could be said.
-    failure: Option<DeviceError>,
+    failure: Option<candle_core::Error>,
     pool: KvPool,
 }
 
@@ -61,7 +61,7 @@ impl DeviceLayer {
     }
 
     /// Rows that are dense.
-    pub(super) fn dense(&self) -> &Store {
+    pub(in crate::storage) fn dense(&self) -> &Store {
         &self.dense
     }
 
@@ -161,7 +161,7 @@ impl LayerStorage for DeviceLayer {
         let Some(observed) = &mut self.observed else { return Ok(()) };
         let taken = observed.take(tokens);
         let (Some(to), Some(memory)) = (observed.rows(), self.pool.memory()) else { return Ok(()) };
-        rows::observe(memory, &plan.shape.attention, queries, to?, &taken).map_err(failed)
+        rows::observe(memory, &plan.shape.attention, queries, to?, &taken)
     }
 
     fn score(&self, plan: &CachePlan, score: Score) -> Result<Option<Vec<Vec<f32>>>> {
@@ -210,7 +210,7 @@ impl LayerStorage for DeviceLayer {
 
     fn quantize(&mut self, plan: &CachePlan) -> Result<()> {
         if let Some(failure) = self.failure.take() {
-            return Err(failed(failure));
+            return Err(failure);
         }
         let full = self.room(plan) == 0;
         let memory = self.memory()?.clone();
@@ -231,7 +231,7 @@ impl LayerStorage for DeviceLayer {
         }
         // As many at a time as do not overwrite each other.
         for (from, to) in moved.chunks(BLOCK).zip(targets.chunks(BLOCK)) {
-            rows::copy(&memory, &self.dense.units, &[places(from)], &places(to)).map_err(failed)?;
+            rows::copy(&memory, &self.dense.units, &[from.to_vec()], to)?;
         }
         self.dense.free_empty_chunks();
         // The token that this makes room for would have to come again.
@@ -253,9 +253,8 @@ impl LayerStorage for DeviceLayer {
 
     fn share(&mut self) -> SharedStore {
         let (shared, moved) = self.dense.share();
-        let copied = moved.and_then(|moved| match self.pool.memory() {
-            Some(memory) => rows::copy(memory, &self.dense.units, &[places(&moved.from)], &places(&moved.to)),
-            None => Ok(()),
+        let copied = moved.map_err(failed).and_then(|moved| {
+            rows::copy(self.memory()?, &self.dense.units, &[moved.from], &moved.to)
         });
         self.failure = self.failure.take().or(copied.err());
         shared
@@ -281,14 +280,6 @@ fn distinct(indices: &[Vec<usize>]) -> &[Vec<usize>] {
     if all_alike { &indices[..indices.len().min(1)] } else { indices }
 }
 
-fn places(slots: &[Slot]) -> Vec<RowPlace> {
-    slots.iter().map(Slot::place).collect()
-}
-
-fn places_of_heads(slots: &[Vec<Slot>]) -> Vec<Vec<RowPlace>> {
-    slots.iter().map(|slots| places(slots)).collect()
-}
-
 /// Quantizes the tokens `indices` of `from`, the same of each KV head or others of each: whole blocks.
 fn quantize_rows(
     memory: &DeviceMemory,
@@ -310,6 +301,5 @@ fn quantize_rows(
         // No block may be held at all: nothing is to be written.
         return Ok(());
     }
-    let blocks = rows::Blocks { from: &from.units, to: &to.units, domains };
-    rows::quantize(memory, &blocks, &places_of_heads(&sources), &places(&targets)).map_err(failed)
+    rows::quantize(memory, domains, (&from.units, &sources), (&to.units, &targets))
 }
