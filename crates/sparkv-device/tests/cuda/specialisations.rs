@@ -33,11 +33,16 @@ fn quantized(head_dim: u32) -> Vec<(RowConstants, RowConstants)> {
 const DENSE: [(RowConstants, RowConstants); 2] = [(F16, F16), (F32, F32)];
 
 /// Where kernels take this many queries together: 1, 2, 4 and so on.
-const TILE_CHANNELS: u32 = 1024;
+const TILE_CHANNELS: u32 = 2048;
 
 fn of(pairs: impl Fn(u32) -> Vec<(RowConstants, RowConstants)>) -> Vec<Constants> {
     let with = |head_dim| {
-        pairs(head_dim).into_iter().map(move |(keys, values)| Constants { head_dim, queries: 1, keys, values })
+        pairs(head_dim).into_iter().map(move |(keys, values)| Constants {
+            head_dim,
+            queries: 1,
+            keys,
+            values,
+        })
     };
     HEAD_DIMS.into_iter().flat_map(with).collect()
 }
@@ -58,7 +63,9 @@ pub(crate) fn of_kernel(kernel: &str) -> Option<Vec<Constants>> {
     Some(match kernel {
         "move_lines" | "rms_norm" | "add_rms_norm" | "add" | "silu_times" | "rotate" | "top_k_of_pieces"
         | "top_k_of_rows" => vec![Constants::NONE],
-        "append" | "copy_rows" | "mass_of_splits" | "mass_of_queries" | "mass_of_rows" => of(|_| DENSE.to_vec()),
+        "append" | "copy_rows" | "mass_of_splits" | "mass_of_queries" | "mass_of_rows" => {
+            of(|_| DENSE.to_vec())
+        }
         "quantize" => of(quantized),
         "attend" => of(dense_or_quantized).iter().flat_map(with_queries).collect(),
         "merge" => HEAD_DIMS.map(|head_dim| Constants { head_dim, ..Constants::NONE }).to_vec(),
