@@ -12,6 +12,8 @@
 #include "planes.inc"
 #include "packed.inc"
 #include "quantize.inc"
+#include "moments.inc"
+#include "queries.inc"
 #include "move.inc"
 #include "elementwise.inc"
 #include "mass.inc"

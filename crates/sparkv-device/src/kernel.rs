@@ -100,6 +100,8 @@ pub const SOURCES: &[Source] = &[
     ("planes.inc", include_str!("../kernels/planes.inc")),
     ("packed.inc", include_str!("../kernels/packed.inc")),
     ("quantize.inc", include_str!("../kernels/quantize.inc")),
+    ("moments.inc", include_str!("../kernels/moments.inc")),
+    ("queries.inc", include_str!("../kernels/queries.inc")),
     ("move.inc", include_str!("../kernels/move.inc")),
     ("elementwise.inc", include_str!("../kernels/elementwise.inc")),
     ("mass.inc", include_str!("../kernels/mass.inc")),

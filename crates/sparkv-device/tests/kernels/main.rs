@@ -14,9 +14,13 @@ mod elementwise;
 #[cfg(test)]
 mod mass;
 #[cfg(test)]
+mod moments;
+#[cfg(test)]
 mod move_lines;
 #[cfg(test)]
 mod quantize;
+#[cfg(test)]
+mod queries;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

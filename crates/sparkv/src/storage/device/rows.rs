@@ -4,6 +4,7 @@ use candle_core::Result;
 use sparkv_device::rows::Units;
 use sparkv_device::{Mass, Observation, Observed, Places, Prompt, RowPlace, View};
 
+use super::domains::DeviceDomains;
 use super::memory::DeviceMemory;
 use super::observed::ObservedQueries;
 use super::store::{Slot, Store};
@@ -68,4 +69,21 @@ pub(super) fn score(
         })
     })?;
     masses.to_vec2().map(Some)
+}
+
+/// Quantizes rows of each KV head, or the same of all, of `from` into the units of `to`.
+pub(super) fn quantize(
+    memory: &DeviceMemory,
+    domains: &DeviceDomains,
+    (dense, from): (&Units, &[Vec<Slot>]),
+    (blocks, to): (&Units, &[Slot]),
+) -> Result<()> {
+    if to.is_empty() {
+        return Ok(());
+    }
+    with_places(from, |from| {
+        let (tables, pool) = (domains.tables(), memory.view());
+        sparkv_device::quantize(memory.device(), [dense, blocks], &tables, pool, from, &places(to))
+            .map_err(failed)
+    })
 }
