@@ -164,7 +164,11 @@ impl SequenceCache {
         }
         let tokens = self.plan.shareable(prefix.tokens.min(most));
         let fits = prefix.layers.len() == self.layers.len()
-            && self.layers.iter().zip(&prefix.layers).all(|(layer, shared)| layer.storage.fits(shared, &self.plan));
+            && self
+                .layers
+                .iter()
+                .zip(&prefix.layers)
+                .all(|(layer, shared)| layer.storage.fits(shared, &self.plan));
         if !fits || tokens == 0 {
             return Ok(0);
         }

@@ -4,6 +4,8 @@
 //! who runs before whom follows from which buffers a launch says that it reads and writes, whole buffers for that matter.
 
 mod check;
+#[cfg(feature = "shim")]
+mod host;
 mod pipelines;
 mod stream;
 
@@ -56,7 +58,7 @@ impl Metal {
     }
 
     /// Bytes that can be allocated: of what the GPU keeps at hand at once, what this process has not taken.
-    pub fn free_memory(&self) -> usize {
+    pub(crate) fn free_memory(&self) -> usize {
         let device = self.stream.device();
         device.recommended_max_working_set_size().saturating_sub(device.current_allocated_size())
     }
@@ -111,6 +113,11 @@ impl Metal {
     /// # Safety
     /// As [`crate::Device::launch`].
     pub(crate) unsafe fn launch(&self, launch: &Launch<'_>) -> Result<(), DeviceError> {
+        #[cfg(feature = "shim")]
+        if launch.arguments.iter().any(|view| matches!(view.place, Place::Address(..))) {
+            // SAFETY: as the caller promises.
+            return unsafe { host::launch(self, launch) };
+        }
         let pipeline = self.pipelines.get(launch.kernel, &launch.constants)?;
         let plan = self.shared(bytemuck::cast_slice(launch.plan))?;
         let mut arguments = Vec::with_capacity(launch.arguments.len());
@@ -164,21 +171,9 @@ impl Drop for Allocation {
 }
 
 impl<'a> View<'a> {
-    /// `bytes` bytes of a buffer, from `offset` on, for kernels to write where `writable`.
-    ///
-    /// # Errors
-    /// If the buffer ends before.
-    pub fn of_buffer(
-        buffer: &'a Buffer,
-        offset: usize,
-        bytes: usize,
-        writable: bool,
-    ) -> Result<Self, DeviceError> {
-        if offset.checked_add(bytes).is_none_or(|end| end > buffer.length()) {
-            let reason = format!("{bytes} bytes behind {offset} of {}", buffer.length());
-            return Err(DeviceError::unfit("a view", reason));
-        }
-        Ok(Self::new(Place::Metal(buffer, offset), bytes, writable))
+    /// All of a buffer, for kernels to write where `writable`.
+    pub fn of_metal(buffer: &'a Buffer, writable: bool) -> Self {
+        Self::new(Place::Metal(buffer, 0), buffer.length(), writable)
     }
 }
 

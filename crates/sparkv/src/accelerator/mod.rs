@@ -1,5 +1,7 @@
 //! A GPU, as Candle and our own kernels know it.
 
+#[cfg(feature = "metal")]
+mod metal;
 mod views;
 
 use candle_core::Result;
@@ -23,9 +25,11 @@ impl Accelerator {
     pub fn of(device: &candle_core::Device) -> Result<Option<Self>, DeviceError> {
         match device {
             candle_core::Device::Cpu => Ok(None),
-            candle_core::Device::Cuda(_) | candle_core::Device::Metal(_) => {
-                Err(DeviceError::Missing { what: "kernels in this build" })
+            #[cfg(feature = "metal")]
+            candle_core::Device::Metal(of_candle) => {
+                Ok(Some(Self { device: metal::device(of_candle)?, tensors: device.clone() }))
             }
+            _ => Err(DeviceError::Missing { what: "kernels in this build" }),
         }
     }
 

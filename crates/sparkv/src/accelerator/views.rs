@@ -1,6 +1,8 @@
 //! Tensors as our kernels see them.
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Shape, Storage, Tensor, bail};
+#[cfg(feature = "metal")]
+use candle_core::{DType, MetalStorage, backend::BackendStorage, op::BackpropOp};
 use sparkv_device::View;
 
 use super::{Accelerator, failed};
@@ -12,6 +14,10 @@ use super::{Accelerator, failed};
 pub fn read<R>(tensor: &Tensor, compute: impl FnOnce(View<'_>) -> Result<R>) -> Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
+        #[cfg(feature = "metal")]
+        Storage::Metal(storage) if storage.dtype() == DType::F32 => {
+            compute(part(View::of_metal(storage.buffer(), false), layout)?)
+        }
         #[cfg(feature = "shim")]
         Storage::Cpu(CpuStorage::F32(values)) => compute(part(View::of_host(values), layout)?),
         _ => bail!("no device of ours has {:?} on {:?}", tensor.dtype(), tensor.device()),
@@ -37,6 +43,14 @@ pub fn make(
 ) -> Result<Tensor> {
     let shape = shape.into();
     match accelerator.tensors() {
+        #[cfg(feature = "metal")]
+        candle_core::Device::Metal(device) => {
+            let count = shape.elem_count();
+            let values = device.new_buffer(count, DType::F32, "")?;
+            compute(View::of_metal(&values, true).part(0, count * size_of::<f32>()).map_err(failed)?)?;
+            let storage = Storage::Metal(MetalStorage::new(values, device.clone(), count, DType::F32));
+            Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
+        }
         #[cfg(feature = "shim")]
         candle_core::Device::Cpu => {
             let mut values = vec![f32::NAN; shape.elem_count()];
@@ -74,10 +88,20 @@ impl<F: Fn(View<'_>) -> Result<()>> InplaceOp1 for Change<F> {
             _ => bail!("no device of ours has {:?}", storage.dtype()),
         }
     }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(&self, storage: &mut MetalStorage, layout: &Layout) -> Result<()> {
+        match storage.dtype() {
+            DType::F32 => (self.0)(part(View::of_metal(storage.buffer(), true), layout)?),
+            dtype => bail!("no device of ours has {dtype:?}"),
+        }
+    }
 }
 
 /// The part of a tensor's memory that its values are in.
 fn part<'a>(view: View<'a>, layout: &Layout) -> Result<View<'a>> {
-    let Some((start, end)) = layout.contiguous_offsets() else { bail!("rows must be contiguous, got {layout:?}") };
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("rows must be contiguous, got {layout:?}")
+    };
     view.part(start * size_of::<f32>(), (end - start) * size_of::<f32>()).map_err(failed)
 }

@@ -82,7 +82,8 @@ fn attend_rows(
         (row, out) = (row + tokens, out + span.wanted);
     }
     while !rests.is_empty() {
-        let pieces = rests.iter_mut().map(|rest| rest.store(config, batch)).collect::<Result<Vec<Piece>>>()?;
+        let pieces =
+            rests.iter_mut().map(|rest| rest.store(config, batch)).collect::<Result<Vec<Piece>>>()?;
         attend_stored(memory, config, batch, rests.iter().map(|rest| &*rest.cache).zip(&pieces))?;
         rests.retain(|rest| rest.tokens > 0);
     }
@@ -127,7 +128,8 @@ fn attend_stored<'a>(
         .filter(|(_, piece)| piece.unwanted < piece.tokens)
         .filter_map(|(cache, piece)| Some((Stored::of(cache)?, piece)))
         .collect();
-    let spans: Vec<AttentionSpan<'_>> = stored.iter().map(|(stored, piece)| stored.span(config, piece)).collect();
+    let spans: Vec<AttentionSpan<'_>> =
+        stored.iter().map(|(stored, piece)| stored.span(config, piece)).collect();
     if spans.is_empty() {
         return Ok(());
     }

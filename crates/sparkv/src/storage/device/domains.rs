@@ -37,7 +37,8 @@ impl DeviceDomains {
         } else {
             None
         };
-        let energies = energies.map_or_else(|| vec![None; kv_heads], |heads| heads.into_iter().map(Some).collect());
+        let energies =
+            energies.map_or_else(|| vec![None; kv_heads], |heads| heads.into_iter().map(Some).collect());
         let heads = energies.into_iter().map(|energy| Domains::new(quantize, energy, pool)).collect();
         let bytes = kv_heads * quantize.domain_bytes();
         let lines = (bytes > 0).then(|| memory.hold(bytes)).transpose().map_err(failed)?;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use sparkv_device::DeviceError;
-use sparkv_device::rows::{Run, Units};
 use sparkv_device::RowPlace;
+use sparkv_device::rows::{Run, Units};
 
 use super::memory::{HeldLines, Range};
 use crate::plan::growth::{Growth, Limit, chunk_bytes};
