@@ -9,4 +9,5 @@
 #include "copy.inc"
 #include "move.inc"
 #include "elementwise.inc"
+#include "mass.inc"
 #include "faults.inc"

@@ -1,5 +1,7 @@
 //! A device: where memory is and kernels run.
 
+#[cfg(feature = "cuda")]
+use crate::cuda::{self, Cuda};
 use crate::error::DeviceError;
 use crate::launch::{ARGUMENTS, Launch, View};
 #[cfg(feature = "metal")]
@@ -10,6 +12,9 @@ use crate::shim::{self, Checks, Shim};
 /// A device. Clones are the same device.
 #[derive(Debug, Clone)]
 pub enum Device {
+    /// A GPU of NVIDIA's.
+    #[cfg(feature = "cuda")]
+    Cuda(Cuda),
     /// A GPU that is simulated on the CPU.
     #[cfg(feature = "shim")]
     Shim(Shim),
@@ -27,6 +32,8 @@ pub struct Memory {
 
 #[derive(Debug)]
 enum Held {
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::Allocation),
     #[cfg(feature = "shim")]
     Shim(shim::Allocation),
     #[cfg(feature = "metal")]
@@ -63,6 +70,8 @@ impl Device {
     /// [`DeviceError::Memory`] if there is not as much.
     pub fn allocate(&self, bytes: usize) -> Result<Memory, DeviceError> {
         let held = match *self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(ref cuda) => Held::Cuda(cuda.allocate(bytes)?),
             #[cfg(feature = "shim")]
             Self::Shim(_) => Held::Shim(shim::Allocation::new(bytes)?),
             #[cfg(feature = "metal")]
@@ -77,6 +86,8 @@ impl Device {
     /// If the driver does not tell.
     pub fn free_memory(&self) -> Result<u64, DeviceError> {
         match *self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(ref cuda) => cuda.free_memory().map(|free| free as u64),
             #[cfg(feature = "shim")]
             Self::Shim(_) => Err(DeviceError::Missing { what: "memory of its own" }),
             #[cfg(feature = "metal")]
@@ -91,6 +102,8 @@ impl Device {
     pub fn upload(&self, to: View<'_>, bytes: &[u8]) -> Result<(), DeviceError> {
         check_copy("upload", &to, bytes.len())?;
         match *self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(ref cuda) => cuda.upload(to, bytes),
             #[cfg(feature = "shim")]
             Self::Shim(ref shim) => shim.upload(to, bytes),
             #[cfg(feature = "metal")]
@@ -105,6 +118,8 @@ impl Device {
     pub fn download(&self, from: View<'_>, bytes: &mut [u8]) -> Result<(), DeviceError> {
         check_copy("download", &from, bytes.len())?;
         match *self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(ref cuda) => cuda.download(from, bytes),
             #[cfg(feature = "shim")]
             Self::Shim(ref shim) => shim.download(from, bytes),
             #[cfg(feature = "metal")]
@@ -128,6 +143,9 @@ impl Device {
             return Err(DeviceError::unfit(launch.kernel, format!("{} arguments", launch.arguments.len())));
         }
         match *self {
+            #[cfg(feature = "cuda")]
+            // SAFETY: as the caller promises.
+            Self::Cuda(ref cuda) => unsafe { cuda.launch(launch) },
             #[cfg(feature = "shim")]
             // SAFETY: as the caller promises.
             Self::Shim(ref shim) => unsafe { shim.launch(launch) },
@@ -142,6 +160,8 @@ impl Memory {
     /// All of it, for kernels to read and write.
     pub fn view(&self) -> View<'_> {
         let place = match self.held {
+            #[cfg(feature = "cuda")]
+            Held::Cuda(ref allocation) => Place::Cuda(allocation.pointer()),
             #[cfg(feature = "shim")]
             Held::Shim(ref allocation) => allocation.place(),
             #[cfg(feature = "metal")]

@@ -82,6 +82,8 @@ impl Constants {
 /// A file of the kernels: its name and its text.
 pub type Source = (&'static str, &'static str);
 
+/// What goes before the kernels on CUDA.
+pub const CUDA: Source = ("cuda.h", include_str!("../kernels/cuda.h"));
 /// What goes before the kernels on Metal.
 pub const METAL: Source = ("metal.h", include_str!("../kernels/metal.h"));
 
@@ -95,6 +97,7 @@ pub const SOURCES: &[Source] = &[
     ("copy.inc", include_str!("../kernels/copy.inc")),
     ("move.inc", include_str!("../kernels/move.inc")),
     ("elementwise.inc", include_str!("../kernels/elementwise.inc")),
+    ("mass.inc", include_str!("../kernels/mass.inc")),
 ];
 
 /// The text of a module for a GPU: its numbers, what a language has before the kernels, and the kernels. A compiler names the
@@ -105,4 +108,11 @@ pub fn source(prefix: Source, constants: &Constants) -> String {
         .iter()
         .chain(SOURCES)
         .fold(numbers, |text, (file, code)| text + &format!("#line 1 \"{file}\"\n{code}\n"))
+}
+
+/// The names of all kernels.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let beginning = "KERNEL(";
+    let name = move |line: &'static str| line.strip_prefix(beginning)?.split_once(')').map(|(name, _)| name);
+    SOURCES.iter().flat_map(|(_, code)| code.lines()).filter_map(name)
 }

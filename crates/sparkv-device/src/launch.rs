@@ -23,6 +23,9 @@ pub(crate) enum Place<'a> {
     /// An address.
     #[allow(dead_code, reason = "without a device in this build")]
     Address(u64, PhantomData<&'a ()>),
+    /// An address, and how its uses are ordered.
+    #[cfg(feature = "cuda")]
+    Cuda(crate::cuda::pointer::Pointer<'a>),
     /// Bytes behind the beginning of a buffer.
     #[cfg(feature = "metal")]
     Metal(&'a candle_metal_kernels::metal::Buffer, usize),
@@ -44,6 +47,8 @@ impl Place<'_> {
     pub(crate) fn address(self, kernel: &'static str) -> Result<u64, DeviceError> {
         match self {
             Self::Address(address, _) => Ok(address),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => Err(DeviceError::unfit(kernel, "memory of another device")),
             #[cfg(feature = "metal")]
             Self::Metal(..) => Err(DeviceError::unfit(kernel, "memory of another device")),
         }
@@ -53,6 +58,8 @@ impl Place<'_> {
     fn offset(self, bytes: usize) -> Self {
         match self {
             Self::Address(address, borrowed) => Self::Address(address + bytes as u64, borrowed),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(pointer) => Self::Cuda(pointer.offset(bytes)),
             #[cfg(feature = "metal")]
             Self::Metal(buffer, first) => Self::Metal(buffer, first + bytes),
         }
@@ -61,9 +68,11 @@ impl Place<'_> {
     fn is_same(self, other: Place<'_>) -> bool {
         match (self, other) {
             (Self::Address(one, _), Place::Address(other, _)) => one == other,
+            #[cfg(feature = "cuda")]
+            (Self::Cuda(one), Place::Cuda(other)) => one.address() == other.address(),
             #[cfg(feature = "metal")]
             (Self::Metal(one, first), Place::Metal(other, second)) => one == other && first == second,
-            #[cfg(feature = "metal")]
+            #[cfg(any(feature = "cuda", feature = "metal"))]
             _ => false,
         }
     }
@@ -104,6 +113,38 @@ impl<'a> View<'a> {
     /// Whether kernels may write to it.
     pub fn is_writable(&self) -> bool {
         self.writable
+    }
+
+    /// Numbers on a GPU, for kernels to read that are launched on `stream`.
+    ///
+    /// # Errors
+    /// If they are ordered by another stream.
+    #[cfg(feature = "cuda")]
+    pub fn of_cuda<T>(
+        stream: &'a cudarc::driver::CudaStream,
+        values: cudarc::driver::CudaView<'a, T>,
+    ) -> Result<Self, DeviceError> {
+        let bytes = size_of::<T>() * values.len();
+        match crate::cuda::pointer::Pointer::read(stream, values) {
+            Some(pointer) => Ok(Self::new(Place::Cuda(pointer), bytes, false)),
+            None => Err(DeviceError::unfit("a view", "memory of another stream")),
+        }
+    }
+
+    /// Numbers on a GPU, for kernels to write that are launched on `stream`.
+    ///
+    /// # Errors
+    /// If they are ordered by another stream.
+    #[cfg(feature = "cuda")]
+    pub fn of_cuda_mut<T>(
+        stream: &'a cudarc::driver::CudaStream,
+        values: cudarc::driver::CudaViewMut<'a, T>,
+    ) -> Result<Self, DeviceError> {
+        let bytes = size_of::<T>() * values.len();
+        match crate::cuda::pointer::Pointer::write(stream, values) {
+            Some(pointer) => Ok(Self::new(Place::Cuda(pointer), bytes, true)),
+            None => Err(DeviceError::unfit("a view", "memory of another stream")),
+        }
     }
 
     /// Numbers in the process's memory, for a simulated device to read.

@@ -16,7 +16,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 #![cfg_attr(
-    not(any(feature = "shim", feature = "metal")),
+    not(any(feature = "shim", feature = "cuda", feature = "metal")),
     allow(
         dead_code,
         unused_imports,
@@ -28,11 +28,15 @@
 
 mod append;
 mod copy;
+#[cfg(feature = "cuda")]
+#[allow(unsafe_code, reason = "launches of kernels, and calls of the driver and the compiler")]
+pub mod cuda;
 mod device;
 mod elementwise;
 mod error;
 pub mod kernel;
 mod launch;
+mod mass;
 #[cfg(feature = "metal")]
 #[allow(unsafe_code, reason = "launches of kernels, and memory that the driver gives")]
 pub mod metal;
@@ -50,6 +54,7 @@ pub use device::{Device, Memory};
 pub use elementwise::{Angles, RmsNorm, add, add_rms_norm, rms_norm, rotate, silu_times};
 pub use error::DeviceError;
 pub use launch::View;
+pub use mass::{Mass, Observation, Observed, Prompt, mass, mass_scratch_bytes};
 pub use move_lines::move_lines;
 pub use places::Places;
 #[cfg(feature = "shim")]

@@ -23,6 +23,13 @@ pub enum DeviceChoice {
 }
 
 impl DeviceChoice {
+    /// What [`DeviceChoice::Auto`] is here. A GPU that is there and lacks something is not passed over in silence: it is
+    /// chosen, and refused when it is opened.
+    pub fn found() -> Self {
+        let found = sparkv::accelerator::gpus();
+        found.first().and_then(|gpu| gpu.device.parse().ok()).unwrap_or(Self::Cpu)
+    }
+
     /// The device itself.
     ///
     /// # Errors
@@ -31,10 +38,7 @@ impl DeviceChoice {
         let refused = |reason: String| LoadError::Device { device: self.to_string(), reason };
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Auto => match present() {
-                Some(found) => found.open(),
-                None => Ok(Device::Cpu),
-            },
+            Self::Auto => Self::found().open(),
             #[cfg(feature = "cuda")]
             Self::Cuda(number) => {
                 // Not the stream of the thread, which no other thread's work waits for.
@@ -50,19 +54,6 @@ impl DeviceChoice {
             Self::Metal => Err(refused("this binary was built without Metal (`--features metal`, on a Mac)".into())),
         }
     }
-}
-
-/// The device that `auto` is, if it is not the CPU. One that is there and lacks something is not passed over in silence.
-fn present() -> Option<DeviceChoice> {
-    #[cfg(feature = "cuda")]
-    if sparkv::accelerator::cuda_devices() > 0 {
-        return Some(DeviceChoice::Cuda(0));
-    }
-    #[cfg(feature = "metal")]
-    if sparkv::accelerator::metal_devices() > 0 {
-        return Some(DeviceChoice::Metal);
-    }
-    None
 }
 
 /// Where a decoder is: its tensors, and its caches and our kernels, if that is not the CPU.

@@ -130,7 +130,7 @@ impl SequenceCache {
     }
 
     /// A cache in which what follows the prompt stays dense, whatever the settings say, but for what a policy drops at all
-    /// times: to measure what compressing a prompt costs by itself.
+    /// times: to measure what compressing a prompt costs by itself. Its memory counts in `pool`.
     ///
     /// # Errors
     /// As [`SequenceCache::new`].
@@ -138,10 +138,11 @@ impl SequenceCache {
         shape: KvShape,
         settings: &KvSettings,
         prompt_tokens: usize,
+        pool: &KvPool,
     ) -> std::result::Result<Self, SettingsError> {
         let mut plan = CachePlan::new(shape, settings, prompt_tokens)?;
         plan.keep_tail_dense();
-        Ok(Self::planned(plan, settings, &KvPool::default()))
+        Ok(Self::planned(plan, settings, pool))
     }
 
     fn planned(plan: CachePlan, settings: &KvSettings, pool: &KvPool) -> Self {

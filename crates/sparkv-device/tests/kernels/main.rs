@@ -8,6 +8,8 @@ mod copy;
 #[cfg(test)]
 mod elementwise;
 #[cfg(test)]
+mod mass;
+#[cfg(test)]
 mod move_lines;
 #[cfg(test)]
 mod support;

@@ -1,5 +1,6 @@
 //! A GPU, as Candle and our own kernels know it.
 
+mod gpu;
 #[cfg(feature = "metal")]
 mod metal;
 mod views;
@@ -7,6 +8,7 @@ mod views;
 use candle_core::Result;
 use sparkv_device::Device;
 
+pub use gpu::{BUILT_FOR, Gpu, gpus};
 pub use sparkv_device::{DeviceError, View};
 pub use views::{change, make, read, with_scratch};
 

@@ -120,7 +120,9 @@ impl Layer {
     pub(crate) fn fits(&self, shared: &SharedLayer, plan: &CachePlan) -> bool {
         match (self, shared) {
             (Self::Cpu(_), SharedLayer::Cpu(shared)) => CpuLayer::fits(shared, plan),
-            (Self::Device(_), SharedLayer::Device(shared)) => DeviceLayer::fits(shared, plan),
+            (Self::Device(layer), SharedLayer::Device(shared)) => {
+                layer.dense().is_beside(shared) && DeviceLayer::fits(shared, plan)
+            }
             _ => false,
         }
     }

@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 
 use sparkv::settings::Presets;
 
-use crate::common::{Layer, Tokens, config, distance, settings};
+use crate::common::{Layer, Tokens, config, distance, settings, test_devices};
 
 const PROMPT: usize = 160;
 
@@ -43,7 +43,6 @@ fn error(json: &str, tokens: &Tokens, head_dim: usize) -> f32 {
     distance(&exact[PROMPT..], &few[PROMPT..])
 }
 
-#[test]
 fn constant_offsets_and_outlier_channels_do_no_harm() {
     for head_dim in [64, 80, 96, 128] {
         let tokens = Tokens::random(&config(head_dim), PROMPT + 90);
@@ -62,7 +61,6 @@ fn constant_offsets_and_outlier_channels_do_no_harm() {
     }
 }
 
-#[test]
 fn errors_fall_with_bits() {
     let tokens = Tokens::random(&config(64), PROMPT + 90);
     for allocation in ["query", "uniform"] {
@@ -76,7 +74,6 @@ fn errors_fall_with_bits() {
     }
 }
 
-#[test]
 fn tokens_at_once_and_one_by_one_are_the_same() {
     let tokens = Tokens::random(&config(64), PROMPT + 150);
     for (json, _) in SETTINGS {
@@ -93,7 +90,6 @@ fn tokens_at_once_and_one_by_one_are_the_same() {
     }
 }
 
-#[test]
 fn a_sliding_window_sees_quantized_and_dense_rows() {
     let mut config = config(64);
     let tokens = Tokens::random(&config, PROMPT + 60);
@@ -130,3 +126,10 @@ fn what_would_not_be_done_is_refused() {
     settings(r#"{"precision": "int8", "allocation": "uniform"}"#);
     settings(r#"{"precision": {"values": "int4"}, "pruning": {"key_ratio": 0.5}}"#);
 }
+
+test_devices!(
+    constant_offsets_and_outlier_channels_do_no_harm,
+    errors_fall_with_bits,
+    tokens_at_once_and_one_by_one_are_the_same,
+    a_sliding_window_sees_quantized_and_dense_rows,
+);

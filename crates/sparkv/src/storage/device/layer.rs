@@ -61,7 +61,7 @@ impl DeviceLayer {
     }
 
     /// Rows that are dense.
-    pub(super) fn dense(&self) -> &Store {
+    pub(in crate::storage) fn dense(&self) -> &Store {
         &self.dense
     }
 

@@ -57,6 +57,11 @@ impl DeviceMemory {
         Ok(Self(Arc::new(Inner { accelerator: accelerator.clone(), memory, lines })))
     }
 
+    /// Whether the other is the same.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Where kernels run.
     pub(crate) fn device(&self) -> &Device {
         self.0.accelerator.device()

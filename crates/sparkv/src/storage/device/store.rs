@@ -38,7 +38,7 @@ impl Slot {
 }
 
 /// Rows of one layout each of keys and values.
-pub(super) struct Store {
+pub(in crate::storage) struct Store {
     pub(super) units: Units,
     extent: Extent<DeviceChunk>,
     pool: KvPool,
@@ -54,12 +54,22 @@ impl std::fmt::Debug for Store {
 #[derive(Clone)]
 pub(crate) struct SharedStore {
     pub(super) units: Units,
+    /// Where they are.
+    pool: KvPool,
     rows: Vec<SharedRows<DeviceChunk>>,
 }
 
 impl Store {
     pub(super) fn new(units: Units, growth: Growth, limit: Limit, pool: &KvPool) -> Self {
         Self { units, extent: Extent::new(units.rows(), growth, limit), pool: pool.clone() }
+    }
+
+    /// Whether what is shared is in the same memory.
+    pub(in crate::storage) fn is_beside(&self, shared: &SharedStore) -> bool {
+        match (self.pool.memory(), shared.pool.memory()) {
+            (Some(own), Some(other)) => own.is(other),
+            _ => false,
+        }
     }
 
     /// Rows held, of every KV head.
@@ -147,7 +157,7 @@ impl Store {
         let (rows, left) = self.extent.share();
         let to = (whole..len).map(|_| self.add(1)).collect::<Result<Vec<_>, _>>();
         let moved = to.map(|to| Moved { from, to: to.into_iter().flatten().collect(), _memory: left });
-        (SharedStore { units: self.units, rows }, moved)
+        (SharedStore { units: self.units, pool: self.pool.clone(), rows }, moved)
     }
 
     /// Begins with the first `rows` rows of another store.
