@@ -3,7 +3,7 @@
 //! Launches join the stream of commands that a [`Stream`] has, in which Candle's are, too. Buffers are not tracked by Metal:
 //! who runs before whom follows from which buffers a launch says that it reads and writes, whole buffers for that matter.
 
-mod check;
+mod found;
 #[cfg(feature = "shim")]
 mod host;
 mod pipelines;
@@ -17,7 +17,7 @@ use objc2_metal::{MTLDevice, MTLResourceOptions, MTLSize};
 
 use crate::error::DeviceError;
 use crate::launch::{ARGUMENTS, Launch, Place, View};
-pub use check::check;
+pub use found::{Found, check, devices};
 use pipelines::Pipelines;
 pub use stream::{Queue, Stream, StreamError};
 
@@ -52,7 +52,7 @@ impl Metal {
     /// # Errors
     /// [`DeviceError::Unsupported`] if kernels do not run there.
     pub fn new(stream: Arc<dyn Stream>) -> Result<Self, DeviceError> {
-        check::family(stream.device())?;
+        found::family(stream.device())?;
         let pipelines = Arc::new(Pipelines::new(stream.device().clone()));
         Ok(Self { stream, pipelines })
     }
@@ -117,6 +117,9 @@ impl Metal {
         if launch.arguments.iter().any(|view| matches!(view.place, Place::Address(..))) {
             // SAFETY: as the caller promises.
             return unsafe { host::launch(self, launch) };
+        }
+        if u32::try_from(launch.groups).is_err() {
+            return Err(DeviceError::unfit(launch.kernel, format!("{} groups", launch.groups)));
         }
         let pipeline = self.pipelines.get(launch.kernel, &launch.constants)?;
         let plan = self.shared(bytemuck::cast_slice(launch.plan))?;
