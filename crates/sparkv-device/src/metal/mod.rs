@@ -7,6 +7,7 @@ mod found;
 #[cfg(feature = "shim")]
 mod host;
 mod pipelines;
+mod plans;
 mod stream;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::error::DeviceError;
 use crate::launch::{ARGUMENTS, Launch, Place, View};
 pub use found::{Found, check, devices};
 use pipelines::Pipelines;
+use plans::Plans;
 pub use stream::{Queue, Stream, StreamError};
 
 /// Threads of a group.
@@ -37,6 +39,7 @@ const PRIVATE: MTLResourceOptions = MTLResourceOptions(
 pub struct Metal {
     stream: Arc<dyn Stream>,
     pipelines: Arc<Pipelines>,
+    plans: Arc<Plans>,
 }
 
 /// Memory of the GPU.
@@ -54,7 +57,8 @@ impl Metal {
     pub fn new(stream: Arc<dyn Stream>) -> Result<Self, DeviceError> {
         found::family(stream.device())?;
         let pipelines = Arc::new(Pipelines::new(stream.device().clone()));
-        Ok(Self { stream, pipelines })
+        let plans = Arc::new(Plans::new(stream.device().clone()));
+        Ok(Self { stream, pipelines, plans })
     }
 
     /// Bytes that can be allocated: of what the GPU keeps at hand at once, what this process has not taken.
@@ -122,7 +126,7 @@ impl Metal {
             return Err(DeviceError::unfit(launch.kernel, format!("{} groups", launch.groups)));
         }
         let pipeline = self.pipelines.get(launch.kernel, &launch.constants)?;
-        let plan = self.shared(bytemuck::cast_slice(launch.plan))?;
+        let (plan, behind) = self.plans.add(launch.plan)?;
         let mut arguments = Vec::with_capacity(launch.arguments.len());
         for view in launch.arguments {
             arguments.push((buffer_of(launch.kernel, view)?, view.is_writable()));
@@ -137,7 +141,7 @@ impl Metal {
                 encoder.set_input_buffer(index, Some(buffer), offset);
             }
         }
-        encoder.set_input_buffer(ARGUMENTS, Some(&plan), 0);
+        encoder.set_input_buffer(ARGUMENTS, Some(&plan), behind);
         let line = |width| MTLSize { width, height: 1, depth: 1 };
         encoder.dispatch_thread_groups(line(launch.groups), line(LANES));
         Ok(())
