@@ -26,16 +26,14 @@ impl Accelerator {
     pub fn of(device: &candle_core::Device) -> Result<Option<Self>, DeviceError> {
         match device {
             candle_core::Device::Cpu => Ok(None),
-<<<<<<< HEAD
             #[cfg(feature = "cuda")]
             candle_core::Device::Cuda(of_candle) => {
                 let cuda = sparkv_device::cuda::Cuda::new(of_candle.cuda_stream())?;
                 Ok(Some(Self { device: Device::Cuda(cuda), tensors: device.clone() }))
-=======
+            }
             #[cfg(feature = "metal")]
             candle_core::Device::Metal(of_candle) => {
                 Ok(Some(Self { device: metal::device(of_candle)?, tensors: device.clone() }))
->>>>>>> faaa86a116b056966fa41789025014c19f027838
             }
             _ => Err(DeviceError::Missing { what: "kernels in this build" }),
         }

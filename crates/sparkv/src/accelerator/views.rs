@@ -1,13 +1,12 @@
 //! Tensors as our kernels see them.
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Shape, Storage, Tensor, bail};
-<<<<<<< HEAD
 #[cfg(feature = "cuda")]
-use candle_core::{CudaStorage, op::BackpropOp};
-=======
+use candle_core::CudaStorage;
+#[cfg(any(feature = "cuda", feature = "metal"))]
+use candle_core::op::BackpropOp;
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Shape, Storage, Tensor, bail};
 #[cfg(feature = "metal")]
-use candle_core::{DType, MetalStorage, backend::BackendStorage, op::BackpropOp};
->>>>>>> faaa86a116b056966fa41789025014c19f027838
+use candle_core::{DType, MetalStorage, backend::BackendStorage};
 use sparkv_device::View;
 
 use super::{Accelerator, failed};
@@ -19,17 +18,15 @@ use super::{Accelerator, failed};
 pub fn read<R>(tensor: &Tensor, compute: impl FnOnce(View<'_>) -> Result<R>) -> Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
-<<<<<<< HEAD
         #[cfg(feature = "cuda")]
         Storage::Cuda(storage) => {
             let stream = storage.device.cuda_stream();
             let values = storage.as_cuda_slice::<f32>()?.as_view();
             compute(part(View::of_cuda(&stream, values).map_err(failed)?, layout)?)
-=======
+        }
         #[cfg(feature = "metal")]
         Storage::Metal(storage) if storage.dtype() == DType::F32 => {
             compute(part(View::of_metal(storage.buffer(), false), layout)?)
->>>>>>> faaa86a116b056966fa41789025014c19f027838
         }
         #[cfg(feature = "shim")]
         Storage::Cpu(CpuStorage::F32(values)) => compute(part(View::of_host(values), layout)?),
@@ -56,21 +53,20 @@ pub fn make(
 ) -> Result<Tensor> {
     let shape = shape.into();
     match accelerator.tensors() {
-<<<<<<< HEAD
         #[cfg(feature = "cuda")]
         candle_core::Device::Cuda(device) => {
             let stream = device.cuda_stream();
             let mut values = device.alloc_zeros::<f32>(shape.elem_count().max(1))?;
             compute(View::of_cuda_mut(&stream, values.as_view_mut()).map_err(failed)?)?;
             let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(values, device.clone()));
-=======
+            Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
+        }
         #[cfg(feature = "metal")]
         candle_core::Device::Metal(device) => {
             let count = shape.elem_count();
             let values = device.new_buffer(count, DType::F32, "")?;
             compute(View::of_metal(&values, true).part(0, count * size_of::<f32>()).map_err(failed)?)?;
             let storage = Storage::Metal(MetalStorage::new(values, device.clone(), count, DType::F32));
->>>>>>> faaa86a116b056966fa41789025014c19f027838
             Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
         }
         #[cfg(feature = "shim")]
@@ -111,20 +107,19 @@ impl<F: Fn(View<'_>) -> Result<()>> InplaceOp1 for Change<F> {
         }
     }
 
-<<<<<<< HEAD
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, storage: &mut CudaStorage, layout: &Layout) -> Result<()> {
         let stream = storage.device.cuda_stream();
         let values = storage.as_cuda_slice_mut::<f32>()?.as_view_mut();
         (self.0)(part(View::of_cuda_mut(&stream, values).map_err(failed)?, layout)?)
-=======
+    }
+
     #[cfg(feature = "metal")]
     fn metal_fwd(&self, storage: &mut MetalStorage, layout: &Layout) -> Result<()> {
         match storage.dtype() {
             DType::F32 => (self.0)(part(View::of_metal(storage.buffer(), true), layout)?),
             dtype => bail!("no device of ours has {dtype:?}"),
         }
->>>>>>> faaa86a116b056966fa41789025014c19f027838
     }
 }
 
