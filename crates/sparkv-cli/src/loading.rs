@@ -69,7 +69,8 @@ pub(crate) fn load_model(
     weights: WeightFormat,
     progress: &dyn Progress,
 ) -> anyhow::Result<(LoadedModel, TextModel)> {
-    let options = LoadOptions { weights, device: settings.model.device, hub: hub_options(settings) };
+    let (device, kv_memory) = (settings.model.device, settings.server.kv_memory);
+    let options = LoadOptions { weights, device, kv_memory, hub: hub_options(settings) };
     let mut loaded = load_files(source, &options, progress)?;
     if !loaded.text.not_cached.is_empty() {
         let (files, template) = (loaded.text.not_cached.join(", "), loaded.text.chat_template.is_some());
@@ -122,7 +123,7 @@ pub(crate) fn load(
         max_context: settings.model.max_model_len,
         max_queue: server.max_queue,
         max_running: server.max_running,
-        kv_memory: kv_memory(server.kv_memory),
+        kv_memory: loaded.decoder.pool().taken().unwrap_or_else(|| kv_memory(server.kv_memory)),
         prefix_cache: server.prefix_cache,
         prompt_balance: server.prompt_balance,
         ..EngineConfig::default()
@@ -143,7 +144,7 @@ pub(crate) fn check_length(most: usize, made_for: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Bytes for KV caches. A share is one of the memory that is free now, or that the container has left.
+/// Bytes of the process's memory for KV caches. A share is one of the memory that is free now, or that the container has left.
 fn kv_memory(budget: Budget) -> u64 {
     let share = match budget {
         Budget::Bytes(bytes) => return bytes,

@@ -313,6 +313,10 @@ static u32 float_to_half(float value) {
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
+// Of loops: see attention_rows.inc.
+#define UNROLL
+#define UNROLL_SOME
+
 // On a GPU each of these is a number that the kernel is compiled for.
 #define CONSTANT(index) ((int)self.warp->launch->constants[index])
 #define HEAD_DIM CONSTANT(0)

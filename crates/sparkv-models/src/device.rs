@@ -3,6 +3,7 @@ use std::str::FromStr;
 
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
+use sparkv::Accelerator;
 
 use crate::error::LoadError;
 
@@ -10,7 +11,7 @@ use crate::error::LoadError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {
-    /// The best that this build can use: the CPU.
+    /// The best that this build knows and that is there: a GPU, else the CPU.
     #[default]
     Auto,
     /// The CPU.
@@ -22,15 +23,72 @@ pub enum DeviceChoice {
 }
 
 impl DeviceChoice {
+    /// What [`DeviceChoice::Auto`] is here. A GPU that is there and lacks something is not passed over in silence: it is
+    /// chosen, and refused when it is opened.
+    pub fn found() -> Self {
+        let found = sparkv::accelerator::gpus();
+        found.first().and_then(|gpu| gpu.device.parse().ok()).unwrap_or(Self::Cpu)
+    }
+
     /// The device itself.
     ///
     /// # Errors
-    /// For a GPU: attention over the packed cache runs on the CPU only, so far.
+    /// If there is no such device, this build does not know it, or it lacks something.
     pub fn open(self) -> Result<Device, LoadError> {
+        let refused = |reason: String| LoadError::Device { device: self.to_string(), reason };
         match self {
-            Self::Auto | Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(_) | Self::Metal => Err(LoadError::Device { device: self.to_string() }),
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Auto => Self::found().open(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(number) => {
+                // Not the stream of the thread, which no other thread's work waits for.
+                Device::new_cuda_with_stream(number).map_err(|error| refused(error.to_string()))
+            }
+            #[cfg(feature = "metal")]
+            Self::Metal => Device::new_metal(0).map_err(|error| refused(error.to_string())),
+            #[cfg(not(feature = "cuda"))]
+            Self::Cuda(_) => Err(refused(
+                "this binary was built without CUDA (`--features cuda`, docker/Dockerfile.cuda)".into(),
+            )),
+            #[cfg(not(feature = "metal"))]
+            Self::Metal => {
+                Err(refused("this binary was built without Metal (`--features metal`, on a Mac)".into()))
+            }
         }
+    }
+}
+
+/// Where a decoder is: its tensors, and its caches and our kernels, if that is not the CPU.
+#[derive(Debug, Clone)]
+pub struct Place {
+    tensors: Device,
+    accelerator: Option<Accelerator>,
+}
+
+impl Place {
+    /// Everything on `device`.
+    ///
+    /// # Errors
+    /// If the device lacks something that our kernels need.
+    pub fn on(device: &Device) -> Result<Self, LoadError> {
+        let accelerator = Accelerator::of(device).map_err(|error| LoadError::Device {
+            device: format!("{:?}", device.location()),
+            reason: error.to_string(),
+        })?;
+        Ok(Self { tensors: device.clone(), accelerator })
+    }
+
+    /// Caches and our kernels on `accelerator`, and tensors where it has them.
+    pub fn on_accelerator(accelerator: &Accelerator) -> Self {
+        Self { tensors: accelerator.tensors().clone(), accelerator: Some(accelerator.clone()) }
+    }
+
+    pub(crate) fn tensors(&self) -> &Device {
+        &self.tensors
+    }
+
+    pub(crate) fn accelerator(&self) -> Option<&Accelerator> {
+        self.accelerator.as_ref()
     }
 }
 

@@ -11,6 +11,7 @@ use crate::plan::CachePlan;
 use crate::pool::KvPool;
 use crate::settings::{KvSettings, SettingsError};
 use crate::shape::KvShape;
+use crate::storage::device::memory::DeviceMemory;
 use crate::storage::{Layer, SharedLayer};
 
 /// What a sequence's cache costs, as counted, at some moment.
@@ -115,21 +116,25 @@ impl SequenceCache {
         Self::counted(shape, settings, prompt_tokens, &KvPool::default())
     }
 
-    /// The same, whose memory counts in `pool`.
+    /// The same, whose memory is that of `pool`.
     ///
     /// # Errors
-    /// As [`SequenceCache::new`].
+    /// As [`SequenceCache::new`], and if the device of `pool` cannot do what the settings ask.
     pub fn counted(
         shape: KvShape,
         settings: &KvSettings,
         prompt_tokens: usize,
         pool: &KvPool,
     ) -> std::result::Result<Self, SettingsError> {
-        Ok(Self::planned(CachePlan::new(shape, settings, prompt_tokens)?, settings, pool))
+        let plan = CachePlan::new(shape, settings, prompt_tokens)?;
+        if pool.memory().is_some() {
+            plan.check_for_device()?;
+        }
+        Ok(Self::planned(plan, settings, pool))
     }
 
     /// A cache in which what follows the prompt stays dense, whatever the settings say, but for what a policy drops at all
-    /// times: to measure what compressing a prompt costs by itself.
+    /// times: to measure what compressing a prompt costs by itself. Its memory counts in `pool`.
     ///
     /// # Errors
     /// As [`SequenceCache::new`].
@@ -137,10 +142,11 @@ impl SequenceCache {
         shape: KvShape,
         settings: &KvSettings,
         prompt_tokens: usize,
+        pool: &KvPool,
     ) -> std::result::Result<Self, SettingsError> {
         let mut plan = CachePlan::new(shape, settings, prompt_tokens)?;
         plan.keep_tail_dense();
-        Ok(Self::planned(plan, settings, &KvPool::default()))
+        Ok(Self::planned(plan, settings, pool))
     }
 
     fn planned(plan: CachePlan, settings: &KvSettings, pool: &KvPool) -> Self {
@@ -163,7 +169,11 @@ impl SequenceCache {
         }
         let tokens = self.plan.shareable(prefix.tokens.min(most));
         let fits = prefix.layers.len() == self.layers.len()
-            && self.layers.iter().zip(&prefix.layers).all(|(layer, shared)| layer.storage.fits(shared, &self.plan));
+            && self
+                .layers
+                .iter()
+                .zip(&prefix.layers)
+                .all(|(layer, shared)| layer.storage.fits(shared, &self.plan));
         if !fits || tokens == 0 {
             return Ok(0);
         }
@@ -316,6 +326,11 @@ impl LayerCache {
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         self.storage.bytes()
+    }
+
+    /// The memory of the device that it is on; `None` for the CPU.
+    pub(crate) fn memory(&self) -> Option<DeviceMemory> {
+        self.storage.memory()
     }
 
     /// Bytes that the next token may allocate.

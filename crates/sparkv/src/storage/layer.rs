@@ -5,6 +5,7 @@ use candle_core::Result;
 use super::LayerStorage;
 use super::cpu::CpuLayer;
 use super::device::layer::DeviceLayer;
+use super::device::memory::DeviceMemory;
 use crate::eviction::Score;
 use crate::plan::CachePlan;
 use crate::pool::KvPool;
@@ -13,7 +14,7 @@ use crate::pool::KvPool;
 #[derive(Debug)]
 pub(crate) enum Layer {
     Cpu(CpuLayer),
-    Device(DeviceLayer),
+    Device(Box<DeviceLayer>),
 }
 
 /// What other sequences may begin with; see [`LayerStorage::share`].
@@ -38,9 +39,17 @@ impl Layer {
     /// Nothing stored yet; what will be is in the memory of `pool`.
     pub(crate) fn new(plan: &CachePlan, pool: &KvPool) -> Self {
         if pool.memory().is_some() {
-            Self::Device(DeviceLayer::new(plan, pool))
+            Self::Device(Box::new(DeviceLayer::new(plan, pool)))
         } else {
             Self::Cpu(CpuLayer::new(plan, pool))
+        }
+    }
+
+    /// The memory of the device that it is on; `None` for the CPU.
+    pub(crate) fn memory(&self) -> Option<DeviceMemory> {
+        match self {
+            Self::Cpu(_) => None,
+            Self::Device(storage) => storage.memory().ok().cloned(),
         }
     }
 
@@ -111,7 +120,9 @@ impl Layer {
     pub(crate) fn fits(&self, shared: &SharedLayer, plan: &CachePlan) -> bool {
         match (self, shared) {
             (Self::Cpu(_), SharedLayer::Cpu(shared)) => CpuLayer::fits(shared, plan),
-            (Self::Device(_), SharedLayer::Device(shared)) => DeviceLayer::fits(shared, plan),
+            (Self::Device(layer), SharedLayer::Device(shared)) => {
+                layer.dense().is_beside(shared) && DeviceLayer::fits(shared, plan)
+            }
             _ => false,
         }
     }

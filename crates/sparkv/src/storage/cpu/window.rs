@@ -65,28 +65,32 @@ impl ObservationWindow {
     }
 
     /// n: the L2 norm of each query channel (head_dim) over the window, for the `group` heads of `kv_head`.
+    ///
+    /// Other devices give the same to the last bit, by the same operations on f32, none of them fused: a sum starts from
+    /// 0 and takes the positions in order, and of each its heads in order, q * q each; or their mean's square, which is
+    /// the sum of the heads in order, from 0, divided by how many they are. n is its root.
     pub(crate) fn query_energy(&self, kv_head: usize, group: usize, statistic: QueryStatistic) -> Vec<f32> {
-        let mut squares = vec![0f64; self.head_dim];
-        let mut add = |query: &mut dyn Iterator<Item = f64>| {
-            squares.iter_mut().zip(query).for_each(|(sum, q)| *sum += q * q);
-        };
+        let mut squares = vec![0f32; self.head_dim];
+        let mut add = |query: &[f32]| squares.iter_mut().zip(query).for_each(|(sum, q)| *sum += q * q);
         match statistic {
             QueryStatistic::Rms => {
-                for (_, query) in self.group_queries(kv_head, group) {
-                    add(&mut query.iter().map(|q| f64::from(*q)));
-                }
+                self.group_queries(kv_head, group).for_each(|(_, query)| add(query));
             }
             QueryStatistic::Mean => {
                 let queries: Vec<&[f32]> =
                     self.group_queries(kv_head, group).map(|(_, query)| query).collect();
+                let mut mean = vec![0f32; self.head_dim];
                 for heads in queries.chunks_exact(group) {
-                    add(&mut (0..self.head_dim).map(|channel| {
-                        heads.iter().map(|head| f64::from(head[channel])).sum::<f64>() / group as f64
-                    }));
+                    mean.fill(0.0);
+                    for head in heads {
+                        mean.iter_mut().zip(*head).for_each(|(sum, q)| *sum += q);
+                    }
+                    mean.iter_mut().for_each(|sum| *sum /= group as f32);
+                    add(&mean);
                 }
             }
         }
-        squares.into_iter().map(|square| square.sqrt() as f32).collect()
+        squares.into_iter().map(f32::sqrt).collect()
     }
 
     /// How much attention each of the stored prompt tokens gets from the window: the softmax of every held

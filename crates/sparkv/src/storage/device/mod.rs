@@ -5,7 +5,11 @@
 //! reads it all. What is where follows from the same arithmetic as on the CPU (`extent`, `plan`); a device only lays all KV
 //! heads of a layer into one chunk.
 
+pub(crate) mod attend;
+mod domains;
 pub(crate) mod layer;
 mod lines;
 pub(crate) mod memory;
+mod observed;
+mod rows;
 mod store;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use sparkv_device::DeviceError;
-use sparkv_device::rows::{Run, Units};
 use sparkv_device::RowPlace;
+use sparkv_device::rows::{Run, Units};
 
 use super::memory::{HeldLines, Range};
 use crate::plan::growth::{Growth, Limit, chunk_bytes};
@@ -32,13 +32,18 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    /// The place that many rows behind.
+    pub(super) fn behind(&self, rows: u32) -> Self {
+        Self { range: Arc::clone(&self.range), row: self.row + rows }
+    }
+
     pub(super) fn place(&self) -> RowPlace {
         RowPlace { line: self.range.first(), row: self.row }
     }
 }
 
 /// Rows of one layout each of keys and values.
-pub(super) struct Store {
+pub(in crate::storage) struct Store {
     pub(super) units: Units,
     extent: Extent<DeviceChunk>,
     pool: KvPool,
@@ -54,12 +59,22 @@ impl std::fmt::Debug for Store {
 #[derive(Clone)]
 pub(crate) struct SharedStore {
     pub(super) units: Units,
+    /// Where they are.
+    pool: KvPool,
     rows: Vec<SharedRows<DeviceChunk>>,
 }
 
 impl Store {
     pub(super) fn new(units: Units, growth: Growth, limit: Limit, pool: &KvPool) -> Self {
         Self { units, extent: Extent::new(units.rows(), growth, limit), pool: pool.clone() }
+    }
+
+    /// Whether what is shared is in the same memory.
+    pub(in crate::storage) fn is_beside(&self, shared: &SharedStore) -> bool {
+        match (self.pool.memory(), shared.pool.memory()) {
+            (Some(own), Some(other)) => own.is(other),
+            _ => false,
+        }
     }
 
     /// Rows held, of every KV head.
@@ -104,12 +119,6 @@ impl Store {
         Ok(added.map(|(chunk, row)| Slot { range: chunk.lines.range(), row: row as u32 }))
     }
 
-    /// Where row `index` is.
-    pub(super) fn slot(&self, index: usize) -> Option<Slot> {
-        let (chunk, row) = self.extent.locate(index)?;
-        Some(Slot { range: chunk.lines.range(), row: row as u32 })
-    }
-
     /// All rows, in order.
     pub(super) fn runs(&self) -> Vec<Run> {
         self.extent.runs().map(|(chunk, rows)| Run { line: chunk.lines.first(), rows: rows as u32 }).collect()
@@ -139,17 +148,15 @@ impl Store {
         if self.units.is_dense() { self.extent.shareable() } else { 0 }
     }
 
-    /// Gives what can be shared of the rows held; what follows has to be added again: `(from, to)` are the places of each of
-    /// these rows, and the memory that `from` may be in.
-    pub(super) fn share(&mut self) -> Result<(SharedStore, Moved), DeviceError> {
+    /// Gives what can be shared of the rows held, and what then has to be copied: the rows behind them, which are added
+    /// again.
+    pub(super) fn share(&mut self) -> (SharedStore, Result<Moved, DeviceError>) {
         let (whole, len) = (self.shareable(), self.len());
         let from = self.slots(whole..len);
         let (rows, left) = self.extent.share();
-        let mut to = Vec::with_capacity(from.len());
-        for _ in whole..len {
-            to.extend(self.add(1)?);
-        }
-        Ok((SharedStore { units: self.units, rows }, Moved { from, to, _memory: left }))
+        let to = (whole..len).map(|_| self.add(1)).collect::<Result<Vec<_>, _>>();
+        let moved = to.map(|to| Moved { from, to: to.into_iter().flatten().collect(), _memory: left });
+        (SharedStore { units: self.units, pool: self.pool.clone(), rows }, moved)
     }
 
     /// Begins with the first `rows` rows of another store.
@@ -175,7 +182,7 @@ impl Store {
     }
 }
 
-/// Rows that are to be copied.
+/// Rows that are to be copied, and the memory that only they were in.
 pub(super) struct Moved {
     pub(super) from: Vec<Slot>,
     pub(super) to: Vec<Slot>,

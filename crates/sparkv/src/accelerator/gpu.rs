@@ -1,0 +1,60 @@
+//! Which GPUs there are.
+
+use serde::Serialize;
+
+/// The devices that this build knows.
+pub const BUILT_FOR: &[&str] = &[
+    "cpu",
+    #[cfg(feature = "cuda")]
+    "cuda",
+    #[cfg(feature = "metal")]
+    "metal",
+];
+
+/// A GPU that this build knows how to use, or would if nothing were lacking.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Gpu {
+    /// As `--device` calls it: `cuda:0`, `metal`.
+    pub device: String,
+    /// As its maker calls it.
+    pub name: String,
+    /// Bytes of its memory.
+    pub memory: Option<u64>,
+    /// Bytes of it that are free.
+    pub free: Option<u64>,
+    /// What else there is to know: versions of drivers and compilers, its architecture.
+    pub facts: Vec<(&'static str, String)>,
+    /// What it lacks, if it cannot be used.
+    pub fault: Option<String>,
+}
+
+/// The GPUs that are there.
+pub fn gpus() -> Vec<Gpu> {
+    #[allow(unused_mut, reason = "without a device in this build")]
+    let mut found = Vec::new();
+    #[cfg(feature = "cuda")]
+    found.extend(cuda());
+    found
+}
+
+/// NVIDIA's GPUs; none where there is no driver.
+#[cfg(feature = "cuda")]
+fn cuda() -> Vec<Gpu> {
+    use sparkv_device::cuda;
+
+    let releases = cuda::releases();
+    let dotted = |(major, minor): (u32, u32)| format!("{major}.{minor}");
+    let gpu = |found: cuda::Found| Gpu {
+        device: format!("cuda:{}", found.ordinal),
+        memory: Some(found.memory as u64),
+        free: None,
+        facts: vec![
+            ("compute capability", dotted((found.capability / 10, found.capability % 10))),
+            ("CUDA of the driver", dotted(releases.driver)),
+            ("CUDA of this program", dotted(releases.compiler)),
+        ],
+        fault: cuda::check(found.ordinal).err().map(|error| error.to_string()),
+        name: found.name,
+    };
+    cuda::devices().map_or_else(|_| Vec::new(), |devices| devices.into_iter().map(gpu).collect())
+}
