@@ -29,6 +29,8 @@ typedef int i32;
 #define ARGUMENT(index, T, name) T* name = (T*)argument##index
 #define PLAN plan_words
 
+#define UNROLL _Pragma("unroll")
+
 #define GROUP blockIdx.x
 #define GROUPS gridDim.x
 #define LANE threadIdx.x

@@ -63,9 +63,8 @@ pub(crate) fn of_kernel(kernel: &str) -> Option<Vec<Constants>> {
     Some(match kernel {
         "move_lines" | "rms_norm" | "add_rms_norm" | "add" | "silu_times" | "rotate" | "top_k_of_pieces"
         | "top_k_of_rows" => vec![Constants::NONE],
-        "append" | "copy_rows" | "mass_of_splits" | "mass_of_queries" | "mass_of_rows" => {
-            of(|_| DENSE.to_vec())
-        }
+        "append" | "copy_rows" | "sum_pieces" | "add_pieces" | "observe" | "query_energy"
+        | "mass_of_splits" | "mass_of_queries" | "mass_of_rows" => of(|_| DENSE.to_vec()),
         "quantize" => of(quantized),
         "attend" => of(dense_or_quantized).iter().flat_map(with_queries).collect(),
         "merge" => HEAD_DIMS.map(|head_dim| Constants { head_dim, ..Constants::NONE }).to_vec(),
