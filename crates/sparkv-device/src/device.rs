@@ -42,12 +42,18 @@ enum Held {
 
 impl Device {
     /// A simulated device for a test; none where it was left out of this build, which is told, and fails in CI.
+    /// With the feature `metal` and `SPARKV_TEST_DEVICE=metal`, the first GPU, for all tests to run there.
     ///
     /// # Panics
-    /// If there is none and the variable `CI` is `true`.
+    /// If there is none and the variable `CI` is `true`, or if that GPU cannot be used.
     #[cfg(feature = "shim")]
     #[allow(clippy::panic, clippy::print_stderr, reason = "for tests")]
     pub fn simulated(checks: Checks, seed: u64) -> Option<Self> {
+        #[cfg(feature = "metal")]
+        if std::env::var("SPARKV_TEST_DEVICE").is_ok_and(|device| device == "metal") {
+            let gpu = metal::Queue::new(0).and_then(|queue| Metal::new(std::sync::Arc::new(queue)));
+            return Some(Self::Metal(gpu.unwrap_or_else(|error| panic!("{error}"))));
+        }
         match Shim::new(checks, seed) {
             Ok(shim) => Some(Self::Shim(shim)),
             Err(error) if std::env::var("CI").is_ok_and(|ci| ci == "true") => panic!("{error}"),

@@ -12,6 +12,9 @@ use std::process::{Command, Stdio};
 use sparkv_device::kernel::{Constants, METAL, source};
 use sparkv_kernels::{Fill, Format, KeptFormat, Layout, Packing, Side, Widths};
 
+/// Bytes of shared memory that a group may have.
+const SHARED_BYTES: usize = 32 << 10;
+
 /// A compiler, or none.
 struct Clang(PathBuf);
 
@@ -53,10 +56,20 @@ impl Clang {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }
         let tree = String::from_utf8_lossy(&output.stdout);
-        match tree.lines().find(|line| is_pointer_to_anything(line)) {
-            Some(line) => Err(format!("a pointer or reference that does not say to which memory: {line}")),
-            None => Ok(()),
+        if let Some(line) = tree.lines().find(|line| is_pointer_to_anything(line)) {
+            return Err(format!("a pointer or reference that does not say to which memory: {line}"));
         }
+        let mut shared = 0;
+        for line in tree.lines() {
+            if line.starts_with("|-FunctionDecl") || line.starts_with("`-FunctionDecl") {
+                shared = 0;
+            }
+            shared += shared_bytes(line);
+            if shared > SHARED_BYTES {
+                return Err(format!("{shared} bytes of shared memory or more, with {line}"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -71,6 +84,14 @@ fn is_pointer_to_anything(line: &str) -> bool {
         && !name.starts_with("col:")
         && !name.starts_with("line:");
     declares && is_named && of_type.contains("__generic")
+}
+
+/// Bytes of the shared array that a line of clang's tree declares, if it does. All have words of 4 bytes.
+fn shared_bytes(line: &str) -> usize {
+    let length = line.contains("VarDecl ").then(|| line.split_once("'__local ")).flatten();
+    let length =
+        length.and_then(|(_, of_type)| of_type.split_once('[')?.1.split_once(']')?.0.parse::<usize>().ok());
+    length.unwrap_or(0) * 4
 }
 
 /// Formats of rows, with all ways in which kernels may tell them apart.
@@ -125,6 +146,12 @@ fn what_metal_refuses_is_found() {
         (kernel("if (LANE == 0) { SHARED(float, words, 2); words[0] = memory[0]; }"), "outermost scope"),
         (function("DEVICE void fill(CTX_ONLY) { SHARED(float, words, 2); words[0] = 1.0f; }", ""), "local"),
         (function("const float HALF = 0.5f;", "memory[0] = HALF;"), "constant address space"),
+        (
+            kernel(
+                "SHARED(u32, few, 8000); SHARED(float, more, 200); few[LANE] = 1; more[LANE] = memory[0];",
+            ),
+            "32800 bytes of shared memory",
+        ),
         (kernel("memory[0] = 0.5 * memory[1];"), "cl_khr_fp64"),
         (kernel("double value = memory[1]; memory[0] = value;"), "cl_khr_fp64"),
         (kernel("ARGUMENT(1, const float, rows); rows[0] = memory[0];"), "read-only"),

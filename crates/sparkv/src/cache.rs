@@ -116,17 +116,21 @@ impl SequenceCache {
         Self::counted(shape, settings, prompt_tokens, &KvPool::default())
     }
 
-    /// The same, whose memory counts in `pool`.
+    /// The same, whose memory is that of `pool`.
     ///
     /// # Errors
-    /// As [`SequenceCache::new`].
+    /// As [`SequenceCache::new`], and if the device of `pool` cannot do what the settings ask.
     pub fn counted(
         shape: KvShape,
         settings: &KvSettings,
         prompt_tokens: usize,
         pool: &KvPool,
     ) -> std::result::Result<Self, SettingsError> {
-        Ok(Self::planned(CachePlan::new(shape, settings, prompt_tokens)?, settings, pool))
+        let plan = CachePlan::new(shape, settings, prompt_tokens)?;
+        if pool.memory().is_some() {
+            plan.check_for_device()?;
+        }
+        Ok(Self::planned(plan, settings, pool))
     }
 
     /// A cache in which what follows the prompt stays dense, whatever the settings say, but for what a policy drops at all
@@ -165,7 +169,11 @@ impl SequenceCache {
         }
         let tokens = self.plan.shareable(prefix.tokens.min(most));
         let fits = prefix.layers.len() == self.layers.len()
-            && self.layers.iter().zip(&prefix.layers).all(|(layer, shared)| layer.storage.fits(shared, &self.plan));
+            && self
+                .layers
+                .iter()
+                .zip(&prefix.layers)
+                .all(|(layer, shared)| layer.storage.fits(shared, &self.plan));
         if !fits || tokens == 0 {
             return Ok(0);
         }

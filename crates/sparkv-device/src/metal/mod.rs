@@ -3,8 +3,11 @@
 //! Launches join the stream of commands that a [`Stream`] has, in which Candle's are, too. Buffers are not tracked by Metal:
 //! who runs before whom follows from which buffers a launch says that it reads and writes, whole buffers for that matter.
 
-mod check;
+mod found;
+#[cfg(feature = "shim")]
+mod host;
 mod pipelines;
+mod plans;
 mod stream;
 
 use std::sync::Arc;
@@ -15,8 +18,9 @@ use objc2_metal::{MTLDevice, MTLResourceOptions, MTLSize};
 
 use crate::error::DeviceError;
 use crate::launch::{ARGUMENTS, Launch, Place, View};
-pub use check::check;
+pub use found::{Found, check, devices};
 use pipelines::Pipelines;
+use plans::Plans;
 pub use stream::{Queue, Stream, StreamError};
 
 /// Threads of a group.
@@ -35,6 +39,7 @@ const PRIVATE: MTLResourceOptions = MTLResourceOptions(
 pub struct Metal {
     stream: Arc<dyn Stream>,
     pipelines: Arc<Pipelines>,
+    plans: Arc<Plans>,
 }
 
 /// Memory of the GPU.
@@ -50,13 +55,14 @@ impl Metal {
     /// # Errors
     /// [`DeviceError::Unsupported`] if kernels do not run there.
     pub fn new(stream: Arc<dyn Stream>) -> Result<Self, DeviceError> {
-        check::family(stream.device())?;
+        found::family(stream.device())?;
         let pipelines = Arc::new(Pipelines::new(stream.device().clone()));
-        Ok(Self { stream, pipelines })
+        let plans = Arc::new(Plans::new(stream.device().clone()));
+        Ok(Self { stream, pipelines, plans })
     }
 
     /// Bytes that can be allocated: of what the GPU keeps at hand at once, what this process has not taken.
-    pub fn free_memory(&self) -> usize {
+    pub(crate) fn free_memory(&self) -> usize {
         let device = self.stream.device();
         device.recommended_max_working_set_size().saturating_sub(device.current_allocated_size())
     }
@@ -111,8 +117,16 @@ impl Metal {
     /// # Safety
     /// As [`crate::Device::launch`].
     pub(crate) unsafe fn launch(&self, launch: &Launch<'_>) -> Result<(), DeviceError> {
+        #[cfg(feature = "shim")]
+        if launch.arguments.iter().any(|view| matches!(view.place, Place::Address(..))) {
+            // SAFETY: as the caller promises.
+            return unsafe { host::launch(self, launch) };
+        }
+        if u32::try_from(launch.groups).is_err() {
+            return Err(DeviceError::unfit(launch.kernel, format!("{} groups", launch.groups)));
+        }
         let pipeline = self.pipelines.get(launch.kernel, &launch.constants)?;
-        let plan = self.shared(bytemuck::cast_slice(launch.plan))?;
+        let (plan, behind) = self.plans.add(launch.plan)?;
         let mut arguments = Vec::with_capacity(launch.arguments.len());
         for view in launch.arguments {
             arguments.push((buffer_of(launch.kernel, view)?, view.is_writable()));
@@ -127,7 +141,7 @@ impl Metal {
                 encoder.set_input_buffer(index, Some(buffer), offset);
             }
         }
-        encoder.set_input_buffer(ARGUMENTS, Some(&plan), 0);
+        encoder.set_input_buffer(ARGUMENTS, Some(&plan), behind);
         let line = |width| MTLSize { width, height: 1, depth: 1 };
         encoder.dispatch_thread_groups(line(launch.groups), line(LANES));
         Ok(())
@@ -164,21 +178,9 @@ impl Drop for Allocation {
 }
 
 impl<'a> View<'a> {
-    /// `bytes` bytes of a buffer, from `offset` on, for kernels to write where `writable`.
-    ///
-    /// # Errors
-    /// If the buffer ends before.
-    pub fn of_buffer(
-        buffer: &'a Buffer,
-        offset: usize,
-        bytes: usize,
-        writable: bool,
-    ) -> Result<Self, DeviceError> {
-        if offset.checked_add(bytes).is_none_or(|end| end > buffer.length()) {
-            let reason = format!("{bytes} bytes behind {offset} of {}", buffer.length());
-            return Err(DeviceError::unfit("a view", reason));
-        }
-        Ok(Self::new(Place::Metal(buffer, offset), bytes, writable))
+    /// All of a buffer, for kernels to write where `writable`.
+    pub fn of_metal(buffer: &'a Buffer, writable: bool) -> Self {
+        Self::new(Place::Metal(buffer, 0), buffer.length(), writable)
     }
 }
 

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use candle_metal_kernels::metal::{BlitCommandsGuard, Buffer, Commands, CommandsGuard, Device, ResidencySet};
 
-use super::check;
+use super::found::check;
 use crate::error::DeviceError;
 
 /// What goes wrong in a stream.

@@ -1,12 +1,15 @@
 //! A GPU, as Candle and our own kernels know it.
 
 mod gpu;
+#[cfg(feature = "metal")]
+mod metal;
 mod views;
 
-use candle_core::Result;
 use sparkv_device::Device;
 
 pub use gpu::{BUILT_FOR, Gpu, gpus};
+#[cfg(feature = "shim")]
+pub use sparkv_device::Checks;
 pub use sparkv_device::{DeviceError, View};
 pub use views::{change, make, read, with_scratch};
 
@@ -30,13 +33,17 @@ impl Accelerator {
                 let cuda = sparkv_device::cuda::Cuda::new(of_candle.cuda_stream())?;
                 Ok(Some(Self { device: Device::Cuda(cuda), tensors: device.clone() }))
             }
+            #[cfg(feature = "metal")]
+            candle_core::Device::Metal(of_candle) => {
+                Ok(Some(Self { device: metal::device(of_candle)?, tensors: device.clone() }))
+            }
             _ => Err(DeviceError::Missing { what: "kernels in this build" }),
         }
     }
 
     /// A device simulated on the CPU, whose tensors are the CPU's, for tests; see [`Device::simulated`].
     #[cfg(feature = "shim")]
-    pub fn simulated(checks: sparkv_device::Checks, seed: u64) -> Option<Self> {
+    pub fn simulated(checks: Checks, seed: u64) -> Option<Self> {
         let device = Device::simulated(checks, seed)?;
         Some(Self { device, tensors: candle_core::Device::Cpu })
     }

@@ -1,8 +1,12 @@
 //! Tensors as our kernels see them.
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Shape, Storage, Tensor, bail};
 #[cfg(feature = "cuda")]
-use candle_core::{CudaStorage, backend::BackendStorage, op::BackpropOp};
+use candle_core::CudaStorage;
+#[cfg(any(feature = "cuda", feature = "metal"))]
+use candle_core::op::BackpropOp;
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Shape, Storage, Tensor, bail};
+#[cfg(feature = "metal")]
+use candle_core::{DType, MetalStorage, backend::BackendStorage};
 use sparkv_device::View;
 
 use super::{Accelerator, failed};
@@ -19,6 +23,10 @@ pub fn read<R>(tensor: &Tensor, compute: impl FnOnce(View<'_>) -> Result<R>) -> 
             let stream = storage.device.cuda_stream();
             let values = storage.as_cuda_slice::<f32>()?.as_view();
             compute(part(View::of_cuda(&stream, values).map_err(failed)?, layout)?)
+        }
+        #[cfg(feature = "metal")]
+        Storage::Metal(storage) if storage.dtype() == DType::F32 => {
+            compute(part(View::of_metal(storage.buffer(), false), layout)?)
         }
         #[cfg(feature = "shim")]
         Storage::Cpu(CpuStorage::F32(values)) => compute(part(View::of_host(values), layout)?),
@@ -51,6 +59,14 @@ pub fn make(
             let mut values = device.alloc_zeros::<f32>(shape.elem_count().max(1))?;
             compute(View::of_cuda_mut(&stream, values.as_view_mut()).map_err(failed)?)?;
             let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(values, device.clone()));
+            Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
+        }
+        #[cfg(feature = "metal")]
+        candle_core::Device::Metal(device) => {
+            let count = shape.elem_count();
+            let values = device.new_buffer(count, DType::F32, "")?;
+            compute(View::of_metal(&values, true).part(0, count * size_of::<f32>()).map_err(failed)?)?;
+            let storage = Storage::Metal(MetalStorage::new(values, device.clone(), count, DType::F32));
             Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
         }
         #[cfg(feature = "shim")]
@@ -87,7 +103,7 @@ impl<F: Fn(View<'_>) -> Result<()>> InplaceOp1 for Change<F> {
         match storage {
             #[cfg(feature = "shim")]
             CpuStorage::F32(values) => (self.0)(part(View::of_host_mut(values), layout)?),
-            _ => bail!("no device of ours has {:?}", storage.dtype()),
+            _ => bail!("no device of ours has this on the CPU"),
         }
     }
 
@@ -97,10 +113,20 @@ impl<F: Fn(View<'_>) -> Result<()>> InplaceOp1 for Change<F> {
         let values = storage.as_cuda_slice_mut::<f32>()?.as_view_mut();
         (self.0)(part(View::of_cuda_mut(&stream, values).map_err(failed)?, layout)?)
     }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(&self, storage: &mut MetalStorage, layout: &Layout) -> Result<()> {
+        match storage.dtype() {
+            DType::F32 => (self.0)(part(View::of_metal(storage.buffer(), true), layout)?),
+            dtype => bail!("no device of ours has {dtype:?}"),
+        }
+    }
 }
 
 /// The part of a tensor's memory that its values are in.
 fn part<'a>(view: View<'a>, layout: &Layout) -> Result<View<'a>> {
-    let Some((start, end)) = layout.contiguous_offsets() else { bail!("rows must be contiguous, got {layout:?}") };
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("rows must be contiguous, got {layout:?}")
+    };
     view.part(start * size_of::<f32>(), (end - start) * size_of::<f32>()).map_err(failed)
 }

@@ -36,7 +36,8 @@ impl WindowSlots {
     /// Position and slot of each that is held, oldest first.
     pub(crate) fn held(&self) -> impl Iterator<Item = (usize, usize)> {
         let slots = self.slots;
-        (self.seen.saturating_sub(slots).max(self.first)..self.seen).map(move |position| (position, position % slots))
+        (self.seen.saturating_sub(slots).max(self.first)..self.seen)
+            .map(move |position| (position, position % slots))
     }
 }
 

@@ -52,11 +52,7 @@ pub(crate) fn attend_spans(
     let wanted = spans.iter().map(|span| span.wanted).sum::<usize>();
     let mut out = vec![0f32; wanted * config.query_row()];
     with_rows(&q, |q| {
-        with_rows(&k, |k| {
-            with_rows(&v, |v| {
-                attend_rows(config, Qkv { q, k, v }, spans, &mut out)
-            })
-        })
+        with_rows(&k, |k| with_rows(&v, |v| attend_rows(config, Qkv { q, k, v }, spans, &mut out)))
     })?;
     Tensor::from_vec(out, (wanted, config.query_row()), &device)
 }

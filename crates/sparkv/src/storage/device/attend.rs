@@ -9,6 +9,7 @@ use sparkv_device::{
 };
 
 use super::memory::DeviceMemory;
+use super::store::Store;
 use crate::accelerator::{failed, make, read, with_scratch};
 use crate::cache::{LayerCache, LayerSpan};
 use crate::shape::AttentionConfig;
@@ -82,7 +83,8 @@ fn attend_rows(
         (row, out) = (row + tokens, out + span.wanted);
     }
     while !rests.is_empty() {
-        let pieces = rests.iter_mut().map(|rest| rest.store(config, batch)).collect::<Result<Vec<Piece>>>()?;
+        let pieces =
+            rests.iter_mut().map(|rest| rest.store(config, batch)).collect::<Result<Vec<Piece>>>()?;
         attend_stored(memory, config, batch, rests.iter().map(|rest| &*rest.cache).zip(&pieces))?;
         rests.retain(|rest| rest.tokens > 0);
     }
@@ -98,12 +100,16 @@ impl Rest<'_> {
         let Layer::Device(layer) = &mut self.cache.storage else {
             bail!("tensors on a device do not go with a cache on the CPU");
         };
-        let rows = |view: View<'_>, row: usize| {
-            view.part(self.row * row * size_of::<f32>(), tokens * row * size_of::<f32>()).map_err(failed)
-        };
-        layer.append(&plan, tokens, rows(batch.k, config.kv_row())?, rows(batch.v, config.kv_row())?)?;
+        let [q, k, v] =
+            [(batch.q, config.query_row()), (batch.k, config.kv_row()), (batch.v, config.kv_row())].map(
+                |(view, row)| {
+                    let row = row * size_of::<f32>();
+                    view.part(self.row * row, tokens * row).map_err(failed)
+                },
+            );
+        layer.append(&plan, tokens, k?, v?)?;
         if is_prompt {
-            layer.observe(&plan, tokens, rows(batch.q, config.query_row())?)?;
+            layer.observe(&plan, tokens, q?)?;
         }
         let unwanted = self.unwanted.min(tokens);
         let piece = Piece { row: self.row, tokens, unwanted, out: self.out };
@@ -127,7 +133,8 @@ fn attend_stored<'a>(
         .filter(|(_, piece)| piece.unwanted < piece.tokens)
         .filter_map(|(cache, piece)| Some((Stored::of(cache)?, piece)))
         .collect();
-    let spans: Vec<AttentionSpan<'_>> = stored.iter().map(|(stored, piece)| stored.span(config, piece)).collect();
+    let spans: Vec<AttentionSpan<'_>> =
+        stored.iter().map(|(stored, piece)| stored.span(config, piece)).collect();
     if spans.is_empty() {
         return Ok(());
     }
@@ -156,10 +163,13 @@ impl Stored {
     /// `None` for a cache that is on the CPU.
     fn of(cache: &LayerCache) -> Option<Self> {
         let Layer::Device(layer) = &cache.storage else { return None };
-        let quantized = layer.quantized().zip(layer.domains());
+        let (dense, blocks) = (layer.dense(), layer.quantized());
+        // Blocks that nothing was done to are rows like any others.
+        let as_they_were = blocks.filter(|store| store.units.is_dense());
+        let quantized = blocks.filter(|store| !store.units.is_dense()).zip(layer.domains());
         Some(Self {
             quantized: quantized.map(|(store, domains)| (store.units, store.runs(), domains.tables())),
-            dense: (layer.dense().units, layer.dense().runs()),
+            dense: (dense.units, [as_they_were.map_or_else(Vec::new, Store::runs), dense.runs()].concat()),
             rows: layer.len(),
         })
     }

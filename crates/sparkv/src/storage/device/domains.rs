@@ -33,11 +33,13 @@ impl DeviceDomains {
     ) -> Result<Self> {
         let kv_heads = plan.shape.attention.kv_heads;
         let energies = if quantize.observes_queries() {
-            rows::query_energy(memory, &plan.shape.attention, observed, plan.statistic)?
+            let units = Units { keys: plan.dense_keys, values: plan.dense_values, heads: kv_heads };
+            rows::query_energy(memory, &plan.shape.attention, &units, observed, plan.statistic)?
         } else {
             None
         };
-        let energies = energies.map_or_else(|| vec![None; kv_heads], |heads| heads.into_iter().map(Some).collect());
+        let energies =
+            energies.map_or_else(|| vec![None; kv_heads], |heads| heads.into_iter().map(Some).collect());
         let heads = energies.into_iter().map(|energy| Domains::new(quantize, energy, pool)).collect();
         let bytes = kv_heads * quantize.domain_bytes();
         let lines = (bytes > 0).then(|| memory.hold(bytes)).transpose().map_err(failed)?;

@@ -107,7 +107,8 @@ impl DeviceLayer {
         if domains.is_settled() {
             return Ok(());
         }
-        let slots: Vec<Vec<Slot>> = indices.iter().map(|indices| store.slots(indices.iter().copied())).collect();
+        let slots: Vec<Vec<Slot>> =
+            indices.iter().map(|indices| store.slots(indices.iter().copied())).collect();
         with_places(&slots, |places| domains.settle(memory, quantize, &store.units, places))
     }
 }
@@ -161,7 +162,7 @@ impl LayerStorage for DeviceLayer {
         let Some(observed) = &mut self.observed else { return Ok(()) };
         let taken = observed.take(tokens);
         let (Some(to), Some(memory)) = (observed.rows(), self.pool.memory()) else { return Ok(()) };
-        rows::observe(memory, &plan.shape.attention, queries, to?, &taken)
+        rows::observe(memory, &plan.shape.attention, &self.dense.units, [queries, to?], &taken)
     }
 
     fn score(&self, plan: &CachePlan, score: Score) -> Result<Option<Vec<Vec<f32>>>> {
@@ -193,7 +194,8 @@ impl LayerStorage for DeviceLayer {
             if tail > sinks {
                 Self::settle(&memory, &mut domains, quantize, &prompt, &part(sinks..kept))?;
             }
-            let units = Units { keys: quantize.keys, values: quantize.values, heads: plan.shape.attention.kv_heads };
+            let units =
+                Units { keys: quantize.keys, values: quantize.values, heads: plan.shape.attention.kv_heads };
             let limit = Limit { rows: quantize.limit, pinned: plan.pinned_rows() };
             let mut quantized = Store::new(units, Growth::Block, limit, &self.pool);
             quantized.reserve(tail - sinks).map_err(failed)?;
@@ -253,9 +255,9 @@ impl LayerStorage for DeviceLayer {
 
     fn share(&mut self) -> SharedStore {
         let (shared, moved) = self.dense.share();
-        let copied = moved.map_err(failed).and_then(|moved| {
-            rows::copy(self.memory()?, &self.dense.units, &[moved.from], &moved.to)
-        });
+        let copied = moved
+            .map_err(failed)
+            .and_then(|moved| rows::copy(self.memory()?, &self.dense.units, &[moved.from], &moved.to));
         self.failure = self.failure.take().or(copied.err());
         shared
     }

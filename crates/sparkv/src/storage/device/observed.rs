@@ -42,7 +42,8 @@ impl ObservedQueries {
     pub(super) fn take(&mut self, tokens: usize) -> Vec<Taken> {
         let mut taken = self.window.as_mut().map_or_else(Vec::new, |window| window.take(tokens));
         let sampled = self.sample.as_mut().map_or_else(Vec::new, |sample| sample.take(tokens));
-        taken.extend(sampled.into_iter().map(|taken| Taken { slot: self.window_slots + taken.slot, ..taken }));
+        taken
+            .extend(sampled.into_iter().map(|taken| Taken { slot: self.window_slots + taken.slot, ..taken }));
         taken
     }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use sparkv_device::DeviceError;
-use sparkv_device::rows::{Run, Units};
 use sparkv_device::RowPlace;
+use sparkv_device::rows::{Run, Units};
 
 use super::memory::{HeldLines, Range};
 use crate::plan::growth::{Growth, Limit, chunk_bytes};
@@ -32,6 +32,11 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    /// The place that many rows behind.
+    pub(super) fn behind(&self, rows: u32) -> Self {
+        Self { range: Arc::clone(&self.range), row: self.row + rows }
+    }
+
     pub(super) fn place(&self) -> RowPlace {
         RowPlace { line: self.range.first(), row: self.row }
     }
@@ -112,12 +117,6 @@ impl Store {
         let Self { units, extent, pool } = self;
         let added = extent.add(rows, |rows| Self::chunk(units, rows, pool))?;
         Ok(added.map(|(chunk, row)| Slot { range: chunk.lines.range(), row: row as u32 }))
-    }
-
-    /// Where row `index` is.
-    pub(super) fn slot(&self, index: usize) -> Option<Slot> {
-        let (chunk, row) = self.extent.locate(index)?;
-        Some(Slot { range: chunk.lines.range(), row: row as u32 })
     }
 
     /// All rows, in order.
