@@ -1,5 +1,7 @@
 //! Dense rows from one place to another.
 
+use std::collections::HashSet;
+
 use sparkv_kernels::GROUP;
 
 use crate::append::RowPlace;
@@ -7,13 +9,13 @@ use crate::device::Device;
 use crate::error::DeviceError;
 use crate::kernel::Constants;
 use crate::launch::{Launch, View};
-use crate::places::{Places, check_apart, unit_of};
-use crate::rows::{LINE, Units};
+use crate::places::{Places, unit_of};
+use crate::rows::Units;
 
 const KERNEL: &str = "copy_rows";
 
 /// Copies keys and values of the dense rows `from` in `pool` to `to`: the first of each head to the first place, and so on. No
-/// row is written to a unit that others are read from; places of `to` that are the same are written in any order.
+/// row is both read and written, and none is written twice.
 ///
 /// # Errors
 /// If the rows are not dense, lie outside of the pool, or the device fails.
@@ -32,16 +34,19 @@ pub fn copy_rows(
     pool.check(KERNEL, [0, 1], true)?;
     let mut plan = units.words().to_vec();
     from.write(KERNEL, units, &pool, &mut plan)?;
-    let mut written = Vec::new();
+    let mut written = HashSet::with_capacity(to.len());
     for place in to {
-        let [line, row] = unit_of(KERNEL, units, &pool, place)?;
-        plan.extend([line, row]);
-        let lines = line as usize..line as usize + units.bytes() / LINE;
-        if written.last() != Some(&lines) {
-            written.push(lines);
+        let at = unit_of(KERNEL, units, &pool, place)?;
+        plan.extend(at);
+        if !written.insert(at) {
+            return Err(DeviceError::unfit(KERNEL, format!("{place:?} is written twice")));
         }
     }
-    check_apart(KERNEL, units, from, written)?;
+    for place in from.iter() {
+        if written.contains(&unit_of(KERNEL, units, &pool, place)?) {
+            return Err(DeviceError::unfit(KERNEL, format!("{place:?} is read and written")));
+        }
+    }
     let launch = Launch {
         kernel: KERNEL,
         constants: Constants::new(&units.keys, &units.values, false, 1),

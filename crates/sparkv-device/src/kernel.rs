@@ -95,9 +95,21 @@ pub const SOURCES: &[Source] = &[
     ("append.inc", include_str!("../kernels/append.inc")),
     ("places.inc", include_str!("../kernels/places.inc")),
     ("copy.inc", include_str!("../kernels/copy.inc")),
+    ("domains.inc", include_str!("../kernels/domains.inc")),
+    ("codes.inc", include_str!("../kernels/codes.inc")),
+    ("planes.inc", include_str!("../kernels/planes.inc")),
+    ("packed.inc", include_str!("../kernels/packed.inc")),
+    ("quantize.inc", include_str!("../kernels/quantize.inc")),
+    ("moments.inc", include_str!("../kernels/moments.inc")),
+    ("queries.inc", include_str!("../kernels/queries.inc")),
     ("move.inc", include_str!("../kernels/move.inc")),
     ("elementwise.inc", include_str!("../kernels/elementwise.inc")),
     ("mass.inc", include_str!("../kernels/mass.inc")),
+    ("top_k.inc", include_str!("../kernels/top_k.inc")),
+    ("attention_rows.inc", include_str!("../kernels/attention_rows.inc")),
+    ("attention_queries.inc", include_str!("../kernels/attention_queries.inc")),
+    ("attention.inc", include_str!("../kernels/attention.inc")),
+    ("merge.inc", include_str!("../kernels/merge.inc")),
 ];
 
 /// The text of a module for a GPU: its numbers, what a language has before the kernels, and the kernels. A compiler names the

@@ -44,6 +44,7 @@ pub(crate) struct Launch<'a> {
 impl Place<'_> {
     /// The address, on a device whose memory has no more than that.
     #[cfg(feature = "shim")]
+    #[allow(unused_variables, reason = "without another device in this build")]
     pub(crate) fn address(self, kernel: &'static str) -> Result<u64, DeviceError> {
         match self {
             Self::Address(address, _) => Ok(address),

@@ -81,7 +81,16 @@ impl Decoder {
         progress: &dyn Progress,
     ) -> Result<Self, LoadError> {
         let (device, products) = (place.tensors(), Products::on(place));
-        let weights = &Weights { source, format: format.for_matrices(), device, products };
+        let weights = Weights { source, format: format.for_matrices(), device, products };
+        Self::load_for(config, &weights, place, progress)
+    }
+
+    fn load_for(
+        config: &DecoderConfig,
+        weights: &Weights<'_>,
+        place: &Place,
+        progress: &dyn Progress,
+    ) -> Result<Self, LoadError> {
         progress.begin(&Task { name: "weights", total: config.layers as u64, unit: Unit::Layers });
         let layers = (0..config.layers)
             .map(|index| {
@@ -331,22 +340,28 @@ fn load_ends(config: &DecoderConfig, weights: &Weights<'_>) -> Result<(Option<Li
 
 #[cfg(test)]
 mod tests {
+    use sparkv::Accelerator;
+    use sparkv_device::Checks;
+
     use super::*;
     use crate::source::dummy::Random;
 
     #[test]
-    fn a_layer_computes_the_same_by_the_plain_row_operations() {
+    fn a_layer_computes_the_same_by_the_plain_row_operations_and_on_a_device() {
         let config = r#"{"model_type": "llama", "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96,
             "num_hidden_layers": 1, "num_attention_heads": 4, "max_position_embeddings": 512}"#;
         let config = DecoderConfig::from_json(config).unwrap();
-        let load = |products| {
+        let load = |place: &Place, products| {
             let format = WeightFormat::F32.for_matrices();
             let source = Random::new(1, format);
             let weights = Weights { source: &source, format, device: &Device::Cpu, products };
-            Decoder::load_for(&config, &weights, &()).unwrap()
+            Decoder::load_for(&config, &weights, place, &()).unwrap()
         };
-        let (fast, mut plain) = (load(Products::Packed), load(Products::Plain));
+        let cpu = Place::on(&Device::Cpu).unwrap();
+        let (fast, mut plain) = (load(&cpu, Products::Packed), load(&cpu, Products::Plain));
         plain.ops = ops::plain();
+        let accelerator = Accelerator::simulated(Checks::Races, 1);
+        let others = accelerator.map(|accelerator| load(&Place::on_accelerator(&accelerator), Products::Plain));
         // More rows than go through the wide part of the plain one at a time.
         let tokens: Vec<u32> = (0..300).map(|index| index % 128).collect();
         let logits = |decoder: &Decoder| {
@@ -357,9 +372,11 @@ mod tests {
             decoder.finish_layer(&decoder.layers[0], &hidden, &attended).unwrap();
             decoder.logits(&hidden).unwrap()
         };
-        let (fast, plain) = (logits(&fast), logits(&plain));
-        let largest = |t: &Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-        let off = largest(&(&fast - &plain).unwrap()) / largest(&fast);
-        assert!(off < 1e-5, "{off}");
+        let expected = logits(&fast);
+        for decoder in others.iter().chain([&plain]) {
+            let largest = |t: &Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            let off = largest(&(&expected - logits(decoder)).unwrap()) / largest(&expected);
+            assert!(off < 1e-5, "{off}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::DeviceError;
-use crate::launch::{ARGUMENTS, Launch, View};
+use crate::launch::{ARGUMENTS, Launch, Place, View};
 use run::Group;
 
 /// What a simulated device looks for, beside what it always does.

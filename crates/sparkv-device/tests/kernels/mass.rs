@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use sparkv_device::rows::{Run, Units};
 use sparkv_device::{Device, DeviceError, Mass, Memory, Observation, Observed, Prompt};
 use sparkv_device::{RowPlace, View, append, mass, mass_scratch_bytes};
-use sparkv_kernels::Format;
+use sparkv_kernels::{Format, Layout, Side};
 
 use crate::support::{dense_units, device, lines};
 
@@ -29,7 +29,8 @@ struct Shape {
     head_dim: usize,
     heads: usize,
     group: usize,
-    format: Format,
+    /// Of keys and values.
+    formats: [Format; 2],
     tokens: usize,
     positions: usize,
     /// Of the largest scores, about.
@@ -38,8 +39,12 @@ struct Shape {
 
 impl Case {
     fn new(device: &Device, rng: &mut ChaCha8Rng, shape: Shape) -> Self {
-        let Shape { head_dim, heads, group, format, tokens, positions, scores } = shape;
-        let units = dense_units(head_dim, heads, format);
+        let Shape { head_dim, heads, group, formats, tokens, positions, scores } = shape;
+        let units = Units {
+            keys: Layout::new(Side::Keys, head_dim, formats[0]).unwrap(),
+            values: Layout::new(Side::Values, head_dim, formats[1]).unwrap(),
+            heads,
+        };
         // In quarters: products are exact, and so are their sums while they are small.
         let mut quarters = |count: usize, largest: f32| -> Vec<f32> {
             let largest = (4.0 * largest).round().max(1.0) as i32;
@@ -166,7 +171,6 @@ fn assert_close(found: &[f32], expected: &[f64], what: &str) {
 #[test]
 fn attention_of_some_queries_is_summed() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
-    let formats = [Format::F16, Format::F32];
     for (case, (head_dim, heads, group, tokens, positions)) in [
         (8, 1, 1, 1, 1),
         (8, 2, 3, 64, 3),
@@ -184,8 +188,8 @@ fn attention_of_some_queries_is_summed() {
     {
         let Some(device) = device(case as u64) else { return };
         for scores in [3.0, 60.0] {
-            let format = formats[rng.random_range(0..2)];
-            let shape = Shape { head_dim, heads, group, format, tokens, positions, scores };
+            let formats = [0, 1].map(|_| if rng.random() { Format::F16 } else { Format::F32 });
+            let shape = Shape { head_dim, heads, group, formats, tokens, positions, scores };
             let case = Case::new(&device, &mut rng, shape);
             for what in [Mass::Attention, Mass::Contribution] {
                 let name = format!("{tokens} tokens of {heads} heads of {head_dim}, {what:?}, {scores}");
@@ -203,7 +207,7 @@ fn masses_are_the_same_whatever_the_order_of_lanes() {
         head_dim: 8,
         heads: 2,
         group: 3,
-        format: Format::F16,
+        formats: [Format::F16; 2],
         tokens: 300,
         positions: 7,
         scores: 5.0,
@@ -220,8 +224,15 @@ fn masses_are_the_same_whatever_the_order_of_lanes() {
 fn without_queries_there_is_no_mass() {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let Some(device) = device(0) else { return };
-    let shape =
-        Shape { head_dim: 8, heads: 2, group: 1, format: Format::F16, tokens: 20, positions: 0, scores: 1.0 };
+    let shape = Shape {
+        head_dim: 8,
+        heads: 2,
+        group: 1,
+        formats: [Format::F16; 2],
+        tokens: 20,
+        positions: 0,
+        scores: 1.0,
+    };
     let case = Case::new(&device, &mut rng, shape);
     assert_eq!(case.found(&device, Mass::Contribution), [0.0; 40]);
 }
@@ -230,8 +241,15 @@ fn without_queries_there_is_no_mass() {
 fn what_does_not_fit_is_refused() {
     let mut rng = ChaCha8Rng::seed_from_u64(4);
     let Some(device) = device(0) else { return };
-    let shape =
-        Shape { head_dim: 8, heads: 2, group: 2, format: Format::F16, tokens: 40, positions: 2, scores: 1.0 };
+    let shape = Shape {
+        head_dim: 8,
+        heads: 2,
+        group: 2,
+        formats: [Format::F16; 2],
+        tokens: 40,
+        positions: 2,
+        scores: 1.0,
+    };
     let case = Case::new(&device, &mut rng, shape);
     let (mut scratch, mut masses) = (case.scratch(), vec![0f32; 80]);
     let (mut less_scratch, mut less) = (scratch[1..].to_vec(), vec![0f32; 79]);

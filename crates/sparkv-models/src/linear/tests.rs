@@ -3,7 +3,6 @@ use candle_core::{Device, Tensor};
 use sparkv_kernels::matmul::WeightType;
 
 use super::*;
-use crate::ops;
 use crate::weights::ggml_type;
 
 fn numbers(rows: usize, columns: usize) -> Vec<f32> {

@@ -39,6 +39,6 @@ pub(crate) fn on(place: &Place) -> Box<dyn RowOps> {
 
 /// The row operations that any device has.
 #[cfg(test)]
-pub(crate) fn plain() -> &'static dyn RowOps {
-    &plain::Plain
+pub(crate) fn plain() -> Box<dyn RowOps> {
+    Box::new(plain::Plain)
 }

@@ -138,7 +138,7 @@ mod tests {
         row[0] = 1.0; // head 0, pair 0, first half
         row[8 + 5] = 2.0; // head 1, pair 1, second half
         let x = Tensor::from_vec(row, (1, 16), &Device::Cpu).unwrap();
-        crate::ops::cpu::Cpu.rotate(&x, &rope.at([3usize].into_iter()).unwrap()).unwrap();
+        crate::ops::RowOps::rotate(&crate::ops::cpu::Cpu, &x, &rope.at([3usize].into_iter()).unwrap()).unwrap();
         let y = x.to_vec2::<f32>().unwrap().remove(0);
         let close = |a: f32, b: f32| (a - b).abs() < 1e-6;
         assert!(close(y[0], 3f32.cos()) && close(y[4], 3f32.sin()), "{y:?}");

@@ -30,5 +30,31 @@ pub struct Gpu {
 
 /// The GPUs that are there.
 pub fn gpus() -> Vec<Gpu> {
-    Vec::new()
+    #[allow(unused_mut, reason = "without a device in this build")]
+    let mut found = Vec::new();
+    #[cfg(feature = "cuda")]
+    found.extend(cuda());
+    found
+}
+
+/// NVIDIA's GPUs; none where there is no driver.
+#[cfg(feature = "cuda")]
+fn cuda() -> Vec<Gpu> {
+    use sparkv_device::cuda;
+
+    let releases = cuda::releases();
+    let dotted = |(major, minor): (u32, u32)| format!("{major}.{minor}");
+    let gpu = |found: cuda::Found| Gpu {
+        device: format!("cuda:{}", found.ordinal),
+        memory: Some(found.memory as u64),
+        free: None,
+        facts: vec![
+            ("compute capability", dotted((found.capability / 10, found.capability % 10))),
+            ("CUDA of the driver", dotted(releases.driver)),
+            ("CUDA of this program", dotted(releases.compiler)),
+        ],
+        fault: cuda::check(found.ordinal).err().map(|error| error.to_string()),
+        name: found.name,
+    };
+    cuda::devices().map_or_else(|_| Vec::new(), |devices| devices.into_iter().map(gpu).collect())
 }

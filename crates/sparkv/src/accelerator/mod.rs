@@ -5,7 +5,6 @@ mod gpu;
 mod metal;
 mod views;
 
-use candle_core::Result;
 use sparkv_device::Device;
 
 pub use gpu::{BUILT_FOR, Gpu, gpus};
@@ -27,6 +26,11 @@ impl Accelerator {
     pub fn of(device: &candle_core::Device) -> Result<Option<Self>, DeviceError> {
         match device {
             candle_core::Device::Cpu => Ok(None),
+            #[cfg(feature = "cuda")]
+            candle_core::Device::Cuda(of_candle) => {
+                let cuda = sparkv_device::cuda::Cuda::new(of_candle.cuda_stream())?;
+                Ok(Some(Self { device: Device::Cuda(cuda), tensors: device.clone() }))
+            }
             #[cfg(feature = "metal")]
             candle_core::Device::Metal(of_candle) => {
                 Ok(Some(Self { device: metal::device(of_candle)?, tensors: device.clone() }))

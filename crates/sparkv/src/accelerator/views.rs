@@ -1,8 +1,12 @@
 //! Tensors as our kernels see them.
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+#[cfg(any(feature = "cuda", feature = "metal"))]
+use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Shape, Storage, Tensor, bail};
 #[cfg(feature = "metal")]
-use candle_core::{DType, MetalStorage, backend::BackendStorage, op::BackpropOp};
+use candle_core::{DType, MetalStorage, backend::BackendStorage};
 use sparkv_device::View;
 
 use super::{Accelerator, failed};
@@ -14,6 +18,12 @@ use super::{Accelerator, failed};
 pub fn read<R>(tensor: &Tensor, compute: impl FnOnce(View<'_>) -> Result<R>) -> Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
+        #[cfg(feature = "cuda")]
+        Storage::Cuda(storage) => {
+            let stream = storage.device.cuda_stream();
+            let values = storage.as_cuda_slice::<f32>()?.as_view();
+            compute(part(View::of_cuda(&stream, values).map_err(failed)?, layout)?)
+        }
         #[cfg(feature = "metal")]
         Storage::Metal(storage) if storage.dtype() == DType::F32 => {
             compute(part(View::of_metal(storage.buffer(), false), layout)?)
@@ -43,6 +53,14 @@ pub fn make(
 ) -> Result<Tensor> {
     let shape = shape.into();
     match accelerator.tensors() {
+        #[cfg(feature = "cuda")]
+        candle_core::Device::Cuda(device) => {
+            let stream = device.cuda_stream();
+            let mut values = device.alloc_zeros::<f32>(shape.elem_count().max(1))?;
+            compute(View::of_cuda_mut(&stream, values.as_view_mut()).map_err(failed)?)?;
+            let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(values, device.clone()));
+            Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
+        }
         #[cfg(feature = "metal")]
         candle_core::Device::Metal(device) => {
             let count = shape.elem_count();
@@ -85,8 +103,15 @@ impl<F: Fn(View<'_>) -> Result<()>> InplaceOp1 for Change<F> {
         match storage {
             #[cfg(feature = "shim")]
             CpuStorage::F32(values) => (self.0)(part(View::of_host_mut(values), layout)?),
-            _ => bail!("no device of ours has {:?}", storage.dtype()),
+            _ => bail!("no device of ours has this on the CPU"),
         }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, storage: &mut CudaStorage, layout: &Layout) -> Result<()> {
+        let stream = storage.device.cuda_stream();
+        let values = storage.as_cuda_slice_mut::<f32>()?.as_view_mut();
+        (self.0)(part(View::of_cuda_mut(&stream, values).map_err(failed)?, layout)?)
     }
 
     #[cfg(feature = "metal")]

@@ -99,12 +99,16 @@ impl Rest<'_> {
         let Layer::Device(layer) = &mut self.cache.storage else {
             bail!("tensors on a device do not go with a cache on the CPU");
         };
-        let rows = |view: View<'_>, row: usize| {
-            view.part(self.row * row * size_of::<f32>(), tokens * row * size_of::<f32>()).map_err(failed)
-        };
-        layer.append(&plan, tokens, rows(batch.k, config.kv_row())?, rows(batch.v, config.kv_row())?)?;
+        let [q, k, v] =
+            [(batch.q, config.query_row()), (batch.k, config.kv_row()), (batch.v, config.kv_row())].map(
+                |(view, row)| {
+                    let row = row * size_of::<f32>();
+                    view.part(self.row * row, tokens * row).map_err(failed)
+                },
+            );
+        layer.append(&plan, tokens, k?, v?)?;
         if is_prompt {
-            layer.observe(&plan, tokens, rows(batch.q, config.query_row())?)?;
+            layer.observe(&plan, tokens, q?)?;
         }
         let unwanted = self.unwanted.min(tokens);
         let piece = Piece { row: self.row, tokens, unwanted, out: self.out };

@@ -33,7 +33,8 @@ impl DeviceDomains {
     ) -> Result<Self> {
         let kv_heads = plan.shape.attention.kv_heads;
         let energies = if quantize.observes_queries() {
-            rows::query_energy(memory, &plan.shape.attention, observed, plan.statistic)?
+            let units = Units { keys: plan.dense_keys, values: plan.dense_values, heads: kv_heads };
+            rows::query_energy(memory, &plan.shape.attention, &units, observed, plan.statistic)?
         } else {
             None
         };

@@ -162,7 +162,7 @@ impl LayerStorage for DeviceLayer {
         let Some(observed) = &mut self.observed else { return Ok(()) };
         let taken = observed.take(tokens);
         let (Some(to), Some(memory)) = (observed.rows(), self.pool.memory()) else { return Ok(()) };
-        rows::observe(memory, &plan.shape.attention, queries, to?, &taken)
+        rows::observe(memory, &plan.shape.attention, &self.dense.units, [queries, to?], &taken)
     }
 
     fn score(&self, plan: &CachePlan, score: Score) -> Result<Option<Vec<Vec<f32>>>> {

@@ -114,12 +114,6 @@ impl Store {
         Ok(added.map(|(chunk, row)| Slot { range: chunk.lines.range(), row: row as u32 }))
     }
 
-    /// Where row `index` is.
-    pub(super) fn slot(&self, index: usize) -> Option<Slot> {
-        let (chunk, row) = self.extent.locate(index)?;
-        Some(Slot { range: chunk.lines.range(), row: row as u32 })
-    }
-
     /// All rows, in order.
     pub(super) fn runs(&self) -> Vec<Run> {
         self.extent.runs().map(|(chunk, rows)| Run { line: chunk.lines.first(), rows: rows as u32 }).collect()
