@@ -313,8 +313,9 @@ static u32 float_to_half(float value) {
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
-// Before a loop: its turns are to be written out, so that arrays of the lane are registers.
+// Of loops: see attention_rows.inc.
 #define UNROLL
+#define UNROLL_SOME
 
 // On a GPU each of these is a number that the kernel is compiled for.
 #define CONSTANT(index) ((int)self.warp->launch->constants[index])

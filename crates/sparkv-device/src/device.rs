@@ -161,7 +161,7 @@ impl Memory {
     pub fn view(&self) -> View<'_> {
         let place = match self.held {
             #[cfg(feature = "cuda")]
-            Held::Cuda(ref allocation) => Place::Cuda(allocation.pointer()),
+            Held::Cuda(ref allocation) => crate::launch::Place::Cuda(allocation.pointer()),
             #[cfg(feature = "shim")]
             Held::Shim(ref allocation) => allocation.place(),
             #[cfg(feature = "metal")]

@@ -129,7 +129,10 @@ impl Decoder {
     /// If there is not as much.
     pub fn take_kv_memory(&mut self, memory: Budget) -> Result<Option<u64>, LoadError> {
         let Some(accelerator) = self.place.accelerator() else { return Ok(None) };
-        let refused = |error: DeviceError| LoadError::KvMemory { memory: memory.to_string(), reason: error.to_string() };
+        let refused = |error: DeviceError| LoadError::KvMemory {
+            memory: memory.to_string(),
+            reason: error.to_string(),
+        };
         let bytes = match memory {
             Budget::Bytes(bytes) => bytes,
             Budget::Share(share) => (accelerator.free_memory().map_err(refused)? as f64 * share) as u64,
@@ -361,7 +364,8 @@ mod tests {
         let (fast, mut plain) = (load(&cpu, Products::Packed), load(&cpu, Products::Plain));
         plain.ops = ops::plain();
         let accelerator = Accelerator::simulated(Checks::Races, 1);
-        let others = accelerator.map(|accelerator| load(&Place::on_accelerator(&accelerator), Products::Plain));
+        let others =
+            accelerator.map(|accelerator| load(&Place::on_accelerator(&accelerator), Products::Plain));
         // More rows than go through the wide part of the plain one at a time.
         let tokens: Vec<u32> = (0..300).map(|index| index % 128).collect();
         let logits = |decoder: &Decoder| {

@@ -47,11 +47,13 @@ impl DeviceChoice {
             #[cfg(feature = "metal")]
             Self::Metal => Device::new_metal(0).map_err(|error| refused(error.to_string())),
             #[cfg(not(feature = "cuda"))]
-            Self::Cuda(_) => {
-                Err(refused("this binary was built without CUDA (`--features cuda`, docker/Dockerfile.cuda)".into()))
-            }
+            Self::Cuda(_) => Err(refused(
+                "this binary was built without CUDA (`--features cuda`, docker/Dockerfile.cuda)".into(),
+            )),
             #[cfg(not(feature = "metal"))]
-            Self::Metal => Err(refused("this binary was built without Metal (`--features metal`, on a Mac)".into())),
+            Self::Metal => {
+                Err(refused("this binary was built without Metal (`--features metal`, on a Mac)".into()))
+            }
         }
     }
 }

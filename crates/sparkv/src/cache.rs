@@ -116,17 +116,21 @@ impl SequenceCache {
         Self::counted(shape, settings, prompt_tokens, &KvPool::default())
     }
 
-    /// The same, whose memory counts in `pool`.
+    /// The same, whose memory is that of `pool`.
     ///
     /// # Errors
-    /// As [`SequenceCache::new`].
+    /// As [`SequenceCache::new`], and if the device of `pool` cannot do what the settings ask.
     pub fn counted(
         shape: KvShape,
         settings: &KvSettings,
         prompt_tokens: usize,
         pool: &KvPool,
     ) -> std::result::Result<Self, SettingsError> {
-        Ok(Self::planned(CachePlan::new(shape, settings, prompt_tokens)?, settings, pool))
+        let plan = CachePlan::new(shape, settings, prompt_tokens)?;
+        if pool.memory().is_some() {
+            plan.check_for_device()?;
+        }
+        Ok(Self::planned(plan, settings, pool))
     }
 
     /// A cache in which what follows the prompt stays dense, whatever the settings say, but for what a policy drops at all

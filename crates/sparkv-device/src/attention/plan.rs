@@ -16,7 +16,8 @@ const SPLIT: usize = 2048;
 /// Tiles (times KV heads) of a part from which on each has its splits one after the other: enough for all of a GPU.
 const MANY_TILES: usize = 512;
 
-/// Queries of a tile times channels, at most: what a lane's registers hold of them.
+/// Queries of a tile times channels, at most, over dense rows; half of that where a side is quantized. More does not fit a lane's
+/// registers.
 const TILE_CHANNELS: usize = 2048;
 
 /// Words before the parts' in what `attend` is told, and before the spans' for `merge`.
@@ -131,7 +132,8 @@ impl Builder<'_> {
         let first_split = seen.start / SPLIT;
         let splits = seen.end.div_ceil(SPLIT) - first_split;
         let all_queries = span.rows * (shape.query_heads / shape.kv_heads);
-        let queries = tile_queries(shape.head_dim, all_queries);
+        let channels = if rows.units.is_dense() { TILE_CHANNELS } else { TILE_CHANNELS / 2 };
+        let queries = tile_queries(channels / shape.head_dim, all_queries);
         let tiles = all_queries.div_ceil(queries);
         let slots = if tiles * shape.kv_heads >= MANY_TILES { 1 } else { splits };
         let place = all_fit([first_split, splits, slots, self.partials])?;
@@ -185,11 +187,10 @@ impl Parts {
     }
 }
 
-/// Queries that a group computes together.
-fn tile_queries(head_dim: usize, all: usize) -> usize {
-    let most = (TILE_CHANNELS / head_dim).clamp(1, MAX_QUERIES);
-    let most = 1 << most.ilog2();
-    all.next_power_of_two().min(most)
+/// Queries that a group computes together, of `all`: a power of two, `most` at most.
+fn tile_queries(most: usize, all: usize) -> usize {
+    let most = most.clamp(1, MAX_QUERIES);
+    all.next_power_of_two().min(1 << most.ilog2())
 }
 
 /// The span's window as kernels are told: none is the largest number.

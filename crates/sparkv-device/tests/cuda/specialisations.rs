@@ -32,26 +32,43 @@ fn quantized(head_dim: u32) -> Vec<(RowConstants, RowConstants)> {
 
 const DENSE: [(RowConstants, RowConstants); 2] = [(F16, F16), (F32, F32)];
 
-fn of(pairs: impl Fn(u32) -> Vec<(RowConstants, RowConstants)>, queries: &[u32]) -> Vec<Constants> {
-    let mut all = Vec::new();
-    for head_dim in HEAD_DIMS {
-        for (keys, values) in pairs(head_dim) {
-            all.extend(queries.iter().map(|&queries| Constants { head_dim, queries, keys, values }));
-        }
-    }
-    all
+/// Where kernels take this many queries together: 1, 2, 4 and so on.
+const TILE_CHANNELS: u32 = 2048;
+
+fn of(pairs: impl Fn(u32) -> Vec<(RowConstants, RowConstants)>) -> Vec<Constants> {
+    let with = |head_dim| {
+        pairs(head_dim).into_iter().map(move |(keys, values)| Constants {
+            head_dim,
+            queries: 1,
+            keys,
+            values,
+        })
+    };
+    HEAD_DIMS.into_iter().flat_map(with).collect()
 }
 
-/// Numbers of queries that a warp takes together.
-fn queries() -> Vec<u32> {
-    (0..).map(|power| 1 << power).take_while(|&queries| queries <= MAX_QUERIES as u32).collect()
+fn dense_or_quantized(head_dim: u32) -> Vec<(RowConstants, RowConstants)> {
+    [DENSE.to_vec(), quantized(head_dim)].concat()
+}
+
+/// With each number of queries that a warp takes together.
+fn with_queries(constants: &Constants) -> Vec<Constants> {
+    let most = (TILE_CHANNELS / constants.head_dim).min(MAX_QUERIES as u32);
+    let powers = (0..).map(|power| 1 << power).take_while(|&queries| queries <= most);
+    powers.map(|queries| Constants { queries, ..*constants }).collect()
 }
 
 /// What a kernel is compiled for; `None` of a kernel that is not known here.
 pub(crate) fn of_kernel(kernel: &str) -> Option<Vec<Constants>> {
     Some(match kernel {
-        "move_lines" => vec![Constants::NONE],
-        "append" => of(|_| DENSE.to_vec(), &[1]),
+        "move_lines" | "rms_norm" | "add_rms_norm" | "add" | "silu_times" | "rotate" | "top_k_of_pieces"
+        | "top_k_of_rows" => vec![Constants::NONE],
+        "append" | "copy_rows" | "mass_of_splits" | "mass_of_queries" | "mass_of_rows" => {
+            of(|_| DENSE.to_vec())
+        }
+        "quantize" => of(quantized),
+        "attend" => of(dense_or_quantized).iter().flat_map(with_queries).collect(),
+        "merge" => HEAD_DIMS.map(|head_dim| Constants { head_dim, ..Constants::NONE }).to_vec(),
         _ => return None,
     })
 }

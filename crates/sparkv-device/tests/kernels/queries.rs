@@ -94,7 +94,7 @@ fn rows_and_slots_that_are_not_there_are_refused() {
     let read = View::of_host(&queries);
     let held = [HeldQuery { row: 0, slot: 0 }];
     assert!(observe(&device, (&units, 2), [read, read], 1.0, &held).is_err());
-    let mut energy = vec![0f32; 16];
+    let mut energy = [0f32; 16];
     let mut of = |slots: &[u32], room: usize| {
         let memory = [read, View::of_host_mut(&mut energy[..room])];
         query_energy(&device, (&units, 2), memory, slots, QueryStatistic::Rms).is_ok()

@@ -18,14 +18,22 @@ impl RowOps for OnDevice {
         make(&self.0, rows.shape(), |normed| {
             read(rows, |rows| {
                 read(weight, |weight| {
-                    launched(sparkv_device::rms_norm(device, [count, row], rows, RmsNorm { weight, eps }, normed))
+                    launched(sparkv_device::rms_norm(
+                        device,
+                        [count, row],
+                        rows,
+                        RmsNorm { weight, eps },
+                        normed,
+                    ))
                 })
             })
         })
     }
 
     fn add(&self, rows: &Tensor, other: &Tensor) -> Result<()> {
-        self.zip(rows, other, |rows, other| sparkv_device::add(self.0.device(), rows.bytes() / 4, rows, other))
+        self.zip(rows, other, |rows, other| {
+            sparkv_device::add(self.0.device(), rows.bytes() / 4, rows, other)
+        })
     }
 
     fn silu_times(&self, gate: &Tensor, up: &Tensor) -> Result<()> {

@@ -74,7 +74,10 @@ impl Rope {
         if most > len {
             *table = self.computed(0..most.max(2 * len))?;
         }
-        Ok(Rotation { sin: table.sin.index_select(&positions, 0)?, cos: table.cos.index_select(&positions, 0)? })
+        Ok(Rotation {
+            sin: table.sin.index_select(&positions, 0)?,
+            cos: table.cos.index_select(&positions, 0)?,
+        })
     }
 
     fn computed(&self, positions: impl Iterator<Item = usize>) -> Result<Rotation> {
@@ -93,7 +96,7 @@ impl Rope {
 mod tests {
     use super::*;
     use crate::config::DecoderConfig;
-    
+
     fn frequencies(rope: &str) -> Vec<f32> {
         let config = format!(
             r#"{{"architectures": ["LlamaForCausalLM"], "vocab_size": 8, "hidden_size": 16, "intermediate_size": 8,
@@ -138,7 +141,8 @@ mod tests {
         row[0] = 1.0; // head 0, pair 0, first half
         row[8 + 5] = 2.0; // head 1, pair 1, second half
         let x = Tensor::from_vec(row, (1, 16), &Device::Cpu).unwrap();
-        crate::ops::RowOps::rotate(&crate::ops::cpu::Cpu, &x, &rope.at([3usize].into_iter()).unwrap()).unwrap();
+        crate::ops::RowOps::rotate(&crate::ops::cpu::Cpu, &x, &rope.at([3usize].into_iter()).unwrap())
+            .unwrap();
         let y = x.to_vec2::<f32>().unwrap().remove(0);
         let close = |a: f32, b: f32| (a - b).abs() < 1e-6;
         assert!(close(y[0], 3f32.cos()) && close(y[4], 3f32.sin()), "{y:?}");

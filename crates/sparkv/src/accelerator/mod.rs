@@ -8,6 +8,8 @@ mod views;
 use sparkv_device::Device;
 
 pub use gpu::{BUILT_FOR, Gpu, gpus};
+#[cfg(feature = "shim")]
+pub use sparkv_device::Checks;
 pub use sparkv_device::{DeviceError, View};
 pub use views::{change, make, read, with_scratch};
 
@@ -41,7 +43,7 @@ impl Accelerator {
 
     /// A device simulated on the CPU, whose tensors are the CPU's, for tests; see [`Device::simulated`].
     #[cfg(feature = "shim")]
-    pub fn simulated(checks: sparkv_device::Checks, seed: u64) -> Option<Self> {
+    pub fn simulated(checks: Checks, seed: u64) -> Option<Self> {
         let device = Device::simulated(checks, seed)?;
         Some(Self { device, tensors: candle_core::Device::Cpu })
     }

@@ -3,11 +3,12 @@ mod stored;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use sparkv_device::rows::{Run, Units};
 use sparkv_device::{
     AttentionMemory, AttentionPlan, AttentionShape, AttentionSpan, Checks, Device, DeviceError, KeyDomain,
-    View,
+    StoredRows, Tables, View,
 };
-use sparkv_kernels::{Fill, Format, KeptFormat, Packing, Widths};
+use sparkv_kernels::{Fill, Format, KeptFormat, Layout, Packing, Side, Widths};
 
 use crate::support::bytes_of;
 use reference::Query;
@@ -234,4 +235,186 @@ fn attention_is_that_over_the_rows_that_are_stored() {
             }
         }
     }
+}
+
+/// Sequences of several formats, some with windows; rows of thousands in the last.
+fn mixed(head_dim: usize, rng: &mut ChaCha8Rng) -> Batch {
+    let kind = |quantized, quantized_rows, dense_rows| Kind {
+        heads: 2,
+        head_dim,
+        dense: Format::F16,
+        quantized,
+        quantized_rows,
+        dense_rows,
+        largest: 3.0,
+    };
+    let formats = quantized(head_dim);
+    let asked = |rows, window| Asked { rows, window };
+    let kinds = [
+        (kind(Some(formats[0]), 64, 33), asked(1, None)),
+        (kind(None, 0, 200), asked(40, None)),
+        (kind(Some(formats[4]), 96, 20), asked(5, None)),
+        (kind(None, 0, 150), asked(6, Some(50))),
+        (kind(Some(formats[9]), 32, 7), asked(3, None)),
+        (kind(Some(formats[13]), 2048 + 64, 2048 + 40), asked(2, None)),
+        (kind(None, 0, 4200), asked(3, Some(2100))),
+    ];
+    Batch::new(3, &kinds, rng)
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+#[test]
+fn batches_of_many_formats_and_splits_are_attended_to() {
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    let Some(device) = Device::simulated(Checks::Races, 0) else { return };
+    mixed(8, &mut rng).check(&device, "mixed");
+}
+
+#[test]
+fn results_depend_on_neither_batch_nor_cut_nor_schedule() {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let batch = mixed(16, &mut rng);
+    let Some(device) = Device::simulated(Checks::Bounds, 0) else { return };
+    let spans = batch.spans();
+    let all = bits(&batch.attend(&device, &spans).unwrap());
+    for seed in 1..3 {
+        let Some(device) = Device::simulated(Checks::Bounds, seed) else { return };
+        let again = bits(&batch.attend(&device, &spans).unwrap());
+        assert!(again == all, "seed {seed}");
+    }
+    let mut found = vec![0; all.len()];
+    for span in &spans {
+        let mut first = 0;
+        // Pieces of one, two, three, ... positions: tiles of other sizes, and other queries in them.
+        for piece in 1.. {
+            let rows = (span.rows - first).min(piece);
+            if rows == 0 {
+                break;
+            }
+            let part = AttentionSpan {
+                query: span.query + first,
+                out: span.out + first,
+                rows,
+                end: span.end + first,
+                ..*span
+            };
+            let out = bits(&batch.attend(&device, &[part]).unwrap());
+            let range = part.out * batch.row()..(part.out + rows) * batch.row();
+            found[range.clone()].copy_from_slice(&out[range]);
+            first += rows;
+        }
+    }
+    assert!(found == all, "spans in pieces");
+}
+
+/// A prompt so long that each tile has its splits one after the other.
+#[test]
+fn splits_are_merged_alike_in_tiles_and_apart() {
+    let mut rng = ChaCha8Rng::seed_from_u64(6);
+    let Some(device) = Device::simulated(Checks::Bounds, 0) else { return };
+    let rows = 2 * 512 * 16 / 8 + 3;
+    let kind = Kind {
+        heads: 1,
+        head_dim: 8,
+        dense: Format::F16,
+        quantized: None,
+        quantized_rows: 0,
+        dense_rows: 2100,
+        largest: 3.0,
+    };
+    let batch = Batch::new(4, &[(kind, Asked { rows, window: None })], &mut rng);
+    let spans = batch.spans();
+    let all = bits(&batch.attend(&device, &spans).unwrap());
+    let scratch = |spans: &[_]| AttentionPlan::new(&batch.shape, spans).unwrap().scratch_bytes();
+    assert_eq!(scratch(&spans), 4 * rows * 64, "one result for each query");
+    let first = rows - 5;
+    let last = AttentionSpan { query: first, out: first, rows: 5, end: spans[0].end + first, ..spans[0] };
+    assert_eq!(scratch(&[last]), 2 * 4 * 5 * 64, "a result for each split");
+    let apart = bits(&batch.attend(&device, &[last]).unwrap());
+    assert!(apart[first * batch.row()..] == all[first * batch.row()..]);
+}
+
+#[test]
+fn who_sees_nothing_gets_zeros_and_what_is_no_number_shows() {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    for quantized in [None, Some(quantized(64)[4])] {
+        let Some(device) = Device::simulated(Checks::Races, 0) else { return };
+        let kind = Kind {
+            heads: 1,
+            head_dim: 64,
+            dense: Format::F16,
+            quantized,
+            quantized_rows: if quantized.is_some() { 64 } else { 0 },
+            dense_rows: 20,
+            largest: 3.0,
+        };
+        let mut batch = Batch::new(2, &[(kind, Asked { rows: 3, window: None })], &mut rng);
+        batch.queries[128 + 7] = f32::NAN;
+        let spans = [AttentionSpan { end: 0, ..batch.spans()[0] }];
+        let out = batch.attend(&device, &spans).unwrap();
+        assert!(out[..128].iter().all(|value| *value == 0.0), "no row");
+        assert!(out[128..192].iter().all(|value| value.is_nan()), "a query that is no number");
+        assert!(out[192..].iter().all(|value| value.is_finite()), "the others");
+        let spans = [AttentionSpan { window: Some(0), ..batch.spans()[0] }];
+        assert!(batch.attend(&device, &spans).unwrap().iter().all(|value| *value == 0.0), "a window of none");
+        assert!(batch.attend(&device, &[]).unwrap().iter().all(|value| *value == 0.0), "no span");
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let mut rng = ChaCha8Rng::seed_from_u64(8);
+    let Some(device) = Device::simulated(Checks::Races, 0) else { return };
+    let kind = Kind {
+        heads: 1,
+        head_dim: 64,
+        dense: Format::F16,
+        quantized: Some(quantized(64)[5]),
+        quantized_rows: 64,
+        dense_rows: 20,
+        largest: 3.0,
+    };
+    let batch = Batch::new(2, &[(kind, Asked { rows: 2, window: None })], &mut rng);
+    let span = batch.spans()[0];
+    let refused = |what: &str, span: AttentionSpan<'_>| {
+        assert!(batch.attend(&device, &[span]).is_err(), "{what}");
+    };
+    assert!(batch.attend(&device, &[span]).is_ok());
+    refused("sees more than is stored", AttentionSpan { end: span.end + 1, ..span });
+    refused("queries that are not there", AttentionSpan { query: 1, ..span });
+    refused("output that is not there", AttentionSpan { out: 1, ..span });
+    refused("sums that overflow", AttentionSpan { query: usize::MAX, ..span });
+    let (rows, tables) = span.quantized.unwrap();
+    refused("dense rows that are quantized", AttentionSpan { dense: rows, ..span });
+    refused("quantized rows that are dense", AttentionSpan { quantized: Some((span.dense, tables)), ..span });
+    let plain = Tables { keys: KeyDomain::Plain, ..tables };
+    refused("widths without places", AttentionSpan { quantized: Some((rows, plain)), ..span });
+    let far = Tables { line: u32::MAX, ..tables };
+    refused("tables outside of the pool", AttentionSpan { quantized: Some((rows, far)), ..span });
+    let runs = [Run { line: 0, rows: 33 }, Run { line: 0, rows: 31 }];
+    let broken = StoredRows { runs: &runs, ..rows };
+    refused("blocks that are not whole", AttentionSpan { quantized: Some((broken, tables)), ..span });
+    let runs = [Run { line: u32::MAX, rows: 64 }];
+    let outside = StoredRows { runs: &runs, ..rows };
+    refused("runs outside of the pool", AttentionSpan { quantized: Some((outside, tables)), ..span });
+    let others = StoredRows { units: Units { heads: 2, ..span.dense.units }, ..span.dense };
+    refused("other heads", AttentionSpan { dense: others, ..span });
+    let exact = Format::Packed(Packing { kept: 16, values: KeptFormat::F32, fill: Fill::MeanMagnitude });
+    let keys = Layout::new(Side::Keys, 64, exact).unwrap();
+    let exact = StoredRows { units: Units { keys, ..rows.units }, ..rows };
+    refused("packed f32", AttentionSpan { quantized: Some((exact, plain)), ..span });
+    let plan = AttentionPlan::new(&batch.shape, &[span]).unwrap();
+    let small = device.allocate(plan.scratch_bytes() - 4).unwrap();
+    let pool = View::of_host(&batch.pool.bytes);
+    let out = device.allocate(4 * batch.queries.len()).unwrap();
+    let memory = AttentionMemory {
+        pool,
+        queries: View::of_host(&batch.queries),
+        scratch: small.view(),
+        out: out.view(),
+    };
+    assert!(plan.launch(&device, memory).is_err(), "too little scratch memory");
 }

@@ -9,6 +9,7 @@ use sparkv_device::{
 };
 
 use super::memory::DeviceMemory;
+use super::store::Store;
 use crate::accelerator::{failed, make, read, with_scratch};
 use crate::cache::{LayerCache, LayerSpan};
 use crate::shape::AttentionConfig;
@@ -162,10 +163,13 @@ impl Stored {
     /// `None` for a cache that is on the CPU.
     fn of(cache: &LayerCache) -> Option<Self> {
         let Layer::Device(layer) = &cache.storage else { return None };
-        let quantized = layer.quantized().zip(layer.domains());
+        let (dense, blocks) = (layer.dense(), layer.quantized());
+        // Blocks that nothing was done to are rows like any others.
+        let as_they_were = blocks.filter(|store| store.units.is_dense());
+        let quantized = blocks.filter(|store| !store.units.is_dense()).zip(layer.domains());
         Some(Self {
             quantized: quantized.map(|(store, domains)| (store.units, store.runs(), domains.tables())),
-            dense: (layer.dense().units, layer.dense().runs()),
+            dense: (dense.units, [as_they_were.map_or_else(Vec::new, Store::runs), dense.runs()].concat()),
             rows: layer.len(),
         })
     }

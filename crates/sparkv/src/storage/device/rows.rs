@@ -4,6 +4,8 @@ use candle_core::Result;
 use sparkv_device::rows::Units;
 use sparkv_device::{HeldQuery, MOMENTS, Mass, Observation, Observed, Places, Prompt, RowPlace, View};
 
+use sparkv_kernels::BLOCK;
+
 use super::domains::DeviceDomains;
 use super::memory::DeviceMemory;
 use super::observed::ObservedQueries;
@@ -74,7 +76,8 @@ pub(super) fn score(
     masses.to_vec2().map(Some)
 }
 
-/// Quantizes rows of each KV head, or the same of all, of `from` into the units of `to`.
+/// Quantizes rows of each KV head, or the same of all, of `from` into the blocks of `to`. Where a plan prunes so little that
+/// nothing is pruned, these are rows as they were.
 pub(super) fn quantize(
     memory: &DeviceMemory,
     domains: &DeviceDomains,
@@ -83,6 +86,10 @@ pub(super) fn quantize(
 ) -> Result<()> {
     if to.is_empty() {
         return Ok(());
+    }
+    if blocks.is_dense() {
+        let rows = to.iter().flat_map(|block| (0..BLOCK as u32).map(|row| block.behind(row)));
+        return copy(memory, dense, from, &rows.collect::<Vec<_>>());
     }
     with_places(from, |from| {
         let (tables, pool) = (domains.tables(), memory.view());

@@ -32,6 +32,11 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    /// The place that many rows behind.
+    pub(super) fn behind(&self, rows: u32) -> Self {
+        Self { range: Arc::clone(&self.range), row: self.row + rows }
+    }
+
     pub(super) fn place(&self) -> RowPlace {
         RowPlace { line: self.range.first(), row: self.row }
     }
