@@ -148,6 +148,7 @@ mod tests {
         assert!("cuda:x".parse::<DeviceChoice>().is_err());
         assert!(DeviceChoice::Auto.open().unwrap().is_cpu());
         let refusal = DeviceChoice::Cuda(1).open().unwrap_err().to_string();
-        assert!(refusal.contains("cuda:1") && refusal.contains("CPU only"), "{refusal}");
+        // Without a GPU, and with or without CUDA in the build.
+        assert!(refusal.contains("`cuda:1` cannot be used"), "{refusal}");
     }
 }
