@@ -103,7 +103,7 @@ impl<F: Fn(View<'_>) -> Result<()>> InplaceOp1 for Change<F> {
         match storage {
             #[cfg(feature = "shim")]
             CpuStorage::F32(values) => (self.0)(part(View::of_host_mut(values), layout)?),
-            _ => bail!("no device of ours has this on the CPU"),
+            _ => bail!("no device of ours has this on the CPU: {layout:?}"),
         }
     }
 
