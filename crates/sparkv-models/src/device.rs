@@ -45,7 +45,11 @@ impl DeviceChoice {
                 Device::new_cuda_with_stream(number).map_err(|error| refused(error.to_string()))
             }
             #[cfg(feature = "metal")]
-            Self::Metal => Device::new_metal(0).map_err(|error| refused(error.to_string())),
+            Self::Metal => {
+                // Candle panics where there is none, or the system is too old.
+                sparkv_device::metal::check(0).map_err(|error| refused(error.to_string()))?;
+                Device::new_metal(0).map_err(|error| refused(error.to_string()))
+            }
             #[cfg(not(feature = "cuda"))]
             Self::Cuda(_) => Err(refused(
                 "this binary was built without CUDA (`--features cuda`, docker/Dockerfile.cuda)".into(),

@@ -34,6 +34,8 @@ pub fn gpus() -> Vec<Gpu> {
     let mut found = Vec::new();
     #[cfg(feature = "cuda")]
     found.extend(cuda());
+    #[cfg(feature = "metal")]
+    found.extend(metal());
     found
 }
 
@@ -57,4 +59,20 @@ fn cuda() -> Vec<Gpu> {
         name: found.name,
     };
     cuda::devices().map_or_else(|_| Vec::new(), |devices| devices.into_iter().map(gpu).collect())
+}
+
+/// The GPU that is used of those that Metal shows: the first.
+#[cfg(feature = "metal")]
+fn metal() -> Option<Gpu> {
+    use sparkv_device::metal;
+
+    let found = metal::devices().into_iter().next()?;
+    Some(Gpu {
+        device: "metal".into(),
+        memory: Some(found.memory as u64),
+        free: Some(found.memory.saturating_sub(found.taken) as u64),
+        facts: Vec::new(),
+        fault: metal::check(found.ordinal).err().map(|error| error.to_string()),
+        name: found.name,
+    })
 }
