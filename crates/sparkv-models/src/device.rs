@@ -49,7 +49,7 @@ impl DeviceChoice {
             }
             #[cfg(feature = "metal")]
             Self::Metal => {
-                // Candle does not come back where there is none.
+                // Candle panics where there is none, or the system is too old.
                 sparkv::accelerator::check_metal().map_err(|error| refused(error.to_string()))?;
                 Device::new_metal(0).map_err(|error| refused(without_backtrace(&error)))
             }
