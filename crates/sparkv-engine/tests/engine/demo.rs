@@ -94,7 +94,7 @@ fn any_mix_at(place: &Place) {
             headroom_tokens: 0,
             ..config(64)
         };
-        let engine = start_at(place, config.clone());
+        let engine = start_at(place, config);
         let mut order: Vec<usize> = (0..requests.len()).collect();
         order.shuffle(&mut rng);
         let mut streams: Vec<(usize, TokenStream)> = Vec::new();

@@ -22,7 +22,7 @@ pub(crate) struct Plain {
 enum Weight {
     /// f32, f16 or bf16.
     Dense(Tensor),
-    Quantized(QTensor),
+    Quantized(Box<QTensor>),
 }
 
 impl Plain {
@@ -39,9 +39,11 @@ impl Plain {
             Some(dtype) => Weight::Dense(stored.to_tensor(device)?.to_dtype(dtype)?),
             None if target == stored.weight_type => {
                 let blocks = QStorage::from_data(Cow::Borrowed(&stored.bytes), device, ggml_type(target))?;
-                Weight::Quantized(QTensor::new(blocks, (rows, columns))?)
+                Weight::Quantized(Box::new(QTensor::new(blocks, (rows, columns))?))
             }
-            None => Weight::Quantized(QTensor::quantize(&stored.to_tensor(device)?, ggml_type(target))?),
+            None => {
+                Weight::Quantized(Box::new(QTensor::quantize(&stored.to_tensor(device)?, ggml_type(target))?))
+            }
         };
         let bias = bias.map(|bias| Tensor::from_vec(bias, rows, device)).transpose()?;
         Ok(Self { weight, weight_type: target, bias })
@@ -60,7 +62,7 @@ impl Plain {
             Weight::Dense(weight) => {
                 x.to_dtype(weight.dtype())?.matmul(&weight.t()?)?.to_dtype(DType::F32)?
             }
-            Weight::Quantized(weight) => x.apply_op1_no_bwd(weight)?,
+            Weight::Quantized(weight) => x.apply_op1_no_bwd(&**weight)?,
         };
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),
