@@ -5,11 +5,12 @@ use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use sparkv::accelerator::{Gpu, gpus};
 use sparkv::{Budget, parallel};
 use sparkv_engine::{EngineConfig, GenerationDefaults, TextEngine, TextModel};
 use sparkv_eval::bench::Loading;
 use sparkv_models::{
-    HubOptions, LanguageModel, LoadOptions, LoadedModel, ModelSource, Progress, WeightFormat,
+    DeviceChoice, HubOptions, LanguageModel, LoadOptions, LoadedModel, ModelSource, Progress, WeightFormat,
     load as load_files,
 };
 use sysinfo::System;
@@ -31,6 +32,8 @@ pub(crate) struct Loaded {
     pub(crate) generation: GenerationDefaults,
     /// How weights are held, and the bytes of each type.
     pub(crate) weight_types: Vec<(&'static str, u64)>,
+    /// The GPU that computes; `None` where the CPU does.
+    pub(crate) gpu: Option<Gpu>,
     /// What it took to load it.
     pub(crate) loading: Loading,
 }
@@ -69,7 +72,8 @@ pub(crate) fn load_model(
     weights: WeightFormat,
     progress: &dyn Progress,
 ) -> anyhow::Result<(LoadedModel, TextModel)> {
-    let options = LoadOptions { weights, device: settings.model.device, hub: hub_options(settings) };
+    let (device, kv_memory) = (settings.model.device, settings.server.kv_memory);
+    let options = LoadOptions { weights, device, kv_memory, hub: hub_options(settings) };
     let mut loaded = load_files(source, &options, progress)?;
     if !loaded.text.not_cached.is_empty() {
         let (files, template) = (loaded.text.not_cached.join(", "), loaded.text.chat_template.is_some());
@@ -122,7 +126,7 @@ pub(crate) fn load(
         max_context: settings.model.max_model_len,
         max_queue: server.max_queue,
         max_running: server.max_running,
-        kv_memory: kv_memory(server.kv_memory),
+        kv_memory: loaded.decoder.pool().taken().unwrap_or_else(|| kv_memory(server.kv_memory)),
         prefix_cache: server.prefix_cache,
         prompt_balance: server.prompt_balance,
         ..EngineConfig::default()
@@ -131,7 +135,14 @@ pub(crate) fn load(
     let engine = TextEngine::start(loaded.decoder, text, config, settings.presets.clone())
         .context("cannot start the engine's thread")?;
     let (name, source) = (loaded.name, source.to_string());
-    Ok(Loaded { engine, name, source, has_chat_template, generation, weight_types, loading })
+    let gpu = gpu(settings.model.device);
+    Ok(Loaded { engine, name, source, has_chat_template, generation, weight_types, gpu, loading })
+}
+
+/// What is known of the GPU that was chosen.
+fn gpu(device: DeviceChoice) -> Option<Gpu> {
+    let chosen = if device == DeviceChoice::Auto { DeviceChoice::found() } else { device }.to_string();
+    gpus().into_iter().find(|gpu| gpu.device == chosen)
 }
 
 /// Checks that a model is not to have a longer context than it was made for.
@@ -143,7 +154,7 @@ pub(crate) fn check_length(most: usize, made_for: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Bytes for KV caches. A share is one of the memory that is free now, or that the container has left.
+/// Bytes of the process's memory for KV caches. A share is one of the memory that is free now, or that the container has left.
 fn kv_memory(budget: Budget) -> u64 {
     let share = match budget {
         Budget::Bytes(bytes) => return bytes,

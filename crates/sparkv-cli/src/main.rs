@@ -30,6 +30,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand}
 use sparkv_models::ModelSource;
 
 use crate::commands::bench::BenchOptions;
+use crate::commands::doctor::DoctorOptions;
 use crate::commands::eval::EvalOptions;
 use crate::commands::list::ListOptions;
 use crate::commands::pull::PullOptions;
@@ -69,6 +70,8 @@ enum Command {
     Bench(BenchArgs),
     /// Measure what KV cache settings cost: right answers, and the bytes they were given from
     Eval(EvalArgs),
+    /// Show what this machine has and this binary can use: processor, memory, GPUs, limits
+    Doctor(DoctorOptions),
     /// Look at the settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -295,6 +298,7 @@ fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<()> {
             let given = Options { model, ..Options::default() };
             commands::eval::eval(&eval, &Settings::new(&Layers::new(file.config, &given, matches)?)?)
         }
+        Command::Doctor(doctor) => commands::doctor::doctor(&doctor),
         Command::Completions(options) => commands::shell::completions(&options, command_line()),
         Command::Man(options) => commands::shell::man(&options, command_line()),
         Command::Config(ConfigCommand::Check(args)) => {

@@ -3,6 +3,12 @@
 /// A device that does not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
+    /// There is no device, or kernels do not run on it.
+    #[error("{reason}")]
+    Unsupported {
+        /// What is missing, and what to do.
+        reason: String,
+    },
     /// Something that the device needs is not there.
     #[error("there is no device: it lacks {what}")]
     Missing {

@@ -79,14 +79,52 @@ impl Constants {
     }
 }
 
+/// A file of the kernels: its name and its text.
+pub type Source = (&'static str, &'static str);
+
+/// What goes before the kernels on CUDA.
+pub const CUDA: Source = ("cuda.h", include_str!("../kernels/cuda.h"));
+/// What goes before the kernels on Metal.
+pub const METAL: Source = ("metal.h", include_str!("../kernels/metal.h"));
+
 /// The kernels' text, in order: what every language has the same. A prefix goes before it.
-pub const SOURCES: &[(&str, &str)] = &[
+pub const SOURCES: &[Source] = &[
     ("formats.inc", include_str!("../kernels/formats.inc")),
     ("tables.inc", include_str!("../kernels/tables.inc")),
+    ("lanes.inc", include_str!("../kernels/lanes.inc")),
     ("append.inc", include_str!("../kernels/append.inc")),
+    ("places.inc", include_str!("../kernels/places.inc")),
+    ("copy.inc", include_str!("../kernels/copy.inc")),
+    ("domains.inc", include_str!("../kernels/domains.inc")),
+    ("codes.inc", include_str!("../kernels/codes.inc")),
+    ("planes.inc", include_str!("../kernels/planes.inc")),
+    ("packed.inc", include_str!("../kernels/packed.inc")),
+    ("quantize.inc", include_str!("../kernels/quantize.inc")),
+    ("moments.inc", include_str!("../kernels/moments.inc")),
+    ("queries.inc", include_str!("../kernels/queries.inc")),
     ("move.inc", include_str!("../kernels/move.inc")),
+    ("elementwise.inc", include_str!("../kernels/elementwise.inc")),
+    ("mass.inc", include_str!("../kernels/mass.inc")),
+    ("top_k.inc", include_str!("../kernels/top_k.inc")),
     ("attention_rows.inc", include_str!("../kernels/attention_rows.inc")),
     ("attention_queries.inc", include_str!("../kernels/attention_queries.inc")),
     ("attention.inc", include_str!("../kernels/attention.inc")),
     ("merge.inc", include_str!("../kernels/merge.inc")),
 ];
+
+/// The text of a module for a GPU: its numbers, what a language has before the kernels, and the kernels. A compiler names the
+/// lines of the files.
+pub fn source(prefix: Source, constants: &Constants) -> String {
+    let numbers = constants.named().map(|(name, value)| format!("#define {name} {value}\n")).concat();
+    [prefix]
+        .iter()
+        .chain(SOURCES)
+        .fold(numbers, |text, (file, code)| text + &format!("#line 1 \"{file}\"\n{code}\n"))
+}
+
+/// The names of all kernels.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let beginning = "KERNEL(";
+    let name = move |line: &'static str| line.strip_prefix(beginning)?.split_once(')').map(|(name, _)| name);
+    SOURCES.iter().flat_map(|(_, code)| code.lines()).filter_map(name)
+}

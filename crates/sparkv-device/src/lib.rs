@@ -16,7 +16,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 #![cfg_attr(
-    not(feature = "shim"),
+    not(any(feature = "shim", feature = "cuda", feature = "metal")),
     allow(
         dead_code,
         unused_imports,
@@ -28,23 +28,45 @@
 
 mod append;
 mod attention;
+mod copy;
+#[cfg(feature = "cuda")]
+#[allow(unsafe_code, reason = "launches of kernels, and calls of the driver and the compiler")]
+pub mod cuda;
 mod device;
+mod elementwise;
 mod error;
 pub mod kernel;
 mod launch;
+mod mass;
+#[cfg(feature = "metal")]
+#[allow(unsafe_code, reason = "launches of kernels, and memory that the driver gives")]
+pub mod metal;
+mod moments;
 mod move_lines;
+mod places;
+mod quantize;
+mod queries;
 pub mod rows;
 #[cfg(feature = "shim")]
 #[allow(unsafe_code, reason = "calls of compiled kernels, and the memory that they are given")]
 mod shim;
 mod tables;
+mod top_k;
 
 pub use append::{RowPlace, append};
 pub use attention::{AttentionMemory, AttentionPlan, AttentionShape, AttentionSpan, StoredRows};
+pub use copy::copy_rows;
 pub use device::{Device, Memory};
+pub use elementwise::{Angles, RmsNorm, add, add_rms_norm, rms_norm, rotate, silu_times};
 pub use error::DeviceError;
 pub use launch::View;
+pub use mass::{Mass, Observation, Observed, Prompt, mass, mass_scratch_bytes};
+pub use moments::{MOMENTS, moments, moments_scratch};
 pub use move_lines::move_lines;
+pub use places::Places;
+pub use quantize::quantize;
+pub use queries::{HeldQuery, QueryStatistic, observe, query_energy};
 #[cfg(feature = "shim")]
 pub use shim::{Checks, Shim};
 pub use tables::{KeyDomain, Tables};
+pub use top_k::{MAX_TOP_K, TopLogits, top_k, top_k_scratch_bytes, top_k_words};

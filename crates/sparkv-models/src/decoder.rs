@@ -2,9 +2,11 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
-use sparkv::{KvPool, LayerSpan, attend};
+use sparkv::accelerator::DeviceError;
+use sparkv::{Budget, KvPool, LayerSpan, attend};
 
 use crate::config::DecoderConfig;
+use crate::device::Place;
 use crate::error::LoadError;
 use crate::family::Name;
 use crate::language_model::{ModelError, ModelInfo};
@@ -21,7 +23,7 @@ use sparkv_kernels::matmul::WeightType;
 pub struct Decoder {
     pub(crate) info: ModelInfo,
     /// What is done to rows there.
-    ops: &'static dyn RowOps,
+    ops: Box<dyn RowOps>,
     rope: Rope,
     /// The table of token embeddings, (vocab, hidden), if it is not the output head.
     embeddings: Option<Linear>,
@@ -31,6 +33,7 @@ pub struct Decoder {
     head: Linear,
     /// Counts what caches and prefills hold.
     pub(crate) pool: KvPool,
+    place: Place,
 }
 
 /// One decoder layer.
@@ -54,7 +57,7 @@ impl Decoder {
     /// Reads the weights that `config` asks for into the memory of `device` and holds the matrices in `format`.
     ///
     /// # Errors
-    /// If a tensor is missing, misshapen or of an unsupported type.
+    /// If a tensor is missing, misshapen or of an unsupported type, or the device lacks something.
     pub fn load(
         config: &DecoderConfig,
         source: &dyn TensorSource,
@@ -62,13 +65,30 @@ impl Decoder {
         device: &Device,
         progress: &dyn Progress,
     ) -> Result<Self, LoadError> {
-        let products = Products::on(device);
-        Self::load_for(config, &Weights { source, format: format.for_matrices(), device, products }, progress)
+        Self::load_to(config, source, format, &Place::on(device)?, progress)
+    }
+
+    /// The same, into the memory of `place`. Where that is not the CPU, memory for caches has to be taken, too
+    /// ([`Decoder::take_kv_memory`]).
+    ///
+    /// # Errors
+    /// As [`Decoder::load`].
+    pub fn load_to(
+        config: &DecoderConfig,
+        source: &dyn TensorSource,
+        format: WeightFormat,
+        place: &Place,
+        progress: &dyn Progress,
+    ) -> Result<Self, LoadError> {
+        let (device, products) = (place.tensors(), Products::on(place));
+        let weights = Weights { source, format: format.for_matrices(), device, products };
+        Self::load_for(config, &weights, place, progress)
     }
 
     fn load_for(
         config: &DecoderConfig,
         weights: &Weights<'_>,
+        place: &Place,
         progress: &dyn Progress,
     ) -> Result<Self, LoadError> {
         progress.begin(&Task { name: "weights", total: config.layers as u64, unit: Unit::Layers });
@@ -91,14 +111,39 @@ impl Decoder {
                 kv_shape: config.kv_shape(),
                 row_bytes: config.hidden_size * size_of::<f32>(),
             },
-            ops: ops::on(weights.device),
-            rope: Rope::new(config, weights.device),
+            ops: ops::on(place),
+            rope: Rope::new(config, place.tensors(), place.accelerator().is_some())?,
             embeddings,
             layers,
             norm,
             head,
             pool: KvPool::default(),
+            place: place.clone(),
         })
+    }
+
+    /// Takes memory for caches where the decoder is: bytes, or a share of what is free there. Gives how much that is; `None` on
+    /// the CPU, where caches take what they need.
+    ///
+    /// # Errors
+    /// If there is not as much.
+    pub fn take_kv_memory(&mut self, memory: Budget) -> Result<Option<u64>, LoadError> {
+        let Some(accelerator) = self.place.accelerator() else { return Ok(None) };
+        let refused = |error: DeviceError| LoadError::KvMemory {
+            memory: memory.to_string(),
+            reason: error.to_string(),
+        };
+        let bytes = match memory {
+            Budget::Bytes(bytes) => bytes,
+            Budget::Share(share) => (accelerator.free_memory().map_err(refused)? as f64 * share) as u64,
+        };
+        self.pool = KvPool::on(accelerator, bytes).map_err(refused)?;
+        Ok(self.pool.taken())
+    }
+
+    /// Counts what caches hold, and knows where that is.
+    pub fn pool(&self) -> &KvPool {
+        &self.pool
     }
 
     /// Matrices of weights; embeddings that are the output head as well are there once.
@@ -197,7 +242,7 @@ impl Decoder {
         spans: &mut [LayerSpan<'_>],
     ) -> candle_core::Result<Tensor> {
         let products = [&layer.q, &layer.k, &layer.v];
-        let [mut q, mut k, v] = Linear::of_normed(products, hidden, &layer.attention_norm, self.ops)?;
+        let [mut q, mut k, v] = Linear::of_normed(products, hidden, &layer.attention_norm, &*self.ops)?;
         if let Some([q_norm, k_norm]) = &layer.query_key_norm {
             q = self.normalize_heads(&q, q_norm)?;
             k = self.normalize_heads(&k, k_norm)?;
@@ -210,18 +255,18 @@ impl Decoder {
     /// (rows, heads * head_dim), each head of which is normalized by itself.
     fn normalize_heads(&self, x: &Tensor, norm: &Norm) -> candle_core::Result<Tensor> {
         let heads = x.reshape(((), norm.weight.dim(0)?))?;
-        norm.apply(&heads, self.ops)?.reshape(x.shape())
+        norm.apply(&heads, &*self.ops)?.reshape(x.shape())
     }
 
     /// Replaces `hidden`, (rows, hidden), by what a layer makes of it after attention.
     fn finish_layer(&self, layer: &Layer, hidden: &Tensor, attended: &Tensor) -> candle_core::Result<()> {
-        layer.o.add_to(hidden, attended, self.ops)?;
-        layer.mlp.add_to(hidden, self.ops)
+        layer.o.add_to(hidden, attended, &*self.ops)?;
+        layer.mlp.add_to(hidden, &*self.ops)
     }
 
     /// (rows, vocab) of hidden states (rows, hidden).
     pub(crate) fn logits(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
-        let [logits] = Linear::of_normed([&self.head], hidden, &self.norm, self.ops)?;
+        let [logits] = Linear::of_normed([&self.head], hidden, &self.norm, &*self.ops)?;
         Ok(logits)
     }
 }
@@ -298,22 +343,29 @@ fn load_ends(config: &DecoderConfig, weights: &Weights<'_>) -> Result<(Option<Li
 
 #[cfg(test)]
 mod tests {
+    use sparkv::Accelerator;
+    use sparkv_device::Checks;
+
     use super::*;
     use crate::source::dummy::Random;
 
     #[test]
-    fn a_layer_computes_the_same_by_the_plain_row_operations() {
+    fn a_layer_computes_the_same_by_the_plain_row_operations_and_on_a_device() {
         let config = r#"{"model_type": "llama", "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96,
             "num_hidden_layers": 1, "num_attention_heads": 4, "max_position_embeddings": 512}"#;
         let config = DecoderConfig::from_json(config).unwrap();
-        let load = |products| {
+        let load = |place: &Place, products| {
             let format = WeightFormat::F32.for_matrices();
             let source = Random::new(1, format);
             let weights = Weights { source: &source, format, device: &Device::Cpu, products };
-            Decoder::load_for(&config, &weights, &()).unwrap()
+            Decoder::load_for(&config, &weights, place, &()).unwrap()
         };
-        let (fast, mut plain) = (load(Products::Packed), load(Products::Plain));
+        let cpu = Place::on(&Device::Cpu).unwrap();
+        let (fast, mut plain) = (load(&cpu, Products::Packed), load(&cpu, Products::Plain));
         plain.ops = ops::plain();
+        let accelerator = Accelerator::simulated(Checks::Races, 1);
+        let others =
+            accelerator.map(|accelerator| load(&Place::on_accelerator(&accelerator), Products::Plain));
         // More rows than go through the wide part of the plain one at a time.
         let tokens: Vec<u32> = (0..300).map(|index| index % 128).collect();
         let logits = |decoder: &Decoder| {
@@ -324,9 +376,11 @@ mod tests {
             decoder.finish_layer(&decoder.layers[0], &hidden, &attended).unwrap();
             decoder.logits(&hidden).unwrap()
         };
-        let (fast, plain) = (logits(&fast), logits(&plain));
-        let largest = |t: &Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-        let off = largest(&(&fast - &plain).unwrap()) / largest(&fast);
-        assert!(off < 1e-5, "{off}");
+        let expected = logits(&fast);
+        for decoder in others.iter().chain([&plain]) {
+            let largest = |t: &Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            let off = largest(&(&expected - logits(decoder)).unwrap()) / largest(&expected);
+            assert!(off < 1e-5, "{off}");
+        }
     }
 }

@@ -89,10 +89,20 @@ pub enum LoadError {
         reason: String,
     },
     /// The device cannot be used.
-    #[error("device `{device}` is unsupported: attention runs on the CPU only, so far")]
+    #[error("device `{device}` cannot be used: {reason}")]
     Device {
         /// The device asked for.
         device: String,
+        /// What it lacks, and what may be done.
+        reason: String,
+    },
+    /// There is no memory for caches.
+    #[error("cannot take {memory} of the device's memory for KV caches: {reason}")]
+    KvMemory {
+        /// What was asked for.
+        memory: String,
+        /// Why not.
+        reason: String,
     },
     /// Offline, and the hub's cache lacks a file.
     #[error("offline, and the cache {} lacks {file} of {name}; run `sparkv pull {name}` once online (`sparkv list` shows what there is)", cache.display())]

@@ -48,10 +48,10 @@ mod weights;
 
 pub use config::{AdvisedSampling, ConfigError, DecoderConfig, GenerationConfig};
 pub use decoder::Decoder;
-pub use device::DeviceChoice;
+pub use device::{DeviceChoice, Place};
 pub use error::LoadError;
 pub use language_model::{LanguageModel, LogitsRows, ModelError, ModelInfo, PREFILL_CHUNK, SpanStep};
-pub use load::{LoadOptions, LoadedModel, check, load, load_dummy};
+pub use load::{LoadOptions, LoadedModel, check, load, load_dummy, load_to};
 pub use progress::Progress;
 pub use source::ModelSource;
 pub use source::gguf::{GgufFile, GgufWeights};

@@ -2,10 +2,11 @@
 use std::path::Path;
 
 use candle_core::Device;
+use sparkv::Budget;
 
 use crate::config::{AdvisedSampling, DecoderConfig};
 use crate::decoder::Decoder;
-use crate::device::DeviceChoice;
+use crate::device::{DeviceChoice, Place};
 use crate::error::LoadError;
 use crate::progress::Progress;
 use crate::source::dummy::Random;
@@ -19,14 +20,27 @@ use crate::source::{ModelSource, demo};
 use crate::weights::{TensorSource, WeightFormat};
 
 /// How a model is to be loaded.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct LoadOptions {
     /// Format in which weights are held.
     pub weights: WeightFormat,
     /// What it runs on.
     pub device: DeviceChoice,
+    /// Memory that caches may take on a device; the CPU's is taken as it is needed.
+    pub kv_memory: Budget,
     /// How to reach the hub.
     pub hub: HubOptions,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            weights: WeightFormat::default(),
+            device: DeviceChoice::default(),
+            kv_memory: Budget::Share(0.75),
+            hub: HubOptions::default(),
+        }
+    }
 }
 
 /// A model, ready to run.
@@ -52,21 +66,42 @@ pub fn load(
     options: &LoadOptions,
     progress: &dyn Progress,
 ) -> Result<LoadedModel, LoadError> {
-    let device = &options.device.open()?;
+    load_to(source, options, &Place::on(&options.device.open()?)?, progress)
+}
+
+/// Loads a model to a place, whatever device the options name.
+///
+/// # Errors
+/// As of [`load()`].
+pub fn load_to(
+    source: &ModelSource,
+    options: &LoadOptions,
+    place: &Place,
+    progress: &dyn Progress,
+) -> Result<LoadedModel, LoadError> {
+    let mut model = load_source(source, options, place, progress)?;
+    model.decoder.take_kv_memory(options.kv_memory)?;
+    Ok(model)
+}
+
+fn load_source(
+    source: &ModelSource,
+    options: &LoadOptions,
+    place: &Place,
+    progress: &dyn Progress,
+) -> Result<LoadedModel, LoadError> {
     match source {
-        ModelSource::Demo => load_files(demo::files()?, &demo::weights()?, options.weights, device, progress),
-        ModelSource::Folder(folder) => {
-            load_folder(folder, name_of(folder), options.weights, device, progress)
-        }
-        ModelSource::Gguf(path) => load_gguf(path, options.weights, device, progress),
+        ModelSource::Demo => load_files(demo::files()?, &demo::weights()?, options.weights, place, progress),
+        ModelSource::Folder(folder) => load_folder(folder, name_of(folder), options.weights, place, progress),
+        ModelSource::Gguf(path) => load_gguf(path, options.weights, place, progress),
         ModelSource::Hub(name) => match hub::fetch(name, &options.hub, progress)? {
             HubFiles::Folder(folder) => {
-                let mut model = load_folder(&folder, name.model_name(), options.weights, device, progress)?;
+                let mut model = load_folder(&folder, name.model_name(), options.weights, place, progress)?;
                 model.text.not_cached = not_cached(&folder);
                 Ok(model)
             }
             HubFiles::Gguf(path) => {
-                let model = load_gguf(&path, options.weights, device, progress)?;
+                let model = load_gguf(&path, options.weights, place, progress)?;
                 Ok(LoadedModel { name: name.model_name(), ..model })
             }
         },
@@ -118,36 +153,36 @@ fn load_folder(
     folder: &Path,
     name: String,
     weights: WeightFormat,
-    device: &Device,
+    place: &Place,
     progress: &dyn Progress,
 ) -> Result<LoadedModel, LoadError> {
     let files = ModelFiles::open(folder, name)?;
-    load_files(files, &SafetensorsFiles::open(folder)?, weights, device, progress)
+    load_files(files, &SafetensorsFiles::open(folder)?, weights, place, progress)
 }
 
 fn load_files(
     files: ModelFiles,
     source: &dyn TensorSource,
     weights: WeightFormat,
-    device: &Device,
+    place: &Place,
     progress: &dyn Progress,
 ) -> Result<LoadedModel, LoadError> {
     let generation = files.generation()?;
-    let decoder = Decoder::load(&files.config(&generation)?, source, weights, device, progress)?;
+    let decoder = Decoder::load_to(&files.config(&generation)?, source, weights, place, progress)?;
     Ok(LoadedModel { decoder, text: files.text, sampling: generation.sampling, name: files.name })
 }
 
 fn load_gguf(
     path: &Path,
     weights: WeightFormat,
-    device: &Device,
+    place: &Place,
     progress: &dyn Progress,
 ) -> Result<LoadedModel, LoadError> {
     let file = GgufFile::open(path)?;
     let mut config = file.config()?;
     let text = file.text_files()?;
     config.add_ends(text.ends());
-    let decoder = Decoder::load(&config, &GgufWeights::new(&file, &config), weights, device, progress)?;
+    let decoder = Decoder::load_to(&config, &GgufWeights::new(&file, &config), weights, place, progress)?;
     let sampling = file.sampling()?;
     Ok(LoadedModel { decoder, text, sampling, name: name_of(&gguf::model_name(path)) })
 }

@@ -7,6 +7,7 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use sparkv_kernels::matmul::WeightType;
 
+use crate::device::Place;
 use crate::error::LoadError;
 use crate::source::files::FileBytes;
 
@@ -98,9 +99,9 @@ pub(crate) enum Products {
 }
 
 impl Products {
-    /// The fastest of a device.
-    pub(crate) fn on(device: &Device) -> Self {
-        if device.is_cpu() { Self::Packed } else { Self::Plain }
+    /// The fastest of a place.
+    pub(crate) fn on(place: &Place) -> Self {
+        if place.accelerator().is_none() { Self::Packed } else { Self::Plain }
     }
 }
 

@@ -1,10 +1,10 @@
 //! The attention seam: what the decoder hands over, and the one place that knows the device.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use crate::cache::LayerSpan;
 use crate::shape::AttentionConfig;
-use crate::storage::cpu::attend::attend_spans;
+use crate::storage::{cpu, device};
 
 /// Appends k and v to the spans' caches and attends with q over them, causally, each token over the stored
 /// tokens up to itself. Tokens that have left the window are packed when room is needed.
@@ -13,8 +13,8 @@ use crate::storage::cpu::attend::attend_spans;
 /// spans one after the other. Returns (wanted rows, query_heads * head_dim), f32.
 ///
 /// # Errors
-/// If shapes, types or the spans do not fit one another, more rows are wanted than a span has, or the tensors are
-/// not on the CPU.
+/// If shapes, types or the spans do not fit one another, more rows are wanted than a span has, the tensors are not where the
+/// caches are, or the device fails.
 pub fn attend(
     config: &AttentionConfig,
     q: &Tensor,
@@ -23,9 +23,9 @@ pub fn attend(
     spans: &mut [LayerSpan<'_>],
 ) -> Result<Tensor> {
     check(config, [q, k, v], spans)?;
-    match q.device() {
-        Device::Cpu => attend_spans(config, [q, k, v], spans),
-        device => candle_core::bail!("there is no attention for {device:?}"),
+    match spans.first().and_then(|span| span.cache.memory()) {
+        Some(memory) => device::attend::attend_spans(&memory, config, [q, k, v], spans),
+        None => cpu::attend::attend_spans(config, [q, k, v], spans),
     }
 }
 

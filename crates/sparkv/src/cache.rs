@@ -11,8 +11,8 @@ use crate::plan::CachePlan;
 use crate::pool::KvPool;
 use crate::settings::{KvSettings, SettingsError};
 use crate::shape::KvShape;
-use crate::storage::LayerStorage;
-use crate::storage::cpu::CpuLayer;
+use crate::storage::device::memory::DeviceMemory;
+use crate::storage::{Layer, SharedLayer};
 
 /// What a sequence's cache costs, as counted, at some moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -86,7 +86,7 @@ pub struct SequenceCache {
 #[derive(Clone)]
 pub struct SharedPrefix {
     tokens: usize,
-    layers: Vec<<CpuLayer as LayerStorage>::Shared>,
+    layers: Vec<SharedLayer>,
 }
 
 impl std::fmt::Debug for SharedPrefix {
@@ -116,21 +116,25 @@ impl SequenceCache {
         Self::counted(shape, settings, prompt_tokens, &KvPool::default())
     }
 
-    /// The same, whose memory counts in `pool`.
+    /// The same, whose memory is that of `pool`.
     ///
     /// # Errors
-    /// As [`SequenceCache::new`].
+    /// As [`SequenceCache::new`], and if the device of `pool` cannot do what the settings ask.
     pub fn counted(
         shape: KvShape,
         settings: &KvSettings,
         prompt_tokens: usize,
         pool: &KvPool,
     ) -> std::result::Result<Self, SettingsError> {
-        Ok(Self::planned(CachePlan::new(shape, settings, prompt_tokens)?, settings, pool))
+        let plan = CachePlan::new(shape, settings, prompt_tokens)?;
+        if pool.memory().is_some() {
+            plan.check_for_device()?;
+        }
+        Ok(Self::planned(plan, settings, pool))
     }
 
     /// A cache in which what follows the prompt stays dense, whatever the settings say, but for what a policy drops at all
-    /// times: to measure what compressing a prompt costs by itself.
+    /// times: to measure what compressing a prompt costs by itself. Its memory counts in `pool`.
     ///
     /// # Errors
     /// As [`SequenceCache::new`].
@@ -138,10 +142,11 @@ impl SequenceCache {
         shape: KvShape,
         settings: &KvSettings,
         prompt_tokens: usize,
+        pool: &KvPool,
     ) -> std::result::Result<Self, SettingsError> {
         let mut plan = CachePlan::new(shape, settings, prompt_tokens)?;
         plan.keep_tail_dense();
-        Ok(Self::planned(plan, settings, &KvPool::default()))
+        Ok(Self::planned(plan, settings, pool))
     }
 
     fn planned(plan: CachePlan, settings: &KvSettings, pool: &KvPool) -> Self {
@@ -164,7 +169,11 @@ impl SequenceCache {
         }
         let tokens = self.plan.shareable(prefix.tokens.min(most));
         let fits = prefix.layers.len() == self.layers.len()
-            && prefix.layers.iter().all(|layer| CpuLayer::fits(layer, &self.plan));
+            && self
+                .layers
+                .iter()
+                .zip(&prefix.layers)
+                .all(|(layer, shared)| layer.storage.fits(shared, &self.plan));
         if !fits || tokens == 0 {
             return Ok(0);
         }
@@ -276,7 +285,7 @@ impl SequenceCache {
 #[derive(Debug)]
 pub struct LayerCache {
     pub(crate) plan: Arc<CachePlan>,
-    pub(crate) storage: CpuLayer,
+    pub(crate) storage: Layer,
     /// Which layer of the model it is, from 0.
     layer: usize,
     len: usize,
@@ -295,7 +304,7 @@ enum Phase {
 
 impl LayerCache {
     fn new(plan: Arc<CachePlan>, layer: usize, pool: &KvPool) -> Self {
-        let storage = CpuLayer::new(&plan, pool);
+        let storage = Layer::new(&plan, pool);
         Self { plan, storage, layer, len: 0, phase: Phase::Empty }
     }
 
@@ -319,48 +328,52 @@ impl LayerCache {
         self.storage.bytes()
     }
 
+    /// The memory of the device that it is on; `None` for the CPU.
+    pub(crate) fn memory(&self) -> Option<DeviceMemory> {
+        self.storage.memory()
+    }
+
     /// Bytes that the next token may allocate.
     fn next_bytes(&self) -> usize {
         self.storage.next_bytes(&self.plan)
     }
 
+    /// Stores tokens that no attention is wanted of; `keys` and `values`: (tokens, kv_heads * head_dim), `queries`: (tokens,
+    /// query_heads * head_dim).
+    pub(crate) fn store(&mut self, keys: &[f32], values: &[f32], queries: &[f32]) -> Result<()> {
+        let tokens = keys.len() / self.plan.shape.attention.kv_row();
+        let is_prompt = self.begin_tokens(tokens)?;
+        self.storage.store(&self.plan, [keys, values, if is_prompt { queries } else { &[] }])
+    }
+
     /// Quantizes what left the window, if no token could be appended otherwise. Returns how many can be, at least
     /// one.
-    pub(crate) fn make_room(&mut self) -> usize {
-        self.storage.quantize(&self.plan);
-        self.storage.room(&self.plan)
+    pub(crate) fn make_room(&mut self) -> Result<usize> {
+        self.storage.quantize(&self.plan)?;
+        Ok(self.storage.room(&self.plan))
     }
 
-    /// Stores further tokens; `keys` and `values` are (tokens, kv_heads * head_dim). At most
-    /// as many as [`LayerCache::make_room`] said.
-    pub(crate) fn append(&mut self, keys: &[f32], values: &[f32]) {
+    /// To be called before `tokens` tokens are stored, at most as many as [`LayerCache::make_room`] said. Gives whether they
+    /// are the prompt's, whose queries are to be observed.
+    pub(crate) fn begin_tokens(&mut self, tokens: usize) -> Result<bool> {
         if matches!(self.phase, Phase::Empty) {
             self.phase = Phase::Prompt;
-            self.storage.begin_prompt(&self.plan, self.len);
+            self.storage.begin_prompt(&self.plan, self.len)?;
         }
-        self.storage.append(&self.plan, keys, values);
-        self.len += keys.len() / self.plan.shape.attention.kv_row();
-    }
-
-    /// Takes note of the queries (tokens, query_heads * head_dim) of tokens just appended, where the
-    /// compression of the prompt will need them. `scale`: the attention scale.
-    pub(crate) fn observe(&mut self, queries: &[f32], scale: f32) {
-        if matches!(self.phase, Phase::Prompt) {
-            self.storage.observe(queries, scale);
-        }
+        self.len += tokens;
+        Ok(matches!(self.phase, Phase::Prompt))
     }
 
     /// Evicts, prunes and quantizes once the whole prompt went through this layer. What follows is
     /// quantized as it leaves the window. To be called once, after the prompt's last span.
     ///
     /// # Errors
-    /// If no token was seen, or the prompt is finished already.
+    /// If no token was seen, the prompt is finished already, or the device fails.
     pub fn finish_prompt(&mut self) -> Result<()> {
         match std::mem::replace(&mut self.phase, Phase::Generating) {
             Phase::Prompt => {
-                let survivors = self.survivors();
-                self.storage.gather(&self.plan, &survivors);
-                Ok(())
+                let survivors = self.survivors()?;
+                self.storage.gather(&self.plan, &survivors)
             }
             Phase::Empty => candle_core::bail!("the prompt cannot be finished before its first token"),
             Phase::Generating => candle_core::bail!("the prompt is finished already"),
@@ -368,16 +381,16 @@ impl LayerCache {
     }
 
     /// The prompt's tokens that stay, in order, for each KV head.
-    fn survivors(&self) -> Vec<Vec<usize>> {
+    fn survivors(&self) -> Result<Vec<Vec<usize>>> {
         let (plan, tokens) = (&self.plan, self.storage.len());
         let scored = plan.survivors.score().filter(|_| plan.survivors.count(self.layer, tokens) < tokens);
-        let scores = scored.and_then(|score| self.storage.score(plan, score));
+        let scores = scored.map(|score| self.storage.score(plan, score)).transpose()?.flatten();
         let of_head =
             |kv_head: usize| scores.as_ref().and_then(|scores| scores.get(kv_head)).map(Vec::as_slice);
         let survivors = parallel::map(plan.shape.attention.kv_heads, |kv_head| {
             Some(plan.survivors_of(self.layer, tokens, of_head(kv_head)))
         });
-        survivors.into_iter().flatten().collect()
+        Ok(survivors.into_iter().flatten().collect())
     }
 }
 

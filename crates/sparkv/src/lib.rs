@@ -30,6 +30,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod accelerator;
 pub mod attention;
 pub mod budget;
 pub mod cache;
@@ -42,6 +43,7 @@ mod shape;
 pub mod splitmix;
 mod storage;
 
+pub use accelerator::Accelerator;
 pub use attention::attend;
 pub use budget::{Budget, Calibrations, MeasuredStep, calibration_table};
 pub use cache::{KvUsage, LayerCache, LayerSpan, SequenceCache, SharedPrefix, TruncateError};

@@ -37,12 +37,11 @@ impl LayerCache {
         let mut seed = seed;
         let mut stored = 0;
         while stored < tokens {
-            let count = chunk.min(tokens - stored).min(self.make_room());
+            let count = chunk.min(tokens - stored).min(self.make_room()?);
             seed = mix(seed.wrapping_add(1));
             noise(&mut keys[..count * row], row, seed);
             noise(&mut values[..count * row], row, !seed);
-            self.append(&keys[..count * row], &values[..count * row]);
-            self.observe(&queries[..count * query_row], attention.scale);
+            self.store(&keys[..count * row], &values[..count * row], &queries[..count * query_row])?;
             stored += count;
         }
         self.finish_prompt()

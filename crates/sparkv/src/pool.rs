@@ -3,20 +3,46 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts what is allocated for caches and freed again. Clones count together.
+use sparkv_device::DeviceError;
+
+use crate::accelerator::Accelerator;
+use crate::storage::device::memory::DeviceMemory;
+
+/// Counts what is allocated for caches and freed again, and knows where that is. Clones count together.
 #[derive(Debug, Clone, Default)]
-pub struct KvPool(Arc<AtomicU64>);
+pub struct KvPool {
+    held: Arc<AtomicU64>,
+    /// The memory of a device; without, caches are in the process's.
+    memory: Option<DeviceMemory>,
+}
 
 impl KvPool {
+    /// For caches on a device, `bytes` of whose memory are taken for them.
+    ///
+    /// # Errors
+    /// If there are not as many.
+    pub fn on(accelerator: &Accelerator, bytes: u64) -> Result<Self, DeviceError> {
+        Ok(Self { held: Arc::default(), memory: Some(DeviceMemory::new(accelerator, bytes)?) })
+    }
+
+    /// Bytes that were taken of a device's memory; `None` where caches are in the process's.
+    pub fn taken(&self) -> Option<u64> {
+        self.memory.as_ref().map(DeviceMemory::bytes)
+    }
+
+    pub(crate) fn memory(&self) -> Option<&DeviceMemory> {
+        self.memory.as_ref()
+    }
+
     /// Bytes held at this moment; what several caches share counts once.
     pub fn held(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.held.load(Ordering::Relaxed)
     }
 
     /// Counts `bytes` until the charge is dropped. To be kept beside what they pay for.
     pub fn charge(&self, bytes: usize) -> Charge {
         let bytes = bytes as u64;
-        self.0.fetch_add(bytes, Ordering::Relaxed);
+        self.held.fetch_add(bytes, Ordering::Relaxed);
         Charge { pool: self.clone(), bytes }
     }
 }
@@ -37,7 +63,7 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.pool.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.pool.held.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

@@ -155,7 +155,8 @@ fn load_named(source: &ModelSource, settings: &Settings) -> anyhow::Result<(Deco
 fn load_shape(path: &Path, settings: &Settings) -> anyhow::Result<(Decoder, ModelReport)> {
     let device = settings.model.device.open()?;
     let config = read_shape(path).with_context(|| format!("--shape {}", path.display()))?;
-    let decoder = load_dummy(&config, settings.model.weights, SEED, &device, &Bars::default())?;
+    let mut decoder = load_dummy(&config, settings.model.weights, SEED, &device, &Bars::default())?;
+    decoder.take_kv_memory(settings.server.kv_memory)?;
     let name = path.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     Ok((decoder, report(name, settings, true)))
 }

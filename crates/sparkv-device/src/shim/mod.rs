@@ -7,6 +7,7 @@
 mod run;
 
 use std::ffi::{CStr, CString, c_void};
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -48,8 +49,8 @@ impl Allocation {
         Ok(Self(held.into_boxed_slice()))
     }
 
-    pub(crate) fn address(&self) -> u64 {
-        self.0.as_ptr() as u64
+    pub(crate) fn place(&self) -> Place<'_> {
+        Place::Address(self.0.as_ptr() as u64, PhantomData)
     }
 }
 
@@ -95,14 +96,14 @@ impl Shim {
     }
 
     pub(crate) fn upload(&self, to: View<'_>, bytes: &[u8]) -> Result<(), DeviceError> {
-        let Place::Address(address) = to.place;
+        let address = to.place.address("upload")?;
         // SAFETY: the view has as many bytes, and nothing else runs.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len()) };
         Ok(())
     }
 
     pub(crate) fn download(&self, from: View<'_>, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        let Place::Address(address) = from.place;
+        let address = from.place.address("download")?;
         // SAFETY: the view has as many bytes, and nothing else runs.
         unsafe { std::ptr::copy_nonoverlapping(address as *const u8, bytes.as_mut_ptr(), bytes.len()) };
         Ok(())
@@ -124,7 +125,7 @@ impl Shim {
         let none = Buffer { start: std::ptr::null_mut(), bytes: 0, shadow: std::ptr::null_mut() };
         let mut buffers = [none; ARGUMENTS + 1];
         for (buffer, view) in buffers.iter_mut().zip(launch.arguments) {
-            let Place::Address(address) = view.place;
+            let address = view.place.address(launch.kernel)?;
             *buffer = Buffer { start: address as *mut u8, bytes: view.bytes() as u64, ..none };
             if self.checks == Checks::Races {
                 let mut shadow = vec![Shadow::default(); view.bytes()];

@@ -1,5 +1,6 @@
 //! One group of lanes, run to its end.
 
+use std::cell::RefCell;
 use std::ffi::c_void;
 
 use corosensei::stack::DefaultStack;
@@ -53,6 +54,11 @@ pub(super) struct Group<'a> {
     pub(super) group: u32,
 }
 
+thread_local! {
+    /// Stacks of lanes that ended, for the next group: to map memory takes longer than most groups.
+    static STACKS: RefCell<Vec<DefaultStack>> = const { RefCell::new(Vec::new()) };
+}
+
 type Lane = Coroutine<(), (), (), DefaultStack>;
 
 impl Group<'_> {
@@ -68,7 +74,10 @@ impl Group<'_> {
         let mut lanes: Vec<Lane> = Vec::with_capacity(LANES);
         for (lane, site) in (0..).zip(&mut sites) {
             let site: *mut *const u32 = site;
-            let stack = DefaultStack::new(STACK).map_err(|error| error.to_string())?;
+            let stack = match STACKS.with_borrow_mut(Vec::pop) {
+                Some(stack) => stack,
+                None => DefaultStack::new(STACK).map_err(|error| error.to_string())?,
+            };
             lanes.push(Coroutine::with_stack(stack, move |yielder: &Yielder<(), ()>, ()| {
                 let coroutine: *const Yielder<(), ()> = yielder;
                 // SAFETY: as the caller promises; `site` is there as long as the lanes are.
@@ -95,13 +104,13 @@ impl Group<'_> {
                 break;
             }
         }
-        for lane in &mut lanes {
+        for mut lane in lanes {
             if !lane.done() {
-                // SAFETY: what a lane holds has no destructors that matter; its stack is freed.
+                // SAFETY: what a lane holds has no destructors that matter; its stack is used again.
                 unsafe { lane.force_reset() };
             }
+            STACKS.with_borrow_mut(|stacks| stacks.push(lane.into_stack()));
         }
-        drop(lanes);
         // SAFETY: no lane runs any more.
         unsafe { sparkv_shim_free(warp) };
         result

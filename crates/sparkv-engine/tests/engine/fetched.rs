@@ -1,9 +1,12 @@
 //! A real model, which scripts/models/fetch brings, against what transformers computes from the same file
 //! (scripts/models/golden.py).
+use std::path::Path;
+
 use serde::Deserialize;
-use sparkv::Presets;
+use sparkv::accelerator::Checks;
+use sparkv::{Accelerator, Budget, Presets};
 use sparkv_engine::{ChatMessage, EngineConfig, Event, GenerateRequest, Prompt, TextEngine, TextModel};
-use sparkv_models::{LoadOptions, ModelSource, WeightFormat, load};
+use sparkv_models::{DeviceChoice, LoadOptions, ModelSource, Place, WeightFormat, load_to};
 
 #[path = "../../../../tests/support/fetched_model.rs"]
 mod fetched_model;
@@ -25,14 +28,27 @@ struct Chat {
     answer_ids: Vec<u32>,
 }
 
+/// On the CPU, and on a simulated device.
 #[test]
 fn a_real_model_says_what_transformers_says() {
     let Some(path) = model() else { return };
+    says_what_transformers_says(&path, &Place::on(&DeviceChoice::Cpu.open().unwrap()).unwrap(), usize::MAX);
+}
+
+#[test]
+fn a_real_model_says_what_transformers_says_on_a_device() {
+    let (Some(path), Some(device)) = (model(), Accelerator::simulated(Checks::Bounds, 1)) else { return };
+    says_what_transformers_says(&path, &Place::on_accelerator(&device), 12);
+}
+
+/// The scores of a text, and the first tokens of answers.
+fn says_what_transformers_says(path: &Path, place: &Place, most: usize) {
     let golden: Golden = serde_json::from_str(include_str!("../golden/smollm2-135m.json")).unwrap();
     // In f32, as there.
-    let options = LoadOptions { weights: WeightFormat::F32, ..LoadOptions::default() };
+    let kv_memory = Budget::Bytes(256 << 20);
+    let options = LoadOptions { weights: WeightFormat::F32, kv_memory, ..LoadOptions::default() };
     let source: ModelSource = path.to_str().unwrap().parse().unwrap();
-    let loaded = load(&source, &options, &()).unwrap();
+    let loaded = load_to(&source, &options, place, &()).unwrap();
     let text = TextModel::from_files(&loaded.text);
     let presets = Presets::built_in().unwrap();
     let engine = TextEngine::start(loaded.decoder, text, EngineConfig::default(), presets).unwrap();
@@ -54,7 +70,8 @@ fn a_real_model_says_what_transformers_says() {
         );
     }
 
-    for chat in golden.chats {
+    for mut chat in golden.chats {
+        chat.answer_ids.truncate(most);
         let prompt = Prompt::Chat(vec![ChatMessage::new("user", chat.question)].into());
         assert_eq!(engine.encode(prompt.clone()).unwrap(), chat.prompt_ids);
         let max_tokens = Some(chat.answer_ids.len());

@@ -140,9 +140,9 @@ pub fn divergence<E: From<EvalError>>(
         let error = |source| EvalError::Settings { name: under_test.name.clone(), source };
         let chosen = chosen(decoder, cut, under_test)?;
         let mut cache = if generated {
-            SequenceCache::new(shape, &chosen, prefix).map_err(error)?
+            SequenceCache::counted(shape, &chosen, prefix, decoder.pool()).map_err(error)?
         } else {
-            SequenceCache::with_dense_tail(shape, &chosen, prefix).map_err(error)?
+            SequenceCache::with_dense_tail(shape, &chosen, prefix, decoder.pool()).map_err(error)?
         };
         let begun = match &shared {
             Some(shared) => decoder.begin_with(&mut cache, shared, prefix).map_err(EvalError::from)?,

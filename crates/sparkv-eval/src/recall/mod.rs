@@ -257,7 +257,8 @@ impl Recall<'_> {
     ) -> Result<SequenceCache, EvalError> {
         let shape = self.decoder.info().kv_shape;
         let error = |source| EvalError::Settings { name: settings.preset().to_owned(), source };
-        let mut cache = SequenceCache::with_dense_tail(shape, settings, encoded.compressed).map_err(error)?;
+        let (compressed, pool) = (encoded.compressed, self.decoder.pool());
+        let mut cache = SequenceCache::with_dense_tail(shape, settings, compressed, pool).map_err(error)?;
         let begun = match shared {
             Some(shared) => self.decoder.begin_with(&mut cache, shared, encoded.compressed)?,
             None => 0,

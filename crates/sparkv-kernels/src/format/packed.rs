@@ -5,7 +5,7 @@ use super::float16::{read_f16, store_f16};
 use super::lanes::lane_order;
 use super::layout::Layout;
 use super::packing::{KeptFormat, Packing};
-use super::quantized::{code, code_byte, largest_magnitude, to_code};
+use super::quantized::{code, code_byte, to_code};
 use super::selection::Selection;
 use super::{BLOCK, F16_BYTES};
 
@@ -18,13 +18,13 @@ pub(super) fn encode(layout: &Layout, packing: &Packing, rows: &[f32], bytes: &m
     let (bitmap, bytes) = bytes.split_at_mut(sections.signs - sections.bitmap);
     let (signs, scalars) = bytes.split_at_mut(sections.scalars - sections.signs);
     let mut scales = [0f32; BLOCK];
-    for (token, (selection, row)) in selections.iter().zip(rows.chunks_exact(head_dim)).enumerate() {
+    for (token, selection) in selections.iter().enumerate() {
         scales[token] = match packing.values {
             KeptFormat::F32 => {
                 scalars.as_chunks_mut().0[token] = selection.fill.to_le_bytes();
                 1.0
             }
-            KeptFormat::Int8 => encode_scalars(selection, row, token, scalars),
+            KeptFormat::Int8 => encode_scalars(selection, token, scalars),
         };
     }
     let [mut bitmap, mut signs] = [bitmap, signs].map(BitWriter::new);
@@ -49,9 +49,8 @@ pub(super) fn encode(layout: &Layout, packing: &Packing, rows: &[f32], bytes: &m
 }
 
 /// Writes the scale of row `token`, whose values are int8, and its magnitude in steps of that; gives the scale.
-pub(crate) fn encode_scalars(selection: &Selection, row: &[f32], token: usize, scalars: &mut [u8]) -> f32 {
-    // Any largest value of the row is among the kept.
-    let exact = int8_scale(largest_magnitude(row), selection.fill);
+pub(crate) fn encode_scalars(selection: &Selection, token: usize, scalars: &mut [u8]) -> f32 {
+    let exact = int8_scale(selection.largest, selection.fill);
     scalars[F16_BYTES * BLOCK + token] = to_code(selection.fill, exact).unsigned_abs();
     store_f16(exact, &mut scalars.as_chunks_mut().0[token])
 }
@@ -108,6 +107,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::format::quantized::largest_magnitude;
     use crate::format::testing::{any_packing, any_rows, any_side, round_trip};
     use crate::format::{Fill, Format, Side};
 

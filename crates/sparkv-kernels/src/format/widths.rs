@@ -55,6 +55,12 @@ impl Widths {
         self.channels.iter().map(|channels| usize::from(*channels)).sum()
     }
 
+    /// Bits of the channel that is stored at `place`; 0 behind those that have any.
+    pub fn bits_at(&self, place: usize) -> u8 {
+        let mut sections = self.sections();
+        sections.find(|section| place < section.first + section.channels).map_or(0, |section| section.bits)
+    }
+
     /// Channels of the same bits, in order; none is empty.
     #[inline(always)]
     pub(crate) fn sections(&self) -> impl Iterator<Item = Section> + use<> {
@@ -128,6 +134,8 @@ mod tests {
         let sections: Vec<_> = widths.sections().map(|s| (s.bits, s.first, s.channels)).collect();
         assert_eq!(sections, [(6, 0, 8), (4, 8, 24), (2, 32, 16)]);
         assert_eq!(widths.stored(), 48);
+        let bits: Vec<u8> = (0..64).map(|place| widths.bits_at(place)).collect();
+        assert_eq!(bits, [[6; 8], [4; 8], [4; 8], [4; 8], [2; 8], [2; 8], [0; 8], [0; 8]].concat());
         assert_eq!(widths.of_all(64), None);
     }
 

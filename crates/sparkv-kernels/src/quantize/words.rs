@@ -34,7 +34,7 @@ fn quantize_packed(layout: &Layout, packing: &Packing, rows: &[f32], bytes: &mut
     let mut scales = [0.0; BLOCK];
     for (token, row) in rows.chunks_exact(shape.head_dim).enumerate() {
         let selection = Selection::new(row, packing);
-        scales[token] = encode_scalars(&selection, row, token, &mut bytes[sections.scalars..]);
+        scales[token] = encode_scalars(&selection, token, &mut bytes[sections.scalars..]);
         set_bits(&mut kept, token, &selection.kept[..row.len()]);
         for (negative, values) in negative.iter_mut().zip(row.chunks(64)) {
             // From the last to the first, which ends up lowest.

@@ -3,7 +3,6 @@ use candle_core::{Device, Tensor};
 use sparkv_kernels::matmul::WeightType;
 
 use super::*;
-use crate::ops;
 use crate::weights::ggml_type;
 
 fn numbers(rows: usize, columns: usize) -> Vec<f32> {
@@ -35,7 +34,7 @@ fn norm(columns: usize) -> Norm {
 }
 
 fn product(linear: &Linear, x: &Tensor) -> Tensor {
-    let [y] = Linear::of_normed([linear], x, &norm(x.dim(1).unwrap()), ops::on(&Device::Cpu)).unwrap();
+    let [y] = Linear::of_normed([linear], x, &norm(x.dim(1).unwrap()), &crate::ops::cpu::Cpu).unwrap();
     y
 }
 
@@ -110,7 +109,7 @@ fn products_of_every_type_are_candles() {
 
 #[test]
 fn what_is_added_is_the_same() {
-    let (x, ops) = (matrix(3, 256), ops::on(&Device::Cpu));
+    let (x, ops) = (matrix(3, 256), &crate::ops::cpu::Cpu);
     for of in [WeightType::F32, WeightType::Q8_0, WeightType::Q4K] {
         let [a, b] = [32, 50]
             .map(|rows| linear(Products::Packed, &stored(of, rows, 256), MatrixFormat::as_stored(of)));

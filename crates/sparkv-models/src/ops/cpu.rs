@@ -10,7 +10,7 @@ const PIECE: usize = 1 << 14;
 
 /// The CPU.
 #[derive(Debug)]
-pub(super) struct Cpu;
+pub(crate) struct Cpu;
 
 impl RowOps for Cpu {
     fn rms_norm(&self, rows: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {

@@ -1,13 +1,16 @@
 //! Row operations: what happens to rows of activations beside matrix products and attention.
 //!
-//! [`RowOps`] is the seam; [`on`] is the one place that knows which device has which form of it. A device without a form
-//! of its own runs [`plain`], on Candle's operations.
+//! [`RowOps`] is the seam; [`on`] is the one place that knows which device has which form of it. [`plain`], on Candle's
+//! operations, is what they are tested against.
 pub(crate) mod cpu;
+mod device;
+#[cfg(test)]
 mod plain;
 pub(crate) mod rope;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
+use crate::device::Place;
 use rope::Rotation;
 
 /// The row operations of a device. Rows are (rows, row), f32, contiguous, and may be part of a larger tensor; what is
@@ -26,16 +29,16 @@ pub(crate) trait RowOps: std::fmt::Debug + Send + Sync {
     fn rotate(&self, rows: &Tensor, rotation: &Rotation) -> Result<()>;
 }
 
-/// The row operations of `device`.
-pub(crate) fn on(device: &Device) -> &'static dyn RowOps {
-    match device {
-        Device::Cpu => &cpu::Cpu,
-        Device::Cuda(_) | Device::Metal(_) => &plain::Plain,
+/// The row operations of `place`.
+pub(crate) fn on(place: &Place) -> Box<dyn RowOps> {
+    match place.accelerator() {
+        None => Box::new(cpu::Cpu),
+        Some(accelerator) => Box::new(device::OnDevice(accelerator.clone())),
     }
 }
 
 /// The row operations that any device has.
 #[cfg(test)]
-pub(crate) fn plain() -> &'static dyn RowOps {
-    &plain::Plain
+pub(crate) fn plain() -> Box<dyn RowOps> {
+    Box::new(plain::Plain)
 }

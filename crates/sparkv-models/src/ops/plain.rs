@@ -83,7 +83,7 @@ mod tests {
         // Heads of 8 channels.
         let config = r#"{"model_type": "llama", "vocab_size": 8, "hidden_size": 16, "intermediate_size": 8,
             "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64}"#;
-        let rope = Rope::new(&DecoderConfig::from_json(config).unwrap(), &Device::Cpu);
+        let rope = Rope::new(&DecoderConfig::from_json(config).unwrap(), &Device::Cpu, false).unwrap();
         for (rows, row) in SHAPES {
             let (x, y) = (numbers(rows, row, 1), numbers(rows, row, 2));
             let with = |ops: &dyn RowOps| changed(&x, |x| ops.add(x, &y).unwrap());

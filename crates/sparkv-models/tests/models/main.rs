@@ -4,6 +4,7 @@
 mod bad_files;
 mod common;
 mod decoder;
+mod devices;
 #[path = "../../../../tests/support/fake_hub.rs"]
 mod fake_hub;
 mod gguf_tokenizer;

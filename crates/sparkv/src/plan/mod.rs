@@ -153,6 +153,22 @@ impl CachePlan {
         })
     }
 
+    /// Checks that devices can do it.
+    ///
+    /// # Errors
+    /// For pruned rows whose other channels are f32: they are for tests of exactness on the CPU.
+    pub(crate) fn check_for_device(&self) -> Result<(), SettingsError> {
+        let mut layouts = self.quantize.iter().flat_map(|quantize| [quantize.keys, quantize.values]);
+        let is_exact = |layout: &Layout| {
+            matches!(layout.format(), Format::Packed(Packing { values: KeptFormat::F32, .. }))
+        };
+        if layouts.any(|layout| is_exact(&layout)) {
+            let reason = "f32 does not go with pruning on a GPU; leave it out, or use `--device cpu`";
+            return Err(SettingsError::new("precision", reason));
+        }
+        Ok(())
+    }
+
     /// Quantizes nothing that follows the prompt, unless the number of tokens is bounded at all times.
     pub(crate) fn keep_tail_dense(&mut self) {
         let bounded = matches!(self.survivors, Survivors::Recent(_));

@@ -79,25 +79,40 @@ impl<C: Room> Extent<C> {
     }
 
     /// Makes room for `rows` rows in all, and no more than whole units take.
-    pub(crate) fn reserve(&mut self, rows: usize, make: impl FnOnce(usize) -> C) {
+    ///
+    /// # Errors
+    /// Those of `make`; nothing has changed then.
+    pub(crate) fn reserve<E>(
+        &mut self,
+        rows: usize,
+        make: impl FnOnce(usize) -> Result<C, E>,
+    ) -> Result<(), E> {
         let rows = rows.min(self.limit.rows).saturating_sub(self.capacity);
         if rows > 0 {
-            let chunk = make(rows.next_multiple_of(self.unit));
+            let chunk = make(rows.next_multiple_of(self.unit))?;
             self.capacity += chunk.rows();
             self.chunks.push(chunk);
         }
+        Ok(())
     }
 
     /// Adds `rows` rows: the chunk that they go to, and the first row's place in it. `None` where no row may be held.
-    pub(crate) fn add(&mut self, rows: usize, make: impl FnOnce(usize) -> C) -> Option<(&mut C, usize)> {
+    ///
+    /// # Errors
+    /// Those of `make`; nothing has changed then.
+    pub(crate) fn add<E>(
+        &mut self,
+        rows: usize,
+        make: impl FnOnce(usize) -> Result<C, E>,
+    ) -> Result<Option<(&mut C, usize)>, E> {
         let index = if self.len + rows <= self.limit.rows {
             if self.len + rows > self.capacity {
-                self.reserve(self.capacity + self.growth.rows(self.capacity, self.unit), make);
+                self.reserve(self.capacity + self.growth.rows(self.capacity, self.unit), make)?;
             }
             self.len += rows;
             self.len - rows
         } else if self.limit.rows == 0 {
-            return None;
+            return Ok(None);
         } else {
             self.overwritten = true;
             let index = self.oldest;
@@ -110,10 +125,10 @@ impl<C: Room> Extent<C> {
         for chunk in self.chunks.iter_mut().rev() {
             start -= chunk.rows();
             if index >= start {
-                return Some((chunk, index - start));
+                return Ok(Some((chunk, index - start)));
             }
         }
-        None
+        Ok(None)
     }
 
     /// Rows that [`Extent::share`] would give: whole groups.
@@ -219,6 +234,7 @@ impl<C: Room> Extent<C> {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::convert::Infallible;
 
     use proptest::prelude::*;
     use sparkv_kernels::BLOCK;
@@ -308,9 +324,9 @@ mod tests {
         let count = rows.len();
         let place = extent.add(count, |rows| {
             made = rows;
-            Numbers::new(rows)
+            Ok::<_, Infallible>(Numbers::new(rows))
         });
-        if let Some((chunk, place)) = place {
+        if let Ok(Some((chunk, place))) = place {
             rows.zip(&mut chunk.0.get_mut()[place..place + count]).for_each(|(row, to)| *to = row);
         }
         assert_eq!(predicted, made);
@@ -349,7 +365,9 @@ mod tests {
                         model.add(next..next + at_once);
                         next += at_once;
                     },
-                    Step::Reserve(rows) => extent.reserve(rows, Numbers::new),
+                    Step::Reserve(rows) => {
+                        let Ok(()) = extent.reserve(rows, |rows| Ok::<_, Infallible>(Numbers::new(rows)));
+                    }
                     Step::Truncate(rows) => {
                         let rows = rows / at_once * at_once;
                         extent.truncate(extent.len().saturating_sub(rows));

@@ -1,10 +1,10 @@
 //! Bytes reported are bytes held are bytes computed from the settings; and what must not change anything
 //! does not.
 
-use crate::common::{Layer, Tokens, config, settings};
+use crate::common::{Layer, Tokens, cases, config, is_simulated, pool, settings, test_devices};
 use proptest::prelude::*;
 use sparkv::settings::{KvOptions, Presets};
-use sparkv::{KvPool, KvShape, LayerSpan, SequenceCache, attend};
+use sparkv::{KvShape, LayerSpan, SequenceCache, attend};
 
 fn shape(head_dim: usize) -> KvShape {
     shape_of(1, head_dim)
@@ -25,7 +25,6 @@ fn packed_bytes(head_dim: usize, ratios: (f64, f64)) -> usize {
 }
 
 /// 4 sinks, 32 recent tokens and what is no whole block dense in f16, in groups of 16; the scaling.
-#[test]
 fn held_bytes_are_those_of_the_arithmetic() {
     let cases = [
         (r#"{"pruning": {"key_ratio": 0.8, "value_ratio": 0.8}}"#, packed_bytes(128, (0.8, 0.8))),
@@ -64,7 +63,6 @@ fn held_bytes_are_those_of_the_arithmetic() {
     }
 }
 
-#[test]
 fn the_exact_cache_holds_the_dense_bytes() {
     let config = config(64);
     let tokens = Tokens::random(&config, 333);
@@ -77,7 +75,6 @@ fn the_exact_cache_holds_the_dense_bytes() {
 }
 
 /// Ten times the window is generated: the added bytes per added token stay those of packed rows.
-#[test]
 fn a_long_generation_keeps_its_bytes_per_token() {
     let config = config(64);
     let tokens = Tokens::random(&config, 200 + 640);
@@ -94,7 +91,6 @@ fn a_long_generation_keeps_its_bytes_per_token() {
     assert_eq!(added as usize, 2 * 10 * 2 * block.next_multiple_of(64));
 }
 
-#[test]
 fn a_streaming_budget_holds_while_generating() {
     let config = config(64);
     let tokens = Tokens::random(&config, 800);
@@ -109,7 +105,6 @@ fn a_streaming_budget_holds_while_generating() {
 }
 
 /// Bit for bit.
-#[test]
 fn ratio_0_and_a_budget_of_everything_equal_no_settings() {
     let config = config(64);
     let tokens = Tokens::random(&config, 260);
@@ -133,7 +128,6 @@ fn ratio_0_and_a_budget_of_everything_equal_no_settings() {
 }
 
 /// Bit for bit, however the sequence is cut: prompt in chunks, completion in spans.
-#[test]
 fn chunks_do_not_matter() {
     let config = config(64);
     let tokens = Tokens::random(&config, 400);
@@ -157,7 +151,6 @@ fn chunks_do_not_matter() {
 }
 
 /// Lower layers keep more, upper ones fewer, all together as many as the same bound under SnapKV.
-#[test]
 fn pyramidkv_keeps_its_bound_on_average() {
     let config = config(64);
     let tokens = Tokens::random(&config, 700);
@@ -176,7 +169,6 @@ fn pyramidkv_keeps_its_bound_on_average() {
 }
 
 /// While the prompt is computed, the sample of its queries is counted, too; afterwards it is gone.
-#[test]
 fn a_sample_of_queries_is_counted_where_it_is_held() {
     let config = config(64);
     let tokens = Tokens::random(&config, 300);
@@ -194,7 +186,6 @@ fn a_sample_of_queries_is_counted_where_it_is_held() {
 }
 
 /// Bit for bit; and what is only stored is stored all the same.
-#[test]
 fn rows_that_are_not_wanted_change_nothing_for_those_that_are() {
     let config = config(64);
     let tokens = Tokens::random(&config, 300);
@@ -248,14 +239,19 @@ fn any_settings() -> impl Strategy<Value = String> {
     )
 }
 
+/// Whether devices refuse the settings.
+fn is_refused(json: &str) -> bool {
+    is_simulated() && SequenceCache::counted(shape(8), &settings(json), 100, &pool()).is_err()
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig::with_cases(cases(100)))]
 
     /// What admission computes is what the caches hold, for any settings, layers, prompt and completion.
-    #[test]
     fn computed_bytes_are_held_bytes(
         json in any_settings(), layers in 1usize..6, prompt in 1usize..300, new in 0usize..200,
     ) {
+        prop_assume!(!is_refused(&json));
         let config = config(8);
         let settings = settings(&json);
         let tokens = Tokens::random(&config, prompt + new);
@@ -269,14 +265,14 @@ proptest! {
     }
 
     /// What admission promises is not exceeded: while a prompt is computed layer by layer, and with any token.
-    #[test]
     fn promised_bytes_are_enough(
         json in any_settings(), layers in 1usize..4, prompt in 1usize..300, new in 0usize..150,
     ) {
+        prop_assume!(!is_refused(&json));
         let (config, shape) = (config(8), shape_of(layers, 8));
         let settings = settings(&json);
         let tokens = Tokens::random(&config, prompt + new);
-        let pool = KvPool::default();
+        let pool = pool();
         let mut cache = SequenceCache::counted(shape, &settings, prompt, &pool).unwrap();
         let promised = settings.prompt_bytes(&shape, prompt).unwrap();
         let Tokens { q, k, v } = tokens.slice(0, prompt);
@@ -303,7 +299,6 @@ proptest! {
 }
 
 /// A prompt that is bounded from the start is copied into its bounded store, though nothing is dropped yet.
-#[test]
 fn what_a_prompt_is_copied_to_is_promised_beside_it() {
     let config = config(64);
     let shape = KvShape { layers: 1, attention: config };
@@ -329,3 +324,18 @@ fn what_a_prompt_is_copied_to_is_promised_beside_it() {
         assert!(peak <= promised, "{json}: {before} and {after}, promised {promised}");
     }
 }
+
+test_devices!(
+    held_bytes_are_those_of_the_arithmetic,
+    the_exact_cache_holds_the_dense_bytes,
+    a_long_generation_keeps_its_bytes_per_token,
+    a_streaming_budget_holds_while_generating,
+    ratio_0_and_a_budget_of_everything_equal_no_settings,
+    chunks_do_not_matter,
+    pyramidkv_keeps_its_bound_on_average,
+    a_sample_of_queries_is_counted_where_it_is_held,
+    rows_that_are_not_wanted_change_nothing_for_those_that_are,
+    computed_bytes_are_held_bytes,
+    promised_bytes_are_enough,
+    what_a_prompt_is_copied_to_is_promised_beside_it,
+);

@@ -1,10 +1,58 @@
-//! What the integration tests share: random tensors and a layer's cache driven like a decoder drives it.
+//! What the integration tests share: random tensors and a layer's cache driven like a decoder drives it, on each device.
+
+use std::cell::RefCell;
 
 use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sparkv::settings::{KvChoice, KvOptions, KvSettings, Presets};
-use sparkv::{AttentionConfig, KvShape, LayerSpan, SequenceCache, attend};
+use sparkv::{Accelerator, AttentionConfig, KvPool, KvShape, LayerSpan, SequenceCache, attend};
+use sparkv_device::Checks;
+
+thread_local! {
+    /// The memory that the caches of this test are in; `None` for the CPU.
+    static POOL: RefCell<Option<KvPool>> = const { RefCell::new(None) };
+}
+
+/// Makes a test for each device of each of these functions.
+macro_rules! test_devices {
+    ($($name:ident),* $(,)?) => {
+        $(mod $name {
+            #[test]
+            fn on_the_cpu() {
+                super::$name();
+            }
+
+            #[test]
+            fn on_a_simulated_device() {
+                $crate::common::on_a_simulated_device(super::$name);
+            }
+        })*
+    };
+}
+pub(crate) use test_devices;
+
+/// Runs a test whose caches are on a simulated device.
+pub(crate) fn on_a_simulated_device(test: fn()) {
+    let Some(accelerator) = Accelerator::simulated(Checks::Bounds, 1) else { return };
+    POOL.set(Some(KvPool::on(&accelerator, 32 << 20).unwrap()));
+    test();
+    POOL.set(None);
+}
+
+pub(crate) fn is_simulated() -> bool {
+    POOL.with_borrow(Option::is_some)
+}
+
+/// Cases of a property: fewer on a simulated device, which takes its time.
+pub(crate) fn cases(cases: u32) -> u32 {
+    if is_simulated() { cases.div_ceil(8) } else { cases }
+}
+
+/// Memory for caches: of its own on the CPU, that of the test on a device.
+pub(crate) fn pool() -> KvPool {
+    POOL.with_borrow(|pool| pool.clone().unwrap_or_default())
+}
 
 /// The settings that the JSON of a `kv_cache` object asks for.
 pub(crate) fn settings(json: &str) -> KvSettings {
@@ -73,7 +121,7 @@ impl Layer {
         prompt_tokens: usize,
     ) -> Self {
         let shape = KvShape { layers, attention: config };
-        Self { config, cache: SequenceCache::new(shape, settings, prompt_tokens).unwrap() }
+        Self { config, cache: SequenceCache::counted(shape, settings, prompt_tokens, &pool()).unwrap() }
     }
 
     /// Attention of further tokens in the last layer: (tokens, query_heads * head_dim).

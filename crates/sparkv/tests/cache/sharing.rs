@@ -1,8 +1,8 @@
 //! Sequences that begin with the tokens of another.
 
-use crate::common::{Layer, Tokens, config, settings};
+use crate::common::{Layer, Tokens, cases, config, pool, settings, test_devices};
 use proptest::prelude::*;
-use sparkv::{KvPool, KvShape, SequenceCache};
+use sparkv::{KvShape, SequenceCache};
 
 const PROMPT: usize = 150;
 
@@ -10,7 +10,7 @@ const PROMPT: usize = 150;
 /// was computed of the prompt and after it, and how many tokens were shared.
 fn continued(json: &str, tokens: &Tokens, seen: usize) -> (Vec<Vec<f32>>, usize, SequenceCache) {
     let config = config(8);
-    let pool = KvPool::default();
+    let pool = pool();
     let (mut first, _) = Layer::run(config, &settings("{}"), &tokens.slice(0, seen), seen.min(PROMPT));
     let prefix = first.cache.share().unwrap();
     let shape = KvShape { layers: 1, attention: config };
@@ -26,10 +26,9 @@ fn continued(json: &str, tokens: &Tokens, seen: usize) -> (Vec<Vec<f32>>, usize,
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(cases(40)))]
 
     /// Bit for bit, whatever of the prompt was there already.
-    #[test]
     fn what_follows_a_shared_prefix_is_as_if_it_was_computed(
         seen in 16usize..200,
         json in prop::sample::select(vec![
@@ -51,11 +50,10 @@ proptest! {
     }
 }
 
-#[test]
 fn shared_tokens_are_held_once_and_for_as_long_as_anybody_has_them() {
     let config = config(8);
     let shape = KvShape { layers: 1, attention: config };
-    let pool = KvPool::default();
+    let pool = pool();
     let tokens = Tokens::random(&config, 200);
     let cache = |prompt| SequenceCache::counted(shape, &settings("{}"), prompt, &pool).unwrap();
     let mut first = Layer { config, cache: cache(100) };
@@ -80,7 +78,6 @@ fn shared_tokens_are_held_once_and_for_as_long_as_anybody_has_them() {
     assert_eq!(pool.held(), 0);
 }
 
-#[test]
 fn what_was_compressed_is_not_shared_and_other_precisions_do_not_begin_with_it() {
     let config = config(8);
     let tokens = Tokens::random(&config, 200);
@@ -100,3 +97,9 @@ fn what_was_compressed_is_not_shared_and_other_precisions_do_not_begin_with_it()
     let mut int8 = Layer::new(config, &settings(r#"{"precision": "int8"}"#), 200).cache;
     assert_eq!(int8.begin_with(&prefix, 200).unwrap(), 192);
 }
+
+test_devices!(
+    what_follows_a_shared_prefix_is_as_if_it_was_computed,
+    shared_tokens_are_held_once_and_for_as_long_as_anybody_has_them,
+    what_was_compressed_is_not_shared_and_other_precisions_do_not_begin_with_it,
+);

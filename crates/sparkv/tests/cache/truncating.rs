@@ -1,6 +1,6 @@
 //! Caches that take tokens back.
 
-use crate::common::{Layer, Tokens, config, settings};
+use crate::common::{Layer, Tokens, cases, config, settings, test_devices};
 use proptest::prelude::*;
 use sparkv::TruncateError;
 
@@ -20,10 +20,9 @@ fn quantized(tail: Option<usize>, tokens: usize) -> usize {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(cases(60)))]
 
     /// Bit for bit, and byte for byte: as if what was taken back had never been seen.
-    #[test]
     fn what_follows_is_as_if_nothing_had_been_taken_back(
         (json, tail) in prop::sample::select(SETTINGS.to_vec()), kept in 0usize..90, back in 0usize..60,
         more in 1usize..40,
@@ -51,7 +50,6 @@ proptest! {
     }
 }
 
-#[test]
 fn what_is_not_stored_as_it_came_is_not_taken_back() {
     let config = config(8);
     let tokens = Tokens::random(&config, PROMPT + 100);
@@ -77,3 +75,8 @@ fn what_is_not_stored_as_it_came_is_not_taken_back() {
     let stored = TruncateError::Stored { back: 16, removable: 0 };
     assert_eq!(cache.truncate(shared.tokens() - 16), Err(stored));
 }
+
+test_devices!(
+    what_follows_is_as_if_nothing_had_been_taken_back,
+    what_is_not_stored_as_it_came_is_not_taken_back,
+);

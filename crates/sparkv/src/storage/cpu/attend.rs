@@ -2,15 +2,18 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{CpuStorage, Result, Storage, Tensor};
 use sparkv_kernels::{KEY_BLOCK, Partial, QueryTile, TileScratch, attend_tile};
 
-use super::domain::Domains;
+use super::CpuLayer;
 use super::head::HeadCache;
 use crate::cache::{LayerCache, LayerSpan};
 use crate::parallel;
 use crate::shape::AttentionConfig;
+use crate::storage::domain::Domains;
+use crate::storage::{Layer, LayerStorage};
 
 /// Queries that are computed together, of the heads of a group and of as many positions as that makes: each stored
 /// row is read once for all of them.
@@ -49,12 +52,7 @@ pub(crate) fn attend_spans(
     let wanted = spans.iter().map(|span| span.wanted).sum::<usize>();
     let mut out = vec![0f32; wanted * config.query_row()];
     with_rows(&q, |q| {
-        with_rows(&k, |k| {
-            with_rows(&v, |v| {
-                attend_rows(config, Qkv { q, k, v }, spans, &mut out);
-                Ok(())
-            })
-        })
+        with_rows(&k, |k| with_rows(&v, |v| attend_rows(config, Qkv { q, k, v }, spans, &mut out)))
     })?;
     Tensor::from_vec(out, (wanted, config.query_row()), &device)
 }
@@ -95,7 +93,7 @@ struct Rest<'a> {
 struct StoredSpan<'a> {
     /// (tokens, query_heads * head_dim)
     q: &'a [f32],
-    cache: &'a LayerCache,
+    layer: &'a CpuLayer,
     /// The first token that attention is wanted of.
     first: usize,
     /// (tokens - first, query_heads * head_dim)
@@ -104,7 +102,12 @@ struct StoredSpan<'a> {
 
 /// All spans; `out`: (wanted rows, query_heads * head_dim). A piece of each at a time, between which blocks of tails are
 /// packed. The pieces of a sequence end at the same tokens however it is cut into spans.
-fn attend_rows(config: &AttentionConfig, qkv: Qkv<'_>, spans: &mut [LayerSpan<'_>], mut out: &mut [f32]) {
+fn attend_rows(
+    config: &AttentionConfig,
+    qkv: Qkv<'_>,
+    spans: &mut [LayerSpan<'_>],
+    mut out: &mut [f32],
+) -> Result<()> {
     let mut rests = Vec::with_capacity(spans.len());
     let mut start = 0;
     for span in spans.iter_mut().filter(|span| span.tokens > 0) {
@@ -116,28 +119,42 @@ fn attend_rows(config: &AttentionConfig, qkv: Qkv<'_>, spans: &mut [LayerSpan<'_
         start += span.tokens;
     }
     while !rests.is_empty() {
-        let ends: Vec<usize> = rests.iter_mut().map(|rest| rest.store(config)).collect();
+        let ends = rests.iter_mut().map(|rest| rest.store(config)).collect::<Result<Vec<usize>>>()?;
         let mut pieces = Vec::with_capacity(rests.len());
         for (rest, &tokens) in rests.iter_mut().zip(&ends) {
             let first = rest.unwanted.min(tokens);
             let q = &rest.qkv.q[..tokens * config.query_row()];
             let out = &mut rest.out[..(tokens - first) * config.query_row()];
-            pieces.push(StoredSpan { q, cache: rest.cache, first, out });
+            pieces.push(StoredSpan { q, layer: cpu_layer(rest.cache)?, first, out });
         }
         attend_stored(config, pieces);
         let rest = rests.into_iter().zip(ends).map(|(rest, tokens)| rest.after(config, tokens));
         rests = rest.filter(|rest| !rest.qkv.k.is_empty()).collect();
     }
+    Ok(())
+}
+
+/// The storage of a cache that is in the process's memory.
+fn cpu_layer(cache: &mut LayerCache) -> Result<&mut CpuLayer> {
+    match &mut cache.storage {
+        Layer::Cpu(layer) => Ok(layer),
+        Layer::Device(_) => candle_core::bail!("tensors on the CPU do not go with a cache on another device"),
+    }
 }
 
 impl<'a> Rest<'a> {
     /// Stores as many tokens as there is room for, and says how many that are.
-    fn store(&mut self, config: &AttentionConfig) -> usize {
-        let tokens = (self.qkv.k.len() / config.kv_row()).min(self.cache.make_room());
+    fn store(&mut self, config: &AttentionConfig) -> Result<usize> {
+        let tokens = (self.qkv.k.len() / config.kv_row()).min(self.cache.make_room()?);
         let piece = self.qkv.slice(config, 0..tokens);
-        self.cache.append(piece.k, piece.v);
-        self.cache.observe(piece.q, config.scale);
-        tokens
+        let is_prompt = self.cache.begin_tokens(tokens)?;
+        let plan = Arc::clone(&self.cache.plan);
+        let layer = cpu_layer(self.cache)?;
+        layer.append(&plan, tokens, piece.k, piece.v)?;
+        if is_prompt {
+            layer.observe(&plan, tokens, piece.q)?;
+        }
+        Ok(tokens)
     }
 
     /// What is left after `tokens`.
@@ -170,11 +187,11 @@ impl<'a> Tile<'a> {
     fn new(
         config: &AttentionConfig,
         q: &[f32],
-        cache: &'a LayerCache,
+        layer: &'a CpuLayer,
         kv_head: usize,
         tokens: Range<usize>,
     ) -> Self {
-        let head = &cache.storage.heads[kv_head];
+        let head = &layer.heads[kv_head];
         let group_row = config.group() * config.head_dim;
         let appended = q.len() / config.query_row();
         let mut tile = Self {
@@ -283,9 +300,9 @@ fn attend_stored(config: &AttentionConfig, mut pieces: Vec<StoredSpan<'_>>) {
         }
     }
     let make = |(piece, kv_head, tokens): &(usize, usize, Range<usize>)| {
-        Tile::new(config, pieces[*piece].q, pieces[*piece].cache, *kv_head, tokens.clone())
+        Tile::new(config, pieces[*piece].q, pieces[*piece].layer, *kv_head, tokens.clone())
     };
-    let work: usize = pieces.iter().map(|piece| piece.q.len() * piece.cache.kept_tokens()).sum();
+    let work: usize = pieces.iter().map(|piece| piece.q.len() * piece.layer.len()).sum();
     let results: Vec<Option<Partial>> = if work < SERIAL_WORK {
         tiles.iter().map(make).map(|tile| tile.attend(config, tile.splits())).collect()
     } else if tiles.len() < PARTS_PER_THREAD * parallel::threads().get() {

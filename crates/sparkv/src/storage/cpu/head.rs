@@ -2,14 +2,15 @@
 
 use sparkv_kernels::{BLOCK, KvRun};
 
-use super::domain::Domains;
 use super::kv_rows::KvRows;
+use super::moments::moments;
 use super::observed::ObservedQueries;
 use super::row_store::SharedStore;
 use crate::eviction::Score;
 use crate::plan::growth::{Growth, Limit};
 use crate::plan::{CachePlan, QuantizePlan};
 use crate::pool::KvPool;
+use crate::storage::domain::{Domains, Moments, wanted};
 
 /// Stored tokens of one KV head.
 ///
@@ -110,10 +111,10 @@ impl HeadCache {
         else {
             return;
         };
-        if !domains.is_settled() {
+        if domains.settled().is_none() {
             let tail: Vec<usize> = (plan.sinks.min(self.dense.len())..self.dense.len()).collect();
-            domains.settle(quantize, &self.dense, &tail);
-            quantized.set_key_layout(domains.key_layout(quantize.keys));
+            domains.settle(quantize, wanted_moments(quantize, &self.dense, &tail));
+            quantized.set_key_layout(domains.key_layout(quantize));
         }
         let len = BLOCK * plan.shape.attention.head_dim;
         let (mut keys, mut values) = (Vec::with_capacity(len), Vec::with_capacity(len));
@@ -169,7 +170,7 @@ impl HeadCache {
             let energy = energy.map(|window| window.query_energy(kv_head, group, plan.statistic));
             let mut domains = Domains::new(quantize, energy, &self.pool);
             if !blocks.is_empty() {
-                domains.settle(quantize, &prompt, stays);
+                domains.settle(quantize, wanted_moments(quantize, &prompt, stays));
             }
             let limit = Limit { rows: quantize.limit, pinned: plan.pinned_rows() };
             self.quantized = Some(self.quantize_tokens(quantize, limit, &domains, &prompt, blocks));
@@ -199,7 +200,7 @@ impl HeadCache {
         prompt: &KvRows,
         indices: &[usize],
     ) -> KvRows {
-        let key_layout = domains.key_layout(quantize.keys);
+        let key_layout = domains.key_layout(quantize);
         let mut quantized = KvRows::new(key_layout, quantize.values, Growth::Block, limit, &self.pool);
         quantized.reserve(indices.len());
         let (mut key_rows, mut value_rows) = (prompt.keys.reader(), prompt.values.reader());
@@ -248,6 +249,13 @@ impl HeadCache {
     pub(super) fn domains(&self) -> Option<&Domains> {
         self.domains.as_ref()
     }
+}
+
+/// What domains are settled by, of the tokens `indices` of `rows`: of keys, and of values.
+fn wanted_moments(quantize: &QuantizePlan, rows: &KvRows, indices: &[usize]) -> [Moments; 2] {
+    let head_dim = quantize.keys.head_dim();
+    let [keys, values] = wanted(quantize);
+    [moments(&rows.keys, indices, head_dim, keys), moments(&rows.values, indices, head_dim, values)]
 }
 
 #[cfg(test)]

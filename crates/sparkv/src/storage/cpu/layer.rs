@@ -1,5 +1,7 @@
 //! One layer's rows of one sequence, in the process's memory.
 
+use candle_core::Result;
+
 use super::head::{HeadCache, QueryHeads, SharedHead};
 use super::observed::ObservedQueries;
 use crate::eviction::Score;
@@ -29,6 +31,7 @@ impl CpuLayer {
 }
 
 impl LayerStorage for CpuLayer {
+    type Rows<'a> = &'a [f32];
     type Shared = Vec<SharedHead>;
 
     fn len(&self) -> usize {
@@ -48,12 +51,13 @@ impl LayerStorage for CpuLayer {
         self.heads.first().map_or(usize::MAX, |head| head.room(plan))
     }
 
-    fn begin_prompt(&mut self, plan: &CachePlan, first: usize) {
+    fn begin_prompt(&mut self, plan: &CachePlan, first: usize) -> Result<()> {
         self.observed = Some(ObservedQueries::new(plan, first, &self.pool));
         self.heads.iter_mut().for_each(|head| head.reserve_prompt(plan.prompt_tokens));
+        Ok(())
     }
 
-    fn append(&mut self, plan: &CachePlan, keys: &[f32], values: &[f32]) {
+    fn append(&mut self, plan: &CachePlan, _: usize, keys: &[f32], values: &[f32]) -> Result<()> {
         let head_dim = plan.shape.attention.head_dim;
         let row_len = plan.shape.attention.kv_row();
         let append = |kv_head: usize, head: &mut HeadCache| {
@@ -67,34 +71,38 @@ impl LayerStorage for CpuLayer {
         } else {
             parallel::for_each(&mut self.heads, append);
         }
+        Ok(())
     }
 
-    fn observe(&mut self, queries: &[f32], scale: f32) {
+    fn observe(&mut self, plan: &CachePlan, _: usize, queries: &[f32]) -> Result<()> {
         if let Some(observed) = &mut self.observed {
-            observed.push(queries, scale);
+            observed.push(queries, plan.shape.attention.scale);
         }
+        Ok(())
     }
 
-    fn score(&self, plan: &CachePlan, score: Score) -> Option<Vec<Vec<f32>>> {
-        let observed = self.observed.as_ref()?;
+    fn score(&self, plan: &CachePlan, score: Score) -> Result<Option<Vec<Vec<f32>>>> {
+        let Some(observed) = &self.observed else { return Ok(None) };
         let group = plan.shape.attention.group();
         let scores = parallel::map(self.heads.len(), |kv_head| {
             self.heads[kv_head].score(score, observed, QueryHeads { kv_head, group })
         });
-        scores.into_iter().collect()
+        Ok(scores.into_iter().collect())
     }
 
-    fn gather(&mut self, plan: &CachePlan, survivors: &[Vec<usize>]) {
-        let Some(observed) = self.observed.take() else { return };
+    fn gather(&mut self, plan: &CachePlan, survivors: &[Vec<usize>]) -> Result<()> {
+        let Some(observed) = self.observed.take() else { return Ok(()) };
         parallel::for_each(&mut self.heads, |kv_head, head| {
             if let Some(survivors) = survivors.get(kv_head) {
                 head.gather(plan, kv_head, survivors, &observed);
             }
         });
+        Ok(())
     }
 
-    fn quantize(&mut self, plan: &CachePlan) {
+    fn quantize(&mut self, plan: &CachePlan) -> Result<()> {
         self.heads.iter_mut().for_each(|head| head.quantize(plan));
+        Ok(())
     }
 
     fn removable(&self) -> usize {

@@ -1,5 +1,7 @@
 //! Rows of one side: dense ones one by one, quantized ones by blocks.
 
+use std::convert::Infallible;
+
 use sparkv_kernels::dense;
 use sparkv_kernels::{BLOCK, GROUP, Layout, Rows, quantize};
 
@@ -75,7 +77,8 @@ impl RowStore {
 
     /// Makes room for `rows` rows in all, and no more than whole units take.
     pub(crate) fn reserve(&mut self, rows: usize) {
-        self.extent.reserve(rows, |rows| Chunk::new(&self.layout, rows, &self.pool));
+        let make = |rows| Ok::<_, Infallible>(Chunk::new(&self.layout, rows, &self.pool));
+        let Ok(()) = self.extent.reserve(rows, make);
     }
 
     /// Stores one more row (head_dim) of a dense layout.
@@ -109,8 +112,9 @@ impl RowStore {
 
     /// Where the next `rows` rows go: the bytes of a chunk, and the first row's place in it.
     fn next_rows(&mut self, rows: usize) -> Option<(Layout, &mut [u8], usize)> {
-        let make = |rows| Chunk::new(&self.layout, rows, &self.pool);
-        let (chunk, index) = self.extent.add(rows, make)?;
+        let make = |rows| Ok::<_, Infallible>(Chunk::new(&self.layout, rows, &self.pool));
+        let Ok(added) = self.extent.add(rows, make);
+        let (chunk, index) = added?;
         Some((self.layout, chunk.memory.bytes_mut(), index))
     }
 

@@ -5,10 +5,6 @@ use sparkv_kernels::{KEY_BLOCK, TileScratch, score_rows, softmax_weight};
 use super::row_store::RowStore;
 use crate::settings::QueryStatistic;
 
-/// Channels are scaled by no less than this share of the mean query energy: a channel the window never
-/// queried would otherwise be divided by zero.
-const ENERGY_FLOOR: f32 = 1e-4;
-
 /// Keys that are scored together.
 const SCORED_KEYS: usize = 2 * KEY_BLOCK;
 
@@ -69,28 +65,32 @@ impl ObservationWindow {
     }
 
     /// n: the L2 norm of each query channel (head_dim) over the window, for the `group` heads of `kv_head`.
+    ///
+    /// Other devices give the same to the last bit, by the same operations on f32, none of them fused: a sum starts from
+    /// 0 and takes the positions in order, and of each its heads in order, q * q each; or their mean's square, which is
+    /// the sum of the heads in order, from 0, divided by how many they are. n is its root.
     pub(crate) fn query_energy(&self, kv_head: usize, group: usize, statistic: QueryStatistic) -> Vec<f32> {
-        let mut squares = vec![0f64; self.head_dim];
-        let mut add = |query: &mut dyn Iterator<Item = f64>| {
-            squares.iter_mut().zip(query).for_each(|(sum, q)| *sum += q * q);
-        };
+        let mut squares = vec![0f32; self.head_dim];
+        let mut add = |query: &[f32]| squares.iter_mut().zip(query).for_each(|(sum, q)| *sum += q * q);
         match statistic {
             QueryStatistic::Rms => {
-                for (_, query) in self.group_queries(kv_head, group) {
-                    add(&mut query.iter().map(|q| f64::from(*q)));
-                }
+                self.group_queries(kv_head, group).for_each(|(_, query)| add(query));
             }
             QueryStatistic::Mean => {
                 let queries: Vec<&[f32]> =
                     self.group_queries(kv_head, group).map(|(_, query)| query).collect();
+                let mut mean = vec![0f32; self.head_dim];
                 for heads in queries.chunks_exact(group) {
-                    add(&mut (0..self.head_dim).map(|channel| {
-                        heads.iter().map(|head| f64::from(head[channel])).sum::<f64>() / group as f64
-                    }));
+                    mean.fill(0.0);
+                    for head in heads {
+                        mean.iter_mut().zip(*head).for_each(|(sum, q)| *sum += q);
+                    }
+                    mean.iter_mut().for_each(|sum| *sum /= group as f32);
+                    add(&mean);
                 }
             }
         }
-        squares.into_iter().map(|square| square.sqrt() as f32).collect()
+        squares.into_iter().map(f32::sqrt).collect()
     }
 
     /// How much attention each of the stored prompt tokens gets from the window: the softmax of every held
@@ -152,18 +152,6 @@ fn for_each_score(
     }
 }
 
-/// The factor on key channels in the scaled domain, sqrt(n), from the query energy n (head_dim).
-///
-/// Selection and recovery do not change if n is multiplied by a constant, so n is first divided by its
-/// mean: scaled keys keep the range of keys, and fit f16.
-pub(crate) fn key_scaling(mut energy: Vec<f32>) -> Box<[f32]> {
-    let mean = energy.iter().sum::<f32>() / energy.len() as f32;
-    for n in &mut energy {
-        *n = if mean > 0.0 && mean.is_finite() { (*n / mean).max(ENERGY_FLOOR).sqrt() } else { 1.0 };
-    }
-    energy.into_boxed_slice()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::kv_rows::KvRows;
@@ -198,13 +186,6 @@ mod tests {
         assert_eq!(window.query_energy(0, 2, QueryStatistic::Mean), vec![0.0; 8]);
         assert_eq!(window.query_energy(0, 2, QueryStatistic::Rms), vec![18f32.sqrt(); 8]);
         assert_eq!(window.query_energy(1, 1, QueryStatistic::Mean), vec![3.0; 8]);
-    }
-
-    #[test]
-    fn scaling_survives_energies_of_zero() {
-        assert_eq!(*key_scaling(vec![0.0; 8]), [1.0; 8]);
-        let scaling = key_scaling(vec![2.0, 0.0]);
-        assert_eq!(*scaling, [2f32.sqrt(), ENERGY_FLOOR.sqrt()]);
     }
 
     #[test]

@@ -38,8 +38,9 @@ pub(crate) struct HeldLines {
     memory: DeviceMemory,
 }
 
+/// Where lines are.
 #[derive(Debug)]
-struct Range {
+pub(crate) struct Range {
     first: AtomicU32,
     lines: u32,
 }
@@ -54,6 +55,11 @@ impl DeviceMemory {
         let memory = accelerator.device().allocate(lines as usize * LINE)?;
         let lines = Mutex::new(Lines { free: FreeLines::new(0, lines), held: BTreeMap::new() });
         Ok(Self(Arc::new(Inner { accelerator: accelerator.clone(), memory, lines })))
+    }
+
+    /// Whether the other is the same.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Where kernels run.
@@ -128,7 +134,8 @@ impl DeviceMemory {
 }
 
 impl Range {
-    fn first(&self) -> u32 {
+    /// The first line, until others are taken.
+    pub(crate) fn first(&self) -> u32 {
         self.first.load(Ordering::Relaxed)
     }
 }
@@ -139,14 +146,14 @@ impl HeldLines {
         self.range.first()
     }
 
-    /// Their bytes.
-    pub(crate) fn bytes(&self) -> usize {
-        self.range.lines as usize * LINE
+    /// What tells where they are for as long as they are held.
+    pub(crate) fn range(&self) -> Arc<Range> {
+        Arc::clone(&self.range)
     }
 
-    /// The memory that they are in.
-    pub(crate) fn memory(&self) -> &DeviceMemory {
-        &self.memory
+    /// They themselves, until others are taken.
+    pub(crate) fn view(&self) -> Result<View<'_>, DeviceError> {
+        self.memory.view().part(self.first() as usize * LINE, self.range.lines as usize * LINE)
     }
 }
 
@@ -155,5 +162,45 @@ impl Drop for HeldLines {
         let mut lines = self.memory.lock();
         lines.free.give(self.range.first(), self.range.lines);
         lines.held.remove(&self.range.first());
+    }
+}
+
+#[cfg(all(test, feature = "shim"))]
+mod tests {
+    use sparkv_device::Checks;
+
+    use super::*;
+
+    /// Fills what is held with a number, and reads it.
+    fn fill(held: &HeldLines, byte: u8) {
+        let view = held.view().unwrap();
+        held.memory.device().upload(view, &vec![byte; view.bytes()]).unwrap();
+    }
+
+    fn bytes(held: &HeldLines) -> Vec<u8> {
+        let view = held.view().unwrap();
+        let mut bytes = vec![0; view.bytes()];
+        held.memory.device().download(view, &mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn free_lines_are_brought_together_where_they_are_needed() {
+        let Some(accelerator) = Accelerator::simulated(Checks::Races, 1) else { return };
+        let memory = DeviceMemory::new(&accelerator, 100 * LINE as u64).unwrap();
+        let held: Vec<HeldLines> = (0..10).map(|_| memory.hold(10 * LINE).unwrap()).collect();
+        held.iter().zip(0..).for_each(|(held, byte)| fill(held, byte));
+        assert!(memory.hold(1).is_err());
+        let kept: Vec<(u8, HeldLines)> = (0..).zip(held).filter(|(byte, _)| byte % 2 == 1).collect();
+        // Fifty lines are free, in five pieces.
+        let large = memory.hold(45 * LINE - 3).unwrap();
+        fill(&large, 99);
+        for (byte, held) in &kept {
+            assert_eq!(bytes(held), vec![*byte; 10 * LINE]);
+        }
+        assert!(memory.hold(6 * LINE).is_err());
+        drop(large);
+        drop(kept);
+        assert_eq!(memory.hold(100 * LINE).unwrap().first(), 0);
     }
 }

@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::vectors::{Row, largest_magnitude, load_f64, load_u8, load_word, store_f64, transpose_f64};
+use super::vectors::{Row, largest_magnitude, load_8, load_u8, load_word, store_8, transpose_8};
+use crate::format::selection::normalizer;
 use crate::format::{BLOCK, Fill, Packing};
 
 /// Rows that are worked on side by side: every step of a search waits for the one before.
@@ -51,7 +52,9 @@ pub(super) fn choose<const W: usize>(
             }
             chosen.largest[first + row] = largest_magnitude(&rows[row]);
         }
-        chosen.fills[first..first + TOGETHER].copy_from_slice(&means(rows, packing.fill, &pruned));
+        let largest = &chosen.largest.as_chunks().0[first / TOGETHER];
+        let means = means(rows, packing.fill, largest, &pruned);
+        store_8(&mut chosen.fills.as_chunks_mut().0[first / TOGETHER], means);
     }
     chosen
 }
@@ -237,43 +240,43 @@ fn break_ties<const W: usize>(search: &mut Search<W>, row: &Row<W>) {
 fn means<const W: usize>(
     rows: &[Row<W>; TOGETHER],
     fill: Fill,
+    largest: &[f32; TOGETHER],
     counted: &[[u64; W]; TOGETHER],
-) -> [f32; TOGETHER] {
-    let mut sums = [_mm512_setzero_pd(); TOGETHER];
+) -> __m256 {
+    let normalizers = largest.map(normalizer);
+    let mut sums = [_mm256_setzero_ps(); TOGETHER];
     let mut counts = [0.0; TOGETHER];
     for (row, (values, counted)) in rows.iter().zip(counted).enumerate() {
         sums[row] = match fill {
-            Fill::RootMeanSquare => sum_of::<W, true>(values, counted),
-            Fill::MeanMagnitude => sum_of::<W, false>(values, counted),
+            Fill::RootMeanSquare => sum_of::<W, true>(values, normalizers[row], counted),
+            Fill::MeanMagnitude => sum_of::<W, false>(values, normalizers[row], counted),
         };
         counts[row] = count_ones(counted) as f32;
     }
-    let [first, rest @ ..] = transpose_f64(sums);
+    let [first, rest @ ..] = transpose_8(sums);
     let mut sum = first;
     for lane in rest {
-        sum = _mm512_add_pd(sum, lane);
+        sum = _mm256_add_ps(sum, lane);
     }
-    let counts = load_f64(&counts);
-    let has_any = _mm512_cmp_pd_mask::<_CMP_NEQ_UQ>(counts, _mm512_setzero_pd());
-    let mut means = _mm512_maskz_div_pd(has_any, sum, counts);
-    if fill == Fill::RootMeanSquare {
-        means = _mm512_sqrt_pd(means);
-    }
-    let mut stored = [0.0; TOGETHER];
-    store_f64(&mut stored, means);
-    stored
+    let counts = load_8(&counts);
+    let has_any = _mm256_cmp_ps_mask::<_CMP_NEQ_UQ>(counts, _mm256_setzero_ps());
+    let means = _mm256_maskz_div_ps(has_any, sum, counts);
+    let normalized = if fill == Fill::RootMeanSquare { _mm256_sqrt_ps(means) } else { means };
+    // The minimum of a NaN and another is the second operand.
+    _mm256_min_ps(_mm256_div_ps(normalized, load_8(&normalizers)), load_8(largest))
 }
 
-/// The sum of squares, or of magnitudes, of the channels that are `counted`.
+/// The sum of squares, or of magnitudes, of the channels that are `counted`, times the `normalizer`.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-fn sum_of<const W: usize, const SQUARES: bool>(row: &Row<W>, counted: &[u64; W]) -> __m512d {
-    let mut sum = _mm512_setzero_pd();
+fn sum_of<const W: usize, const SQUARES: bool>(row: &Row<W>, normalizer: f32, counted: &[u64; W]) -> __m256 {
+    let (sign, normalizer) = (_mm256_set1_ps(-0.0), _mm256_set1_ps(normalizer));
+    let mut sum = _mm256_setzero_ps();
     for (word, counted) in row.iter().zip(counted) {
         for (lanes, counted) in word.as_chunks().0.iter().zip(counted.to_le_bytes()) {
-            let values = load_f64(lanes);
-            let terms = if SQUARES { _mm512_mul_pd(values, values) } else { _mm512_abs_pd(values) };
-            sum = _mm512_mask_add_pd(sum, counted, sum, terms);
+            let values = _mm256_mul_ps(_mm256_andnot_ps(sign, load_8(lanes)), normalizer);
+            let terms = if SQUARES { _mm256_mul_ps(values, values) } else { values };
+            sum = _mm256_mask_add_ps(sum, counted, sum, terms);
         }
     }
     sum

@@ -25,12 +25,12 @@ pub(super) fn load_f32(lanes: &[f32; LANES]) -> __m512 {
     unsafe { _mm512_loadu_ps(lanes.as_ptr()) }
 }
 
-/// 8 floats, widened.
+/// 8 floats.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-pub(super) fn load_f64(lanes: &[f32; 8]) -> __m512d {
+pub(super) fn load_8(lanes: &[f32; 8]) -> __m256 {
     // SAFETY: the array is as long as the register.
-    _mm512_cvtps_pd(unsafe { _mm256_loadu_ps(lanes.as_ptr()) })
+    unsafe { _mm256_loadu_ps(lanes.as_ptr()) }
 }
 
 #[inline]
@@ -101,12 +101,12 @@ pub(super) fn store_u64(words: &mut [u64], value: __m512i) {
     unsafe { _mm512_storeu_epi64(words.as_mut_ptr().cast(), value) }
 }
 
-/// 8 lanes, narrowed.
+/// 8 floats.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-pub(super) fn store_f64(lanes: &mut [f32; 8], value: __m512d) {
+pub(super) fn store_8(lanes: &mut [f32; 8], value: __m256) {
     // SAFETY: the array is as long as the register.
-    unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), _mm512_cvtpd_ps(value)) }
+    unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), value) }
 }
 
 /// max |x| of `row`, as [`crate::format::quantized::largest_magnitude`].
@@ -185,26 +185,26 @@ pub(super) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
     out
 }
 
-/// Rows and columns of a square of f64 exchanged.
+/// As [`transpose`], of 8 rows.
 #[inline]
 #[target_feature(enable = "avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")]
-pub(super) fn transpose_f64(rows: [__m512d; 8]) -> [__m512d; 8] {
-    let zero = _mm512_setzero_pd();
-    let (mut pairs, mut out) = ([zero; 8], [zero; 8]);
+pub(super) fn transpose_8(rows: [__m256; 8]) -> [__m256; 8] {
+    let zero = _mm256_setzero_ps();
+    let (mut pairs, mut quads, mut out) = ([_mm256_setzero_pd(); 8], [zero; 8], [zero; 8]);
     for i in (0..8).step_by(2) {
-        pairs[i] = _mm512_unpacklo_pd(rows[i], rows[i + 1]);
-        pairs[i + 1] = _mm512_unpackhi_pd(rows[i], rows[i + 1]);
+        pairs[i] = _mm256_castps_pd(_mm256_unpacklo_ps(rows[i], rows[i + 1]));
+        pairs[i + 1] = _mm256_castps_pd(_mm256_unpackhi_ps(rows[i], rows[i + 1]));
     }
-    // 128-bit part p of pairs[2 * r + c] is column 2 * p + c of rows 2 * r and 2 * r + 1.
-    for c in 0..2 {
-        let low = _mm512_shuffle_f64x2::<0x88>(pairs[c], pairs[2 + c]);
-        let low_odd = _mm512_shuffle_f64x2::<0xdd>(pairs[c], pairs[2 + c]);
-        let high = _mm512_shuffle_f64x2::<0x88>(pairs[4 + c], pairs[6 + c]);
-        let high_odd = _mm512_shuffle_f64x2::<0xdd>(pairs[4 + c], pairs[6 + c]);
-        out[c] = _mm512_shuffle_f64x2::<0x88>(low, high);
-        out[2 + c] = _mm512_shuffle_f64x2::<0x88>(low_odd, high_odd);
-        out[4 + c] = _mm512_shuffle_f64x2::<0xdd>(low, high);
-        out[6 + c] = _mm512_shuffle_f64x2::<0xdd>(low_odd, high_odd);
+    for i in (0..8).step_by(4) {
+        quads[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(pairs[i], pairs[i + 2]));
+        quads[i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(pairs[i], pairs[i + 2]));
+        quads[i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(pairs[i + 1], pairs[i + 3]));
+        quads[i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(pairs[i + 1], pairs[i + 3]));
+    }
+    // 128-bit part p of quads[4 * r + c] is column 4 * p + c of rows 4 * r to 4 * r + 3.
+    for c in 0..4 {
+        out[c] = _mm256_permute2f128_ps::<0x20>(quads[c], quads[4 + c]);
+        out[4 + c] = _mm256_permute2f128_ps::<0x31>(quads[c], quads[4 + c]);
     }
     out
 }

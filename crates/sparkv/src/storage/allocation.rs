@@ -17,10 +17,10 @@ fn error(bits: u8) -> f64 {
 
 /// Channels that have as many bits.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct BitsOfSet {
+pub(crate) struct BitsOfSet {
     /// 0, 2, 4 or 6.
-    pub(super) bits: u8,
-    pub(super) channels: [u16; SET],
+    pub(crate) bits: u8,
+    pub(crate) channels: [u16; SET],
 }
 
 /// Gives every channel 0, 2, 4 or 6 bits, in sets of [`SET`] channels that matter about as much, so that there are `bits` a
@@ -28,7 +28,7 @@ pub(super) struct BitsOfSet {
 /// they save most (reverse water-filling). Sets of the most bits come first.
 ///
 /// `costs`: the variance of a channel times the energy of the queries that it is multiplied with.
-pub(super) fn allot(costs: &[f64], bits: u8) -> Vec<BitsOfSet> {
+pub(crate) fn allot(costs: &[f64], bits: u8) -> Vec<BitsOfSet> {
     let mut order: Vec<u16> = (0..).take(costs.len()).collect();
     let cost = |channel: u16| costs.get(usize::from(channel)).copied().unwrap_or(0.0);
     order.sort_by(|a, b| cost(*b).total_cmp(&cost(*a)));
