@@ -52,10 +52,14 @@ impl Plain {
         self.weight_type
     }
 
-    /// x W^T + b
+    /// x W^T + b. On a GPU, `x` is rounded to what a matrix of 16 bits is in: to widen the matrix would take longer than all
+    /// else.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = match &self.weight {
-            Weight::Dense(weight) => x.matmul(&weight.to_dtype(DType::F32)?.t()?)?,
+            Weight::Dense(weight) if x.device().is_cpu() => x.matmul(&weight.to_dtype(DType::F32)?.t()?)?,
+            Weight::Dense(weight) => {
+                x.to_dtype(weight.dtype())?.matmul(&weight.t()?)?.to_dtype(DType::F32)?
+            }
             Weight::Quantized(weight) => x.apply_op1_no_bwd(weight)?,
         };
         match &self.bias {
