@@ -21,8 +21,9 @@ typedef int i32;
     u8 *argument0, u8 *argument1, u8 *argument2, u8 *argument3, u8 *argument4, u8 *argument5, u8 *argument6, \
         u8 *argument7, const u32* __restrict__ plan_words
 #define KERNEL(name) DEVICE void name##_body(PARAMETERS)
+// One group a multiprocessor is asked for: else values go from registers to memory to have room for more groups.
 #define ENTRY(name)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(32) name(PARAMETERS) {                                    \
+    extern "C" __global__ void __launch_bounds__(32, 1) name(PARAMETERS) {                                 \
         name##_body(argument0, argument1, argument2, argument3, argument4, argument5, argument6, argument7, \
                     plan_words);                                                                           \
     }

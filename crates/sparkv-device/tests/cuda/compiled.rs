@@ -23,19 +23,30 @@ struct Usage {
 }
 
 impl Usage {
-    /// From what the assembler says.
+    /// From what the assembler says of the kernel, and of functions that it calls.
     fn read(log: &str) -> Option<Self> {
-        let before = |what: &str| {
-            let (before, _) = log.split_once(what)?;
-            before.rsplit([' ', '\n']).find(|word| !word.is_empty())?.parse::<u32>().ok()
+        let sum = |what: &str| {
+            let before = |(at, _)| log[..at].rsplit([' ', '\n']).next()?.parse::<u32>().ok();
+            log.contains(what).then(|| log.match_indices(what).map(before).sum::<Option<u32>>()).flatten()
         };
         Some(Self {
-            registers: before(" registers")?,
-            spilled: before(" bytes spill stores")? + before(" bytes spill loads")?,
-            stack: before(" bytes stack frame")?,
-            shared: before(" bytes smem").unwrap_or(0),
+            registers: sum(" registers")?,
+            spilled: sum(" bytes spill stores")? + sum(" bytes spill loads")?,
+            stack: sum(" bytes stack frame")?,
+            shared: sum(" bytes smem").unwrap_or(0),
         })
     }
+}
+
+#[test]
+fn what_the_assembler_says_is_read() {
+    let log = "ptxas info    : Compiling entry function 'attend' for 'sm_90'\n\
+        ptxas info    : Function properties for attend\n\
+        ptxas         .     24 bytes stack frame, 24 bytes spill stores, 44 bytes spill loads\n\
+        ptxas info    : Used 168 registers, used 0 barriers, 24 bytes cumulative stack size, 6752 bytes smem";
+    let Usage { registers, spilled, stack, shared } = Usage::read(log).unwrap();
+    assert_eq!([registers, spilled, stack, shared], [168, 68, 24, 6752]);
+    assert!(Usage::read("ptxas info    : Used 168 registers").is_none());
 }
 
 /// A kernel, what it is compiled for, a compute capability.
