@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use sparkv::Accelerator;
 
 use crate::error::LoadError;
+#[cfg(any(feature = "cuda", feature = "metal"))]
+use crate::error::without_backtrace;
 
 /// What a model runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -41,14 +43,15 @@ impl DeviceChoice {
             Self::Auto => Self::found().open(),
             #[cfg(feature = "cuda")]
             Self::Cuda(number) => {
+                sparkv::accelerator::check_cuda(number).map_err(|error| refused(error.to_string()))?;
                 // Not the stream of the thread, which no other thread's work waits for.
-                Device::new_cuda_with_stream(number).map_err(|error| refused(error.to_string()))
+                Device::new_cuda_with_stream(number).map_err(|error| refused(without_backtrace(&error)))
             }
             #[cfg(feature = "metal")]
             Self::Metal => {
                 // Candle panics where there is none, or the system is too old.
-                sparkv_device::metal::check(0).map_err(|error| refused(error.to_string()))?;
-                Device::new_metal(0).map_err(|error| refused(error.to_string()))
+                sparkv::accelerator::check_metal().map_err(|error| refused(error.to_string()))?;
+                Device::new_metal(0).map_err(|error| refused(without_backtrace(&error)))
             }
             #[cfg(not(feature = "cuda"))]
             Self::Cuda(_) => Err(refused(
