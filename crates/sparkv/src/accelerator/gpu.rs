@@ -92,19 +92,3 @@ fn cuda() -> Vec<Gpu> {
     };
     cuda::devices().map_or_else(|_| Vec::new(), |devices| devices.into_iter().map(gpu).collect())
 }
-
-/// The GPU that is used of those that Metal shows: the first.
-#[cfg(feature = "metal")]
-fn metal() -> Option<Gpu> {
-    use sparkv_device::metal;
-
-    let found = metal::devices().into_iter().next()?;
-    Some(Gpu {
-        device: "metal".into(),
-        memory: Some(found.memory as u64),
-        free: Some(found.memory.saturating_sub(found.taken) as u64),
-        facts: Vec::new(),
-        fault: metal::check(found.ordinal).err().map(|error| error.to_string()),
-        name: found.name,
-    })
-}

@@ -1,10 +1,3 @@
-//! The kernels in Metal's language, where there is no Metal: clang reads them as C++ for OpenCL, whose kinds of memory are the
-//! same (`kernels/proxy`). What it cannot know is whether Metal's own compiler understands the attributes of a kernel.
-//!
-//! Runs where there is a clang: `SPARKV_CLANG`, or one on the PATH.
-
-#![allow(missing_docs, reason = "a test")]
-
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -26,7 +19,7 @@ impl Clang {
             |path: &PathBuf| Command::new(path).arg("--version").stdout(Stdio::null()).status().is_ok();
         let clang = found.into_iter().find(runs).map(Self);
         if clang.is_none() {
-            println!("not run: no clang to read the kernels as Metal's");
+            eprintln!("not run: no clang to read the kernels as Metal's");
         }
         clang
     }
