@@ -78,8 +78,7 @@ fn of_shape(bench: &Bench, report: &mut Report, head_dim: usize, tokens: usize) 
         .collect();
     let mut cases = Vec::new();
     for storage in storages {
-        let mut add =
-            |survivors, from: Places<'_>| cases.push(Case::new(&held, &storage, survivors, from, prompt));
+        let mut add = |survivors, from| cases.push(Case::new(&held, &storage, survivors, from, prompt));
         // Dense rows that all stay are left where they are.
         if !storage.units.is_dense() {
             add("all", Places::Same(&everything));

@@ -145,14 +145,14 @@ impl Gpu {
 
     /// Memory for the driver to copy `bytes` bytes in; none where there is no driver.
     pub(crate) fn driver_copy(&self, bytes: usize) -> Result<Option<DriverCopy>> {
-        match &self.driver {
+        match self.driver {
             #[cfg(feature = "cuda")]
-            Driver::Cuda(stream) => {
+            Driver::Cuda(ref stream) => {
                 let memory = [stream.alloc_zeros(bytes)?, stream.alloc_zeros(bytes)?];
                 Ok(Some(DriverCopy::Cuda(stream.clone(), memory)))
             }
             #[cfg(feature = "metal")]
-            Driver::Metal(queue) => {
+            Driver::Metal(ref queue) => {
                 let buffer = || -> Result<Buffer> {
                     let buffer = queue.device().new_buffer(bytes, candle_metal_kernels::RESOURCE_OPTIONS)?;
                     queue.keep(&buffer);
@@ -171,19 +171,22 @@ impl Gpu {
 
 impl DriverCopy {
     /// Copies `bytes` bytes from the byte `start` on.
+    #[cfg_attr(
+        not(any(feature = "cuda", feature = "metal")),
+        allow(unused_variables, unreachable_code, reason = "a build without a driver")
+    )]
     pub(crate) fn copy(&mut self, start: usize, bytes: usize) -> Result<()> {
-        match self {
+        match *self {
             #[cfg(feature = "cuda")]
-            Self::Cuda(stream, [from, to]) => {
+            Self::Cuda(ref stream, [ref from, ref mut to]) => {
                 let part = start..start + bytes;
                 stream.memcpy_dtod(&from.slice(part.clone()), &mut to.slice_mut(part))?;
             }
             #[cfg(feature = "metal")]
-            Self::Metal(queue, [from, to]) => {
+            Self::Metal(ref queue, [ref from, ref to]) => {
                 queue.copies()?.copy_from_buffer(from, start, to, start, bytes);
             }
         }
-        #[allow(unreachable_code, reason = "where there is no driver")]
         Ok(())
     }
 }
