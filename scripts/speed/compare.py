@@ -1,10 +1,11 @@
 """Speed of sparkv beside llama.cpp's, in turn, with the same file; prints a table, and JSON where that is asked.
 
-usage: python compare.py SPARKV LLAMA_CPP_BIN MODEL.gguf... [--rounds 5] [--threads 2] [--prompt 512] [--generate 64]
-                         [--only bench,neighbour,http] [--clients 16] [--json FILE]
+usage: python compare.py SPARKV LLAMA_CPP_BIN MODEL.gguf... [--device cpu] [--rounds 5] [--threads 2] [--prompt 512]
+                         [--generate 64] [--only bench,neighbour,http] [--clients 16] [--json FILE]
 
-SPARKV is a release binary, LLAMA_CPP_BIN the folder with llama-bench and llama-server, built for the machine. Nothing but
-Python's standard library is needed. Rounds alternate between the two, so that ratios hold on a noisy machine; medians are
+SPARKV is a release binary, LLAMA_CPP_BIN the folder with llama-bench and llama-server, built for the machine: with a GPU
+(`--device cuda` or metal), both with its feature or backend; llama.cpp then has all layers there. Nothing but Python's standard
+library is needed. Rounds alternate between the two, so that ratios hold on a noisy machine; medians are
 given, with the slowest and the fastest.
 
 - bench: a prompt, and generation from an empty cache, by `sparkv bench` and `llama-bench` (the better of flash attention on and
@@ -31,6 +32,7 @@ def arguments():
     parser.add_argument("sparkv")
     parser.add_argument("llama")
     parser.add_argument("models", nargs="+")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--prompt", type=int, default=512)
@@ -48,15 +50,20 @@ def output(command):
 def sparkv_bench(args, model, prompt, generate):
     """Tokens a second of a prompt and of generation, None for what was not asked."""
     command = [args.sparkv, "bench", "--model", model, "--threads", str(args.threads), "--runs", "1", "--kv", "exact"]
-    command += ["--prompt", str(prompt), "--depth", "0", "--generate", str(generate), "--json"]
+    command += ["--prompt", str(prompt), "--depth", "0", "--generate", str(generate), "--json", "--device", args.device]
     report = json.loads(output(command))
     speeds = [rows[0]["tokens_per_second"] if rows else None for rows in (report["prefill"], report["decode"])]
     return tuple(speeds)
 
 
+def llama_layers(args):
+    """How many layers llama.cpp has on the GPU: none, or all."""
+    return ["-ngl", "0" if args.device == "cpu" else "99"]
+
+
 def llama_bench(args, model, prompt, generate, flash):
     command = [os.path.join(args.llama, "llama-bench"), "-m", model, "-t", str(args.threads), "-r", "1", "-o", "json"]
-    command += ["-p", str(prompt), "-n", str(generate), "-fa", flash]
+    command += ["-p", str(prompt), "-n", str(generate), "-fa", flash] + llama_layers(args)
     rows = json.loads(output(command))
     speed = {bool(row["n_prompt"]): row["avg_ts"] for row in rows}
     return speed.get(True), speed.get(False)
@@ -148,9 +155,10 @@ def measure_neighbour(args, model, add):
 def measure_http(args, model, add):
     ports = [free_port(), free_port()]
     llama = [os.path.join(args.llama, "llama-server"), "-m", model, "--port", str(ports[1]), "-t", str(args.threads)]
-    llama += ["-np", str(args.clients), "-c", str(512 * args.clients), "-fa", "on"]
+    llama += ["-np", str(args.clients), "-c", str(512 * args.clients), "-fa", "on"] + llama_layers(args)
+    sparkv = [args.sparkv, "serve", "--model", model, "--port", str(ports[0]), "--threads", str(args.threads)]
     servers = {
-        "sparkv": Server([args.sparkv, "serve", "--model", model, "--port", str(ports[0]), "--threads", str(args.threads)], ports[0]),
+        "sparkv": Server(sparkv + ["--device", args.device], ports[0]),
         "llama.cpp": Server(llama, ports[1]),
     }
     for server in servers.values():
