@@ -394,6 +394,10 @@ mod tests {
         }
     }
 
+    fn no_number() -> impl Strategy<Value = f32> {
+        prop_oneof![Just(f32::NAN), Just(f32::NEG_INFINITY), Just(f32::INFINITY)]
+    }
+
     /// The largest of logits, as they are given where no more are wanted.
     fn likeliest_of(logits: &[f32], count: usize) -> Logits {
         let mut finite: Vec<(u32, f32)> =
@@ -429,24 +433,20 @@ mod tests {
     proptest! {
         #[test]
         fn the_likeliest_logits_draw_what_all_draw(
-            logits in prop::collection::vec(
-                prop_oneof![
-                    3 => -20f32..20.0,
-                    3 => (-3i8..3).prop_map(f32::from),
-                    1 => Just(-0.0),
-                    1 => Just(f32::NAN),
-                    1 => Just(f32::NEG_INFINITY),
-                    1 => Just(f32::INFINITY),
-                ],
-                1..100,
-            ),
-            temperature in prop_oneof![Just(0.0), 0.01f32..3.0],
-            top_k in 1usize..70,
+            logits in prop_oneof![
+                prop::collection::vec(prop_oneof![6 => -20f32..20.0, 1 => no_number()], 1..100),
+                // Many equals, 0 and -0 among them.
+                prop::collection::vec(prop_oneof![6 => (-2i8..3).prop_map(|n| -f32::from(n)), 2 => Just(0.0), 1 => no_number()], 1..30),
+            ],
+            temperature in prop_oneof![1 => Just(0.0), 4 => 0.1f32..3.0],
+            top_k in prop_oneof![(1usize..70).prop_map(Some), Just(None)],
             top_p in prop_oneof![Just(1.0), 0f32..=1.0],
             min_p in prop_oneof![Just(0.0), 0f32..=1.0],
-            more in 0usize..10,
+            more in prop_oneof![Just(0), 0usize..10],
             seed: u64,
         ) {
+            // As many as there are, or some number.
+            let top_k = top_k.unwrap_or_else(|| logits.iter().filter(|logit| logit.is_finite()).count().max(1));
             let params =
                 SamplingParams { temperature, top_k, top_p, min_p, seed: Some(seed), ..SamplingParams::default() };
             let mut of_all = Sampler::new(params).unwrap();
