@@ -56,3 +56,16 @@ pub(super) fn by_rank(a: &(u32, f32), b: &(u32, f32)) -> Ordering {
     // Adding 0 makes 0 of -0.
     (b.1 + 0.0).total_cmp(&(a.1 + 0.0)).then(a.0.cmp(&b.0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_equals_the_smaller_ids_are_first() {
+        let logits = [f32::NAN, -0.0, 0.0, 1.0, 0.0, 1.0];
+        assert_eq!(likeliest(&logits), Some((3, 1.0)));
+        assert_eq!(likeliest_few(finite(&logits), 3), [(3, 1.0), (5, 1.0), (1, 0.0)]);
+        assert_eq!(likeliest_few(finite(&logits), 5), [(1, 0.0), (2, 0.0), (3, 1.0), (4, 0.0), (5, 1.0)]);
+    }
+}

@@ -439,7 +439,7 @@ mod tests {
                 prop::collection::vec(prop_oneof![6 => (-2i8..3).prop_map(|n| -f32::from(n)), 2 => Just(0.0), 1 => no_number()], 1..30),
             ],
             temperature in prop_oneof![1 => Just(0.0), 4 => 0.1f32..3.0],
-            top_k in prop_oneof![(1usize..70).prop_map(Some), Just(None)],
+            top_k in prop_oneof![(1usize..70).prop_map(Some), (1usize..12).prop_map(Some), Just(None)],
             top_p in prop_oneof![Just(1.0), 0f32..=1.0],
             min_p in prop_oneof![Just(0.0), 0f32..=1.0],
             more in prop_oneof![Just(0), 0usize..10],
