@@ -29,6 +29,9 @@ typedef int i32;
 #define ARGUMENT(index, T, name) T* name = (T*)argument##index
 #define PLAN plan_words
 
+#define UNROLL _Pragma("unroll")
+#define UNROLL_SOME _Pragma("unroll 4")
+
 #define GROUP blockIdx.x
 #define GROUPS gridDim.x
 #define LANE threadIdx.x
@@ -49,7 +52,8 @@ static __device__ __forceinline__ float half_to_float(u32 bits) {
 static __device__ __forceinline__ u32 float_to_half(float value) {
     u16 bits;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-    return bits;
+    // What is no number is another one here than on the CPU.
+    return value == value ? bits : (__float_as_uint(value) >> 16 & 0x8000) | 0x7e00;
 }
 #define HALF_TO_FLOAT(bits) half_to_float(bits)
 #define FLOAT_TO_HALF(value) float_to_half(value)

@@ -103,7 +103,7 @@ fn formats(head_dim: usize) -> Vec<Format> {
     formats
 }
 
-/// Numbers of modules: a kernel's text depends on them.
+/// Numbers of modules: a kernel's text depends on them. A warp takes as many queries together as it has registers for.
 fn constants() -> Vec<Constants> {
     let mut all = vec![Constants::NONE];
     for head_dim in [64, 128] {
@@ -111,8 +111,10 @@ fn constants() -> Vec<Constants> {
         for format in formats(head_dim) {
             let [keys, values] =
                 [Side::Keys, Side::Values].map(|side| Layout::new(side, head_dim, format).unwrap());
-            all.extend([1, 4, 16].map(|queries| Constants::new(&keys, &values, false, queries)));
-            all.push(Constants::new(&keys, &dense, matches!(format, Format::Planes(_)), 8));
+            let most = if keys.is_quantized() { 1024 } else { 2048 } / head_dim;
+            let with = |queries| Constants::new(&keys, &values, false, queries);
+            all.extend([1, 4, most].map(with));
+            all.push(Constants::new(&keys, &dense, matches!(format, Format::Planes(_)), 2));
         }
     }
     all

@@ -1,5 +1,3 @@
-use std::fmt::Write;
-
 use serde_json::{Value, json};
 use sparkv_device::cuda::{Program, Target};
 use sparkv_device::kernel::{self, Constants, RowConstants};
@@ -40,12 +38,14 @@ impl Usage {
     }
 }
 
-fn all() -> impl Iterator<Item = (&'static str, Constants)> {
-    kernel::names().flat_map(|kernel| {
-        let constants = of_kernel(kernel)
-            .unwrap_or_else(|| panic!("specialisations.rs does not know what {kernel} is compiled for"));
-        constants.into_iter().map(move |constants| (kernel, constants))
-    })
+/// A kernel, what it is compiled for, a compute capability.
+type Task = (&'static str, Constants, u32);
+
+fn all() -> impl Iterator<Item = Task> {
+    let kernels = kernel::names().flat_map(|kernel| {
+        of_kernel(kernel).unwrap_or_default().into_iter().map(move |constants| (kernel, constants))
+    });
+    kernels.flat_map(|(kernel, constants)| CAPABILITIES.map(|capability| (kernel, constants, capability)))
 }
 
 fn named(rows: &RowConstants) -> String {
@@ -62,35 +62,49 @@ fn named(rows: &RowConstants) -> String {
 /// Prints a table, and writes JSON to the file that `SPARKV_REGISTERS` names.
 #[test]
 fn compiled_kernels_keep_everything_in_registers() {
-    let mut table = String::from(
-        "| kernel | D | queries | keys | values | sm | registers | spilled | stack | shared |\n|---|--:|--:|---|---|--:|--:|--:|--:|--:|\n",
-    );
+    let unknown: Vec<&str> = kernel::names().filter(|kernel| of_kernel(kernel).is_none()).collect();
+    assert!(unknown.is_empty(), "specialisations.rs does not know what {unknown:?} are compiled for");
+    let tasks: Vec<Task> = all().collect();
+    let usages = usages(&tasks);
     let (mut report, mut faults) = (Vec::<Value>::new(), Vec::new());
-    for (kernel, constants) in all() {
-        let Constants { head_dim, queries, keys, values } = &constants;
+    println!("| kernel | D | queries | keys | values | sm | registers | spilled | stack | shared |");
+    println!("|---|--:|--:|---|---|--:|--:|--:|--:|--:|");
+    for ((kernel, constants, capability), usage) in tasks.iter().zip(usages) {
+        let Constants { head_dim, queries, keys, values } = constants;
         let (keys, values) = (named(keys), named(values));
-        for capability in CAPABILITIES {
-            let compiled = Program::new(kernel, &constants, Target::Machine(capability)).compile().unwrap();
-            assert!(compiled.image.starts_with(b"\x7fELF"), "{kernel}: machine code");
-            let usage = Usage::read(&compiled.log).unwrap_or_else(|| panic!("{kernel}: {}", compiled.log));
-            let Usage { registers, spilled, stack, shared } = usage;
-            writeln!(table, "| {kernel} | {head_dim} | {queries} | {keys} | {values} | {capability} | {registers} | {spilled} | {stack} | {shared} |").unwrap();
-            report.push(json!({
-                "kernel": kernel, "head_dim": head_dim, "queries": queries, "keys": keys, "values": values,
-                "capability": capability, "registers": registers, "spilled": spilled, "stack": stack, "shared": shared,
-            }));
-            if spilled > 0 || stack > 0 || shared > SHARED_MEMORY {
-                faults.push(format!(
-                    "{kernel} D {head_dim}, {queries} queries, {keys}/{values}, sm_{capability}: {usage:?}"
-                ));
-            }
+        let Usage { registers, spilled, stack, shared } = usage;
+        let row = format!(
+            "| {kernel} | {head_dim} | {queries} | {keys} | {values} | {capability} | {registers} | {spilled} | {stack} | {shared} |"
+        );
+        println!("{row}");
+        report.push(json!({
+            "kernel": kernel, "head_dim": head_dim, "queries": queries, "keys": keys, "values": values,
+            "capability": capability, "registers": registers, "spilled": spilled, "stack": stack, "shared": shared,
+        }));
+        if spilled > 0 || stack > 0 || shared > SHARED_MEMORY {
+            faults.push(row);
         }
     }
-    println!("{table}");
     if let Some(path) = std::env::var_os("SPARKV_REGISTERS").filter(|path| !path.is_empty()) {
         std::fs::write(path, serde_json::to_string_pretty(&report).unwrap()).unwrap();
     }
     assert!(faults.is_empty(), "memory in place of registers:\n{}", faults.join("\n"));
+}
+
+/// What each takes, in order.
+fn usages(tasks: &[Task]) -> Vec<Usage> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let usage = |(kernel, constants, capability): &Task| {
+        let compiled = Program::new(kernel, constants, Target::Machine(*capability)).compile().unwrap();
+        assert!(compiled.image.starts_with(b"\x7fELF"), "{kernel}: machine code");
+        Usage::read(&compiled.log).unwrap_or_else(|| panic!("{kernel}: {}", compiled.log))
+    };
+    std::thread::scope(|scope| {
+        let parts = tasks.chunks(tasks.len().div_ceil(threads).max(1));
+        let parts: Vec<_> =
+            parts.map(|part| scope.spawn(move || part.iter().map(usage).collect::<Vec<_>>())).collect();
+        parts.into_iter().flat_map(|part| part.join().unwrap()).collect()
+    })
 }
 
 /// For GPUs that are newer than the compiler.

@@ -34,7 +34,41 @@ pub fn gpus() -> Vec<Gpu> {
     let mut found = Vec::new();
     #[cfg(feature = "cuda")]
     found.extend(cuda());
+    #[cfg(feature = "metal")]
+    found.extend(metal());
     found
+}
+
+/// Checks that kernels run on an NVIDIA GPU. To be asked before Candle opens it, which says less.
+///
+/// # Errors
+/// What it lacks, and what to do.
+#[cfg(feature = "cuda")]
+pub fn check_cuda(ordinal: usize) -> Result<(), sparkv_device::DeviceError> {
+    sparkv_device::cuda::check(ordinal).map(drop)
+}
+
+/// Checks that kernels run on the Apple GPU. To be asked before Candle opens it, which ends the process if there is none.
+///
+/// # Errors
+/// What it lacks, and what to do.
+#[cfg(feature = "metal")]
+pub fn check_metal() -> Result<(), sparkv_device::DeviceError> {
+    sparkv_device::metal::check(0).map(drop)
+}
+
+/// The Apple GPU, if there is one.
+#[cfg(feature = "metal")]
+fn metal() -> Option<Gpu> {
+    let found = sparkv_device::metal::devices().into_iter().next()?;
+    Some(Gpu {
+        device: "metal".into(),
+        name: found.name,
+        memory: Some(found.memory as u64),
+        free: Some(found.memory.saturating_sub(found.taken) as u64),
+        facts: Vec::new(),
+        fault: check_metal().err().map(|error| error.to_string()),
+    })
 }
 
 /// NVIDIA's GPUs; none where there is no driver.
@@ -57,4 +91,20 @@ fn cuda() -> Vec<Gpu> {
         name: found.name,
     };
     cuda::devices().map_or_else(|_| Vec::new(), |devices| devices.into_iter().map(gpu).collect())
+}
+
+/// The GPU that is used of those that Metal shows: the first.
+#[cfg(feature = "metal")]
+fn metal() -> Option<Gpu> {
+    use sparkv_device::metal;
+
+    let found = metal::devices().into_iter().next()?;
+    Some(Gpu {
+        device: "metal".into(),
+        memory: Some(found.memory as u64),
+        free: Some(found.memory.saturating_sub(found.taken) as u64),
+        facts: Vec::new(),
+        fault: metal::check(found.ordinal).err().map(|error| error.to_string()),
+        name: found.name,
+    })
 }
