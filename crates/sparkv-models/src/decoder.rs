@@ -274,7 +274,8 @@ impl Decoder {
     ) -> candle_core::Result<Vec<Logits>> {
         let logits = self.logits(hidden)?;
         let found = if few > 0 { self.ops.largest(&logits.narrow(0, 0, few)?, likeliest)? } else { None };
-        let mut rows: Vec<Logits> = found.into_iter().flatten().map(Logits::Likeliest).collect();
+        let found = found.into_iter().flatten();
+        let mut rows: Vec<Logits> = found.map(|top| Logits::Likeliest(top.logits)).collect();
         let left = logits.dim(0)? - rows.len();
         if left > 0 {
             let whole = logits.narrow(0, rows.len(), left)?.to_vec2()?;

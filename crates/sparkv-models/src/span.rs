@@ -1,9 +1,9 @@
 //! Tokens of one sequence on their way through the layers of a decoder: a prompt, or what is decoded.
 use candle_core::{Result, Tensor};
 use sparkv::pool::{Charge, KvPool};
+use sparkv_device::MAX_TOP_K;
 
 use crate::logits::LogitsWanted;
-use crate::ops::MOST_LARGEST;
 
 /// Tokens on their way through the layers of a [`Decoder`](crate::Decoder): layer by layer, each in pieces; then some
 /// of them through the output head.
@@ -72,7 +72,7 @@ impl Span {
 
     /// How many of a row's logits are enough; `None` where all are wanted, or they are too many to be found.
     pub(crate) fn likeliest(&self) -> Option<usize> {
-        self.wanted.likeliest.filter(|likeliest| (1..=MOST_LARGEST).contains(likeliest))
+        self.wanted.likeliest.filter(|likeliest| (1..=MAX_TOP_K).contains(likeliest))
     }
 
     /// Positions of the next `count` rows.

@@ -52,7 +52,7 @@ impl RowOps for OnDevice {
         })
     }
 
-    fn largest(&self, rows: &Tensor, count: usize) -> Result<Option<Vec<Vec<(u32, f32)>>>> {
+    fn largest(&self, rows: &Tensor, count: usize) -> Result<Option<Vec<TopLogits>>> {
         let (device, shape) = (self.0.device(), <[usize; 2]>::from(rows.dims2()?));
         let words = make(&self.0, (shape[0], top_k_words(count)), |found| {
             read(rows, |rows| {
@@ -64,7 +64,7 @@ impl RowOps for OnDevice {
         // Tensors of ours are f32, whatever their bits are.
         let found = words.to_vec2::<f32>()?.into_iter().map(|words| {
             let words: Vec<u32> = words.into_iter().map(f32::to_bits).collect();
-            TopLogits::of(&words).logits
+            TopLogits::of(&words)
         });
         Ok(Some(found.collect()))
     }

@@ -9,12 +9,10 @@ mod plain;
 pub(crate) mod rope;
 
 use candle_core::{Result, Tensor};
+use sparkv_device::TopLogits;
 
 use crate::device::Place;
 use rope::Rotation;
-
-/// As many as [`RowOps::largest`] finds of a row.
-pub(crate) const MOST_LARGEST: usize = sparkv_device::MAX_TOP_K;
 
 /// The row operations of a device. Rows are (rows, row), f32, contiguous, and may be part of a larger tensor; what is
 /// changed is changed in place.
@@ -31,9 +29,9 @@ pub(crate) trait RowOps: std::fmt::Debug + Send + Sync {
     /// Rotates every head of `rows`, (rows, heads * head_dim).
     fn rotate(&self, rows: &Tensor, rotation: &Rotation) -> Result<()>;
 
-    /// The `count` largest finite values of each row, within 1 and [`MOST_LARGEST`], with their places: largest first, of
-    /// equals the lower place; fewer only if there are no more. `None` where it costs no more to read whole rows.
-    fn largest(&self, _rows: &Tensor, _count: usize) -> Result<Option<Vec<Vec<(u32, f32)>>>> {
+    /// The `count` largest finite values of each row, within 1 and [`sparkv_device::MAX_TOP_K`]; `None` where it costs no more to read
+    /// whole rows.
+    fn largest(&self, _rows: &Tensor, _count: usize) -> Result<Option<Vec<TopLogits>>> {
         Ok(None)
     }
 }
