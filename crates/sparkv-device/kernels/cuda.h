@@ -13,7 +13,8 @@ typedef int i32;
 #define GLOBAL_CAST(T, pointer, offset) ((T*)((u8*)(pointer) + (u64)(offset)))
 #define SHARED_PTR(T) T*
 #define PRIVATE_PTR(T) T*
-#define SHARED(T, name, length) __shared__ T name[length]
+// Beginning where wide loads may.
+#define SHARED(T, name, length) __align__(16) __shared__ T name[length]
 
 // A kernel's text is that of a function; ENTRY, at the end of the text, makes the one that is launched of it. So what is
 // compiled is one kernel, not all.
@@ -43,7 +44,13 @@ typedef int i32;
 #define SHUFFLE_UP(value, delta) __shfl_up_sync(ALL_LANES, value, (u32)(delta))
 #define BALLOT(vote) __ballot_sync(ALL_LANES, vote)
 #define POPC(bits) ((u32)__popc(bits))
-#define DOT4(a, b, c) __dp4a((int)(a), (int)(b), (int)(c))
+// The toolkit's own counts as having effects, so that reads between two of them are not brought together.
+static __device__ __forceinline__ i32 dot4(i32 a, i32 b, i32 c) {
+    i32 sum;
+    asm("dp4a.s32.s32 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+    return sum;
+}
+#define DOT4(a, b, c) dot4((int)(a), (int)(b), (int)(c))
 
 static __device__ __forceinline__ float half_to_float(u32 bits) {
     float value;
