@@ -1,10 +1,17 @@
-//! What the benches of kernels share: the GPU and its clock, rows in its memory, options, and the report.
+//! What the benches of kernels measure, a file for each; and what they share: the GPU and its clock, rows in its memory,
+//! options, and the report.
 //!
 //! All that a bench measures takes turns, round by round, so that ratios hold on a machine whose speed changes; medians are
-//! given. What is gone over again and again lies in so much memory that no cache holds it.
+//! given.
 
+#![allow(dead_code, reason = "no bench has all of it")]
+
+pub(crate) mod append;
+pub(crate) mod attention;
 pub(crate) mod gpu;
+pub(crate) mod mass;
 pub(crate) mod options;
+pub(crate) mod quantize;
 pub(crate) mod report;
 pub(crate) mod rows;
 
