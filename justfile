@@ -44,6 +44,14 @@ manifests:
 image:
     docker build -f docker/Dockerfile -t sparkv .
 
+# An image for an NVIDIA GPU of this compute capability, without the dot: just image-cuda 90
+image-cuda capability:
+    docker build -f docker/Dockerfile.cuda --build-arg CUDA_COMPUTE_CAP={{ capability }} -t sparkv-cuda .
+
+# What is for GPUs, on a machine without one: the code for CUDA and Metal, the kernels in both languages
+devices *sections:
+    scripts/check/devices {{ sections }}
+
 # Formatting and lints, as in CI
 lint:
     cargo fmt --check

@@ -5,11 +5,12 @@ use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use sparkv::accelerator::{Gpu, gpus};
 use sparkv::{Budget, parallel};
 use sparkv_engine::{EngineConfig, GenerationDefaults, TextEngine, TextModel};
 use sparkv_eval::bench::Loading;
 use sparkv_models::{
-    HubOptions, LanguageModel, LoadOptions, LoadedModel, ModelSource, Progress, WeightFormat,
+    DeviceChoice, HubOptions, LanguageModel, LoadOptions, LoadedModel, ModelSource, Progress, WeightFormat,
     load as load_files,
 };
 use sysinfo::System;
@@ -31,6 +32,8 @@ pub(crate) struct Loaded {
     pub(crate) generation: GenerationDefaults,
     /// How weights are held, and the bytes of each type.
     pub(crate) weight_types: Vec<(&'static str, u64)>,
+    /// The GPU that computes; `None` where the CPU does.
+    pub(crate) gpu: Option<Gpu>,
     /// What it took to load it.
     pub(crate) loading: Loading,
 }
@@ -132,7 +135,14 @@ pub(crate) fn load(
     let engine = TextEngine::start(loaded.decoder, text, config, settings.presets.clone())
         .context("cannot start the engine's thread")?;
     let (name, source) = (loaded.name, source.to_string());
-    Ok(Loaded { engine, name, source, has_chat_template, generation, weight_types, loading })
+    let gpu = gpu(settings.model.device);
+    Ok(Loaded { engine, name, source, has_chat_template, generation, weight_types, gpu, loading })
+}
+
+/// What is known of the GPU that was chosen.
+fn gpu(device: DeviceChoice) -> Option<Gpu> {
+    let chosen = if device == DeviceChoice::Auto { DeviceChoice::found() } else { device }.to_string();
+    gpus().into_iter().find(|gpu| gpu.device == chosen)
 }
 
 /// Checks that a model is not to have a longer context than it was made for.

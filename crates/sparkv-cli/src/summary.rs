@@ -2,7 +2,7 @@
 
 use bytesize::ByteSize;
 use sparkv::{Isa, KvChoice, parallel};
-use sparkv_engine::{GenerationDefaults, SamplingParams, TextEngine};
+use sparkv_engine::{GenerationDefaults, SamplingParams};
 use sysinfo::System;
 
 use crate::loading::Loaded;
@@ -21,7 +21,18 @@ pub(crate) fn log(loaded: &Loaded, settings: &Settings) {
         chat_template = text.tokenizer_info().chat_template.is_some() && text.template_fault().is_none(),
         "the model"
     );
-    tracing::info!(threads = parallel::threads(), instructions = Isa::best().name(), "computing on the CPU");
+    match &loaded.gpu {
+        None => {
+            let instructions = Isa::best().name();
+            tracing::info!(threads = parallel::threads(), instructions, "computing on the CPU");
+        }
+        Some(gpu) => {
+            let facts = gpu.facts.iter().map(|(name, text)| format!("{name} {text}"));
+            let facts = facts.collect::<Vec<_>>().join(", ");
+            let memory = gpu.memory.map(|bytes| ByteSize(bytes).to_string());
+            tracing::info!(device = gpu.device, name = gpu.name, memory, facts, "computing on a GPU");
+        }
+    }
     let GenerationDefaults { max_tokens, sampling } = &loaded.generation;
     let SamplingParams { temperature, top_p, top_k, min_p, repetition_penalty, .. } = sampling;
     tracing::info!(
@@ -33,7 +44,7 @@ pub(crate) fn log(loaded: &Loaded, settings: &Settings) {
         %repetition_penalty,
         "answers, where a request does not say"
     );
-    kv_memory(engine, settings);
+    kv_memory(loaded, settings);
 }
 
 /// The types of weights, and their shares of the bytes where there are several: `q4_k 70 %, q6_k 30 %`.
@@ -50,7 +61,8 @@ fn weights(types: &[(&'static str, u64)]) -> String {
 }
 
 /// The longest prompts that there is memory for, with each preset and with what holds if a request does not say.
-fn kv_memory(engine: &TextEngine, settings: &Settings) {
+fn kv_memory(loaded: &Loaded, settings: &Settings) {
+    let engine = &loaded.engine;
     let budget = engine.stats().kv_budget_bytes;
     let bytes = if budget == u64::MAX { "any".to_owned() } else { ByteSize(budget).to_string() };
     let mut presets: Vec<String> = Vec::new();
@@ -77,6 +89,10 @@ fn kv_memory(engine: &TextEngine, settings: &Settings) {
             context_length,
             "prompts that fill the context fit only if they are compressed, if at all"
         );
+    }
+    if loaded.gpu.is_some() {
+        // It was taken: there is as much.
+        return;
     }
     let mut system = System::new();
     system.refresh_memory();

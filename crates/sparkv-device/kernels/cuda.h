@@ -21,13 +21,17 @@ typedef int i32;
     u8 *argument0, u8 *argument1, u8 *argument2, u8 *argument3, u8 *argument4, u8 *argument5, u8 *argument6, \
         u8 *argument7, const u32* __restrict__ plan_words
 #define KERNEL(name) DEVICE void name##_body(PARAMETERS)
+// One group a multiprocessor is asked for: else values go from registers to memory to have room for more groups.
 #define ENTRY(name)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(32) name(PARAMETERS) {                                    \
+    extern "C" __global__ void __launch_bounds__(32, 1) name(PARAMETERS) {                                 \
         name##_body(argument0, argument1, argument2, argument3, argument4, argument5, argument6, argument7, \
                     plan_words);                                                                           \
     }
 #define ARGUMENT(index, T, name) T* name = (T*)argument##index
 #define PLAN plan_words
+
+#define UNROLL _Pragma("unroll")
+#define UNROLL_SOME _Pragma("unroll 4")
 
 #define GROUP blockIdx.x
 #define GROUPS gridDim.x
@@ -49,7 +53,8 @@ static __device__ __forceinline__ float half_to_float(u32 bits) {
 static __device__ __forceinline__ u32 float_to_half(float value) {
     u16 bits;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-    return bits;
+    // What is no number is another one here than on the CPU.
+    return value == value ? bits : (__float_as_uint(value) >> 16 & 0x8000) | 0x7e00;
 }
 #define HALF_TO_FLOAT(bits) half_to_float(bits)
 #define FLOAT_TO_HALF(value) float_to_half(value)

@@ -56,6 +56,10 @@ typedef int i32;
 #define SHUFFLE_UP(value, delta) metal::simd_shuffle_up(value, (u16)(delta))
 #define BALLOT(vote) ((u32)(metal::simd_vote::vote_t)metal::simd_ballot(vote))
 
+// Before a loop.
+#define UNROLL _Pragma("clang loop unroll(full)")
+#define UNROLL_SOME _Pragma("clang loop unroll_count(4)")
+
 #define POPC(bits) metal::popcount((u32)(bits))
 #define AS_FLOAT(bits) as_type<float>((u32)(bits))
 #define AS_UINT(value) as_type<u32>((float)(value))

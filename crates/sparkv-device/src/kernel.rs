@@ -104,12 +104,12 @@ pub const SOURCES: &[Source] = &[
     ("queries.inc", include_str!("../kernels/queries.inc")),
     ("move.inc", include_str!("../kernels/move.inc")),
     ("elementwise.inc", include_str!("../kernels/elementwise.inc")),
-    ("mass.inc", include_str!("../kernels/mass.inc")),
     ("top_k.inc", include_str!("../kernels/top_k.inc")),
     ("attention_rows.inc", include_str!("../kernels/attention_rows.inc")),
     ("attention_queries.inc", include_str!("../kernels/attention_queries.inc")),
     ("attention.inc", include_str!("../kernels/attention.inc")),
     ("merge.inc", include_str!("../kernels/merge.inc")),
+    ("mass.inc", include_str!("../kernels/mass.inc")),
 ];
 
 /// The text of a module for a GPU: its numbers, what a language has before the kernels, and the kernels. A compiler names the

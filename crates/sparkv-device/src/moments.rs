@@ -3,7 +3,7 @@
 use crate::device::Device;
 use crate::error::DeviceError;
 use crate::kernel::Constants;
-use crate::launch::{Launch, View};
+use crate::launch::{Launch, View, words};
 use crate::places::Places;
 use crate::rows::Units;
 
@@ -76,7 +76,7 @@ impl Sums<'_> {
             kernel: ADD,
             groups: of_piece,
             arguments: &[scratch.read_only(), results],
-            plan: &[&moments[..], &[rows as u32, pieces as u32]].concat(),
+            plan: &[&moments[..], &words(ADD, [rows, pieces])?].concat(),
             ..sum
         };
         // SAFETY: as before.

@@ -6,7 +6,7 @@ use sparkv_kernels::{GROUP, Side};
 
 use crate::append::RowPlace;
 use crate::error::DeviceError;
-use crate::launch::View;
+use crate::launch::{View, words};
 use crate::rows::{LINE, Run, Units};
 
 /// Rows of every KV head, as many of each.
@@ -56,10 +56,8 @@ impl Places<'_> {
         {
             return Err(DeviceError::unfit(kernel, "not as many rows of each head"));
         }
-        let words = |count: usize| {
-            u32::try_from(count).map_err(|error| DeviceError::unfit(kernel, error.to_string()))
-        };
-        plan.extend([words(count)?, if matches!(self, Self::Same(_)) { 0 } else { words(2 * count)? }]);
+        let stride = if matches!(self, Self::Same(_)) { 0 } else { count.saturating_mul(2) };
+        plan.extend(words(kernel, [count, stride])?);
         for place in self.iter() {
             plan.extend(unit_of(kernel, units, pool, place)?);
         }

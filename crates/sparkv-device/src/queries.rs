@@ -3,7 +3,7 @@
 use crate::device::Device;
 use crate::error::DeviceError;
 use crate::kernel::Constants;
-use crate::launch::{Launch, View};
+use crate::launch::{Launch, View, words};
 use crate::rows::Units;
 
 const OBSERVE: &str = "observe";
@@ -40,7 +40,7 @@ pub fn observe(
     scale: f32,
     held: &[HeldQuery],
 ) -> Result<(), DeviceError> {
-    let heads = units.heads * group;
+    let heads = units.heads.saturating_mul(group);
     for query in held {
         check_row(OBSERVE, units, heads, (queries, query.row))?;
         check_row(OBSERVE, units, heads, (observed, query.slot))?;
@@ -51,7 +51,8 @@ pub fn observe(
         return Err(DeviceError::unfit(OBSERVE, "two queries for one slot"));
     }
     observed.check(OBSERVE, [0, 1], true)?;
-    let mut plan = vec![heads as u32, scale.to_bits()];
+    let [query_heads] = words(OBSERVE, [heads])?;
+    let mut plan = vec![query_heads, scale.to_bits()];
     plan.extend(held.iter().flat_map(|query| [query.row, query.slot]));
     let launch = Launch {
         kernel: OBSERVE,
@@ -82,11 +83,11 @@ pub fn query_energy(
 ) -> Result<(), DeviceError> {
     let head_dim = units.keys.head_dim();
     for slot in slots {
-        check_row(ENERGY, units, units.heads * group, (observed, *slot))?;
+        check_row(ENERGY, units, units.heads.saturating_mul(group), (observed, *slot))?;
     }
     energy.check(ENERGY, [units.heads * head_dim, size_of::<f32>()], true)?;
-    let takes_mean = u32::from(statistic == QueryStatistic::Mean);
-    let mut plan = vec![group as u32, units.heads as u32, takes_mean, slots.len() as u32];
+    let takes_mean = usize::from(statistic == QueryStatistic::Mean);
+    let mut plan = words(ENERGY, [group, units.heads, takes_mean, slots.len()])?.to_vec();
     plan.extend(slots);
     let launch = Launch {
         kernel: ENERGY,
@@ -106,6 +107,6 @@ fn check_row(
     heads: usize,
     (memory, row): (View<'_>, u32),
 ) -> Result<(), DeviceError> {
-    let rows = (row as usize + 1).saturating_mul(heads * units.keys.head_dim());
+    let rows = (row as usize + 1).saturating_mul(heads.saturating_mul(units.keys.head_dim()));
     memory.check(kernel, [rows, size_of::<f32>()], false)
 }

@@ -7,7 +7,9 @@ use sparkv::{KvOptions, Presets};
 use sparkv_engine::{Prompt, TextModel};
 use sparkv_eval::SettingsUnderTest;
 use sparkv_eval::kl::{Cut, Divergence, Subject, TextSet, TokenText, divergence};
-use sparkv_models::{Decoder, LanguageModel, LoadOptions, ModelSource, SpanStep, WeightFormat, load};
+use sparkv_models::{
+    Decoder, LanguageModel, LoadOptions, Logits, LogitsWanted, ModelSource, SpanStep, WeightFormat, load,
+};
 
 #[path = "../../../tests/support/fetched_model.rs"]
 mod fetched_model;
@@ -61,11 +63,11 @@ fn second_half(decoder: &Decoder, tokens: &[u32]) -> Vec<Vec<f32>> {
         panic!("a budget")
     };
     let mut cache = decoder.new_cache(&exact, tokens.len()).unwrap();
-    let mut span = decoder.begin(tokens, tokens.len() / 2, &cache).unwrap();
+    let mut span = decoder.begin(tokens, LogitsWanted::all(tokens.len() / 2), &cache).unwrap();
     let mut rows = Vec::new();
     while rows.len() < tokens.len() / 2 {
         let mut spans = [SpanStep { span: &mut span, cache: &mut cache, row_layers: usize::MAX }];
-        rows.extend(decoder.step(&mut spans).unwrap().remove(0));
+        rows.extend(decoder.step(&mut spans).unwrap().remove(0).into_iter().filter_map(Logits::into_all));
     }
     rows
 }

@@ -11,6 +11,7 @@ use crate::error::LoadError;
 use crate::family::Name;
 use crate::language_model::{ModelError, ModelInfo};
 use crate::linear::{Linear, Mlp, Norm};
+use crate::logits::Logits;
 use crate::ops::rope::{Rope, Rotation};
 use crate::ops::{self, RowOps};
 use crate::profile::{self, Section};
@@ -264,8 +265,27 @@ impl Decoder {
         layer.mlp.add_to(hidden, &*self.ops)
     }
 
+    /// Logits of hidden states, (rows, hidden): of the first `few` rows the `likeliest` are enough.
+    pub(crate) fn read_logits(
+        &self,
+        hidden: &Tensor,
+        few: usize,
+        likeliest: usize,
+    ) -> candle_core::Result<Vec<Logits>> {
+        let logits = self.logits(hidden)?;
+        let found = if few > 0 { self.ops.largest(&logits.narrow(0, 0, few)?, likeliest)? } else { None };
+        let found = found.into_iter().flatten();
+        let mut rows: Vec<Logits> = found.map(|top| Logits::Likeliest(top.logits)).collect();
+        let left = logits.dim(0)? - rows.len();
+        if left > 0 {
+            let whole = logits.narrow(0, rows.len(), left)?.to_vec2()?;
+            rows.extend(whole.into_iter().map(Logits::All));
+        }
+        Ok(rows)
+    }
+
     /// (rows, vocab) of hidden states (rows, hidden).
-    pub(crate) fn logits(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
+    fn logits(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
         let [logits] = Linear::of_normed([&self.head], hidden, &self.norm, &*self.ops)?;
         Ok(logits)
     }

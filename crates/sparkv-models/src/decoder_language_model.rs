@@ -2,7 +2,8 @@
 use sparkv::{KvSettings, KvUsage, SequenceCache, SharedPrefix};
 
 use crate::decoder::Decoder;
-use crate::language_model::{LanguageModel, LogitsRows, ModelError, ModelInfo, SpanStep, check_span};
+use crate::language_model::{LanguageModel, ModelError, ModelInfo, SpanStep, check_span};
+use crate::logits::{LogitsRows, LogitsWanted};
 use crate::span::Span;
 
 impl LanguageModel for Decoder {
@@ -38,9 +39,9 @@ impl LanguageModel for Decoder {
         Ok(cache.begin_with(prefix, most)?)
     }
 
-    fn begin(&self, tokens: &[u32], logits: usize, cache: &SequenceCache) -> Result<Span, ModelError> {
-        check_span(&self.info, tokens, logits, cache.prompt_left(0))?;
-        Ok(Span::new(tokens, logits, cache.len()))
+    fn begin(&self, tokens: &[u32], wanted: LogitsWanted, cache: &SequenceCache) -> Result<Span, ModelError> {
+        check_span(&self.info, tokens, wanted.rows, cache.prompt_left(0))?;
+        Ok(Span::new(tokens, wanted, cache.len()))
     }
 
     fn step(&self, spans: &mut [SpanStep<'_, SequenceCache, Span>]) -> Result<Vec<LogitsRows>, ModelError> {

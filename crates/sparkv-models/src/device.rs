@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use sparkv::Accelerator;
 
 use crate::error::LoadError;
+#[cfg(any(feature = "cuda", feature = "metal"))]
+use crate::error::without_backtrace;
 
 /// What a model runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -41,11 +43,16 @@ impl DeviceChoice {
             Self::Auto => Self::found().open(),
             #[cfg(feature = "cuda")]
             Self::Cuda(number) => {
+                sparkv::accelerator::check_cuda(number).map_err(|error| refused(error.to_string()))?;
                 // Not the stream of the thread, which no other thread's work waits for.
-                Device::new_cuda_with_stream(number).map_err(|error| refused(error.to_string()))
+                Device::new_cuda_with_stream(number).map_err(|error| refused(without_backtrace(&error)))
             }
             #[cfg(feature = "metal")]
-            Self::Metal => Device::new_metal(0).map_err(|error| refused(error.to_string())),
+            Self::Metal => {
+                // Candle panics where there is none, or the system is too old.
+                sparkv::accelerator::check_metal().map_err(|error| refused(error.to_string()))?;
+                Device::new_metal(0).map_err(|error| refused(without_backtrace(&error)))
+            }
             #[cfg(not(feature = "cuda"))]
             Self::Cuda(_) => Err(refused(
                 "this binary was built without CUDA (`--features cuda`, docker/Dockerfile.cuda)".into(),
@@ -148,6 +155,7 @@ mod tests {
         assert!("cuda:x".parse::<DeviceChoice>().is_err());
         assert!(DeviceChoice::Auto.open().unwrap().is_cpu());
         let refusal = DeviceChoice::Cuda(1).open().unwrap_err().to_string();
-        assert!(refusal.contains("cuda:1") && refusal.contains("CPU only"), "{refusal}");
+        // Without a GPU, and with or without CUDA in the build.
+        assert!(refusal.contains("`cuda:1` cannot be used"), "{refusal}");
     }
 }

@@ -2,6 +2,7 @@
 use sparkv::{KvSettings, KvShape, KvUsage};
 
 use crate::error::without_backtrace;
+use crate::logits::{Logits, LogitsRows, LogitsWanted};
 
 /// Facts of a loaded model.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,9 +48,6 @@ pub struct SpanStep<'a, C, S> {
     pub row_layers: usize,
 }
 
-/// Rows of logits, each of `vocab_size`, of tokens that follow each other.
-pub type LogitsRows = Vec<Vec<f32>>;
-
 /// A causal language model whose sequences own their caches.
 pub trait LanguageModel: Send + Sync {
     /// What a sequence keeps between steps.
@@ -87,13 +85,18 @@ pub trait LanguageModel: Send + Sync {
         most: usize,
     ) -> Result<usize, ModelError>;
 
-    /// Sends `tokens` on their way: those that follow what is in `cache`, up to the end of the prompt at least. Of the
-    /// last `logits` of them the logits are wanted. Nothing is computed yet.
+    /// Sends `tokens` on their way: those that follow what is in `cache`, up to the end of the prompt at least, with the
+    /// logits that are wanted of the last of them. Nothing is computed yet.
     ///
     /// # Errors
     /// If there are none, too few, no logits are wanted or more than there are tokens, or a token is not in the
     /// vocabulary.
-    fn begin(&self, tokens: &[u32], logits: usize, cache: &Self::Cache) -> Result<Self::Span, ModelError>;
+    fn begin(
+        &self,
+        tokens: &[u32],
+        wanted: LogitsWanted,
+        cache: &Self::Cache,
+    ) -> Result<Self::Span, ModelError>;
 
     /// Rows that have to go through a layer until a span of `tokens` is through, `logits` of which are wanted, summed
     /// over layers as [`SpanStep::row_layers`] counts them.
@@ -106,7 +109,7 @@ pub trait LanguageModel: Send + Sync {
     /// as its settings say; tokens that follow it see what is left.
     ///
     /// Gives for each span the rows of logits that are ready, of those that are wanted the next ones; a span is through
-    /// when all of them were given.
+    /// when all of them were given. Where the likeliest are enough, all may be given.
     ///
     /// # Errors
     /// If the computation fails; all caches of the step are useless then.
@@ -141,11 +144,11 @@ pub trait LanguageModel: Send + Sync {
         cache: &mut Self::Cache,
         keep_going: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Vec<f32>>, ModelError> {
-        let mut span = self.begin(tokens, 1, cache)?;
+        let mut span = self.begin(tokens, LogitsWanted::all(1), cache)?;
         while keep_going() {
             let mut spans = [SpanStep { span: &mut span, cache, row_layers: PREFILL_CHUNK }];
             if let Some(logits) = self.step(&mut spans)?.into_iter().flatten().next() {
-                return Ok(Some(logits));
+                return Ok(logits.into_all());
             }
         }
         Ok(None)
@@ -155,8 +158,10 @@ pub trait LanguageModel: Send + Sync {
     ///
     /// # Errors
     /// As [`LanguageModel::begin`] and [`LanguageModel::step`].
-    fn decode(&self, tokens: &[u32], caches: &mut [&mut Self::Cache]) -> Result<LogitsRows, ModelError> {
-        let spans = tokens.iter().zip(caches.iter()).map(|(&token, cache)| self.begin(&[token], 1, cache));
+    fn decode(&self, tokens: &[u32], caches: &mut [&mut Self::Cache]) -> Result<Vec<Vec<f32>>, ModelError> {
+        let wanted = LogitsWanted::all(1);
+        let spans =
+            tokens.iter().zip(caches.iter()).map(|(&token, cache)| self.begin(&[token], wanted, cache));
         let mut spans = spans.collect::<Result<Vec<_>, _>>()?;
         let row_layers = self.row_layers(1, 1);
         let steps = spans.iter_mut().zip(caches).map(|(span, cache)| SpanStep {
@@ -164,7 +169,8 @@ pub trait LanguageModel: Send + Sync {
             cache: &mut **cache,
             row_layers,
         });
-        Ok(self.step(&mut steps.collect::<Vec<_>>())?.into_iter().flatten().collect())
+        let rows = self.step(&mut steps.collect::<Vec<_>>())?.into_iter().flatten();
+        Ok(rows.filter_map(Logits::into_all).collect())
     }
 }
 

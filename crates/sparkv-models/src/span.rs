@@ -1,14 +1,17 @@
 //! Tokens of one sequence on their way through the layers of a decoder: a prompt, or what is decoded.
 use candle_core::{Result, Tensor};
 use sparkv::pool::{Charge, KvPool};
+use sparkv_device::MAX_TOP_K;
+
+use crate::logits::LogitsWanted;
 
 /// Tokens on their way through the layers of a [`Decoder`](crate::Decoder): layer by layer, each in pieces; then some
 /// of them through the output head.
 #[derive(Debug)]
 pub struct Span {
     tokens: Vec<u32>,
-    /// How many of the last ones the logits are wanted of; at least 1.
-    logits: usize,
+    /// Of at least one row.
+    wanted: LogitsWanted,
     /// Position of the first token.
     start: usize,
     /// `None` until the first step.
@@ -29,8 +32,8 @@ struct Rows {
 }
 
 impl Span {
-    pub(crate) fn new(tokens: &[u32], logits: usize, start: usize) -> Self {
-        Self { tokens: tokens.to_vec(), logits, start, rows: None, layer: 0, row: 0 }
+    pub(crate) fn new(tokens: &[u32], wanted: LogitsWanted, start: usize) -> Self {
+        Self { tokens: tokens.to_vec(), wanted, start, rows: None, layer: 0, row: 0 }
     }
 
     pub(crate) fn tokens(&self) -> &[u32] {
@@ -64,7 +67,12 @@ impl Span {
 
     /// Rows of logits that were not made yet, once it is at the output head.
     pub(crate) fn logits_left(&self) -> usize {
-        self.logits - self.row
+        self.wanted.rows - self.row
+    }
+
+    /// How many of a row's logits are enough; `None` where all are wanted, or they are too many to be found.
+    pub(crate) fn likeliest(&self) -> Option<usize> {
+        self.wanted.likeliest.filter(|likeliest| (1..=MAX_TOP_K).contains(likeliest))
     }
 
     /// Positions of the next `count` rows.
@@ -74,7 +82,7 @@ impl Span {
 
     /// How many of the next `count` rows, the last ones, logits are wanted of.
     pub(crate) fn wanted(&self, count: usize) -> usize {
-        (self.row + count).saturating_sub(self.row.max(self.tokens.len() - self.logits))
+        (self.row + count).saturating_sub(self.row.max(self.tokens.len() - self.wanted.rows))
     }
 
     /// The next `count` rows, (count, hidden): a view, to be written to.
@@ -84,7 +92,7 @@ impl Span {
 
     /// The next `count` rows for the output head.
     pub(crate) fn next_for_head(&self, count: usize) -> Result<Tensor> {
-        self.hidden()?.narrow(0, self.tokens.len() - self.logits + self.row, count)
+        self.hidden()?.narrow(0, self.tokens.len() - self.wanted.rows + self.row, count)
     }
 
     /// After `count` rows went through its layer.

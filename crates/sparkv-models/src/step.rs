@@ -3,7 +3,8 @@ use candle_core::{Result, Tensor};
 use sparkv::{LayerSpan, SequenceCache};
 
 use crate::decoder::Decoder;
-use crate::language_model::{LogitsRows, ModelError, PREFILL_CHUNK, SpanStep};
+use crate::language_model::{ModelError, PREFILL_CHUNK, SpanStep};
+use crate::logits::{Logits, LogitsRows};
 use crate::profile::{self, Section};
 use crate::span::Span;
 
@@ -190,24 +191,40 @@ impl Step<'_, '_> {
     /// Logits of what is through all layers.
     fn logits(&mut self) -> Result<Vec<LogitsRows>> {
         let counts = self.logits_rows();
-        let mut hidden = Vec::new();
-        for (step, &count) in self.spans.iter().zip(&counts).filter(|(_, count)| **count > 0) {
-            hidden.push(step.span.next_for_head(count)?);
-        }
-        let rows = match &hidden[..] {
-            [] => Vec::new(),
-            hidden => self.decoder.logits(&Tensor::cat(hidden, 0)?)?.to_vec2()?,
-        };
-        let mut rows = rows.into_iter();
+        let [mut few, mut whole] = self.read_logits(&counts)?.map(Vec::into_iter);
         let each = self.spans.iter_mut().zip(counts).map(|(step, count)| {
             let last = count > 0 && count == step.span.logits_left();
             step.row_layers = step.row_layers.saturating_sub(count - usize::from(last));
             if count > 0 {
                 step.span.advance_logits(count);
             }
+            let rows = if step.span.likeliest().is_some() { &mut few } else { &mut whole };
             rows.by_ref().take(count).collect()
         });
         Ok(each.collect())
+    }
+
+    /// The next rows of logits, so many of each span: of those of which some logits are enough, and of the others.
+    fn read_logits(&self, counts: &[usize]) -> Result<[Vec<Logits>; 2]> {
+        let [mut few, mut whole] = [const { Vec::new() }; 2];
+        let (mut few_rows, mut likeliest) = (0, 0);
+        for (step, &count) in self.spans.iter().zip(counts).filter(|(_, count)| **count > 0) {
+            let hidden = step.span.next_for_head(count)?;
+            match step.span.likeliest() {
+                Some(enough) => {
+                    few.push(hidden);
+                    (few_rows, likeliest) = (few_rows + count, likeliest.max(enough));
+                }
+                None => whole.push(hidden),
+            }
+        }
+        few.append(&mut whole);
+        if few.is_empty() {
+            return Ok(Default::default());
+        }
+        let mut few = self.decoder.read_logits(&Tensor::cat(&few, 0)?, few_rows, likeliest)?;
+        let whole = few.split_off(few_rows);
+        Ok([few, whole])
     }
 
     /// How many rows of logits of each span are made in this step.

@@ -32,8 +32,15 @@ struct Report {
     /// How many files and connections the process may have open.
     open_files: Option<u64>,
     gpus: Vec<Gpu>,
-    /// What `--device auto` is, or why it cannot be used.
-    auto: Result<String, String>,
+    auto: Auto,
+}
+
+/// What `--device auto` is.
+#[derive(Debug, Serialize)]
+struct Auto {
+    device: String,
+    /// Why it cannot be used.
+    fault: Option<String>,
 }
 
 /// Bytes.
@@ -76,7 +83,7 @@ impl Report {
             memory: Memory { total, free, limit },
             open_files: open_files(),
             gpus: accelerator::gpus(),
-            auto: auto.open().map(|_| auto.to_string()).map_err(|error| error.to_string()),
+            auto: Auto { device: auto.to_string(), fault: auto.open().err().map(|error| error.to_string()) },
         }
     }
 
@@ -108,9 +115,9 @@ impl Report {
         }
         rows.push(row(
             "--device auto",
-            match &self.auto {
-                Ok(device) => format!("is {device}"),
-                Err(error) => format!("fails: {error}"),
+            match &self.auto.fault {
+                None => format!("is {}", self.auto.device),
+                Some(fault) => format!("is {}: {fault}", self.auto.device),
             },
         ));
         rows

@@ -107,6 +107,32 @@ fn a_variable_that_nothing_reads_is_named() {
 }
 
 #[test]
+fn doctor_says_what_is_there_and_what_auto_is() {
+    let report: serde_json::Value =
+        serde_json::from_str(&succeed(sparkv().args(["doctor", "--json"]))).unwrap();
+    assert_eq!(report["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(report["build"], serde_json::json!(["cpu"]));
+    assert_eq!(report["gpus"], serde_json::json!([]));
+    assert_eq!(report["auto"], serde_json::json!({"device": "cpu", "fault": null}));
+    let instructions = report["instructions"].as_array().unwrap();
+    assert_eq!(instructions[0], "scalar");
+    let memory = &report["memory"];
+    assert!(memory["free"].as_u64().unwrap() <= memory["total"].as_u64().unwrap());
+    let text = succeed(sparkv().arg("doctor"));
+    let best = instructions.last().unwrap().as_str().unwrap();
+    assert!(text.lines().any(|line| line.starts_with("instructions") && line.contains(best)), "{text}");
+    assert!(text.lines().any(|line| line == "--device auto  is cpu"), "{text}");
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_refused_with_what_to_do() {
+    for (device, reason) in [("cuda", "--features cuda"), ("metal", "--features metal")] {
+        let error = fail(sparkv().args(["run", "--device", device, "hello"]));
+        assert!(error.contains(&format!("device `{device}")) && error.contains(reason), "{error}");
+    }
+}
+
+#[test]
 fn completions_are_scripts_that_know_the_subcommands() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let script = succeed(sparkv().args(["completions", shell]));

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::result::{memcpy_dtoh_async, memcpy_htod_async};
 use cudarc::driver::sys::CUresult;
-use cudarc::driver::{CudaFunction, CudaStream, DriverError, LaunchConfig, PushKernelArg};
+use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 
 use crate::error::DeviceError;
@@ -66,6 +66,17 @@ impl Cuda {
         let cache = Cache::of_environment();
         let (functions, plan) = Default::default();
         Ok(Self(Arc::new(State { stream, found, target, cache, functions, plan })))
+    }
+
+    /// Memory for `count` numbers that a kernel is to write, on the stream's GPU: until then they are any numbers.
+    ///
+    /// # Errors
+    /// If there is not as much.
+    pub fn numbers(stream: &Arc<CudaStream>, count: usize) -> Result<CudaSlice<f32>, DeviceError> {
+        // SAFETY: whatever lies there are numbers. (The driver has no memory of no bytes.)
+        let numbers = unsafe { stream.alloc::<f32>(count.max(1)) };
+        let bytes = count * size_of::<f32>();
+        numbers.map_err(|error| DeviceError::Memory { bytes, reason: said(error) })
     }
 
     /// Which GPU it is.

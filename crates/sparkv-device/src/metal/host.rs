@@ -34,11 +34,8 @@ pub(super) unsafe fn launch(metal: &Metal, launch: &Launch<'_>) -> Result<(), De
 
 /// A copy of the process's memory, if it is that.
 fn copy(metal: &Metal, view: &View<'_>) -> Result<Option<Buffer>, DeviceError> {
-    match view.place {
-        // SAFETY: the view is borrowed from numbers of as many bytes.
-        Place::Address(address, _) => {
-            metal.shared(unsafe { std::slice::from_raw_parts(address as *const u8, view.bytes()) }).map(Some)
-        }
-        Place::Metal(..) => Ok(None),
-    }
+    let Place::Address(address, _) = view.place else { return Ok(None) };
+    // SAFETY: the view is borrowed from numbers of as many bytes.
+    let bytes = unsafe { std::slice::from_raw_parts(address as *const u8, view.bytes()) };
+    metal.shared(bytes).map(Some)
 }

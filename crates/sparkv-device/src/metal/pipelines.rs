@@ -74,3 +74,27 @@ fn options() -> Retained<MTLCompileOptions> {
 fn named(constants: &Constants) -> String {
     constants.named().map(|(name, value)| format!("{name} {value}")).join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::RowConstants;
+    use crate::metal::check;
+
+    /// What is checked elsewhere is checked as another language; here is the compiler itself.
+    #[test]
+    fn all_kernels_compile() {
+        let pipelines = Pipelines::new(check(0).unwrap());
+        let rows = |format, bits, kept| RowConstants { format, bits, kept };
+        for rows in
+            [rows(0, 0, 0), rows(1, 0, 0), rows(2, 8, 0), rows(3, 4, 0), rows(3, 0, 0), rows(4, 8, 32)]
+        {
+            for (head_dim, queries) in [(64, 1), (64, 16), (128, 1), (128, 8)] {
+                let constants = Constants { head_dim, queries, keys: rows, values: rows };
+                for kernel in kernel::names() {
+                    pipelines.get(kernel, &constants).unwrap();
+                }
+            }
+        }
+    }
+}

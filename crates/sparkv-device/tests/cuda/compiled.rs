@@ -1,5 +1,3 @@
-use std::fmt::Write;
-
 use serde_json::{Value, json};
 use sparkv_device::cuda::{Program, Target};
 use sparkv_device::kernel::{self, Constants, RowConstants};
@@ -25,27 +23,40 @@ struct Usage {
 }
 
 impl Usage {
-    /// From what the assembler says.
+    /// From what the assembler says of the kernel, and of functions that it calls.
     fn read(log: &str) -> Option<Self> {
-        let before = |what: &str| {
-            let (before, _) = log.split_once(what)?;
-            before.rsplit([' ', '\n']).find(|word| !word.is_empty())?.parse::<u32>().ok()
+        let sum = |what: &str| {
+            let before = |(at, _)| log[..at].rsplit([' ', '\n']).next()?.parse::<u32>().ok();
+            log.contains(what).then(|| log.match_indices(what).map(before).sum::<Option<u32>>()).flatten()
         };
         Some(Self {
-            registers: before(" registers")?,
-            spilled: before(" bytes spill stores")? + before(" bytes spill loads")?,
-            stack: before(" bytes stack frame")?,
-            shared: before(" bytes smem").unwrap_or(0),
+            registers: sum(" registers")?,
+            spilled: sum(" bytes spill stores")? + sum(" bytes spill loads")?,
+            stack: sum(" bytes stack frame")?,
+            shared: sum(" bytes smem").unwrap_or(0),
         })
     }
 }
 
-fn all() -> impl Iterator<Item = (&'static str, Constants)> {
-    kernel::names().flat_map(|kernel| {
-        let constants = of_kernel(kernel)
-            .unwrap_or_else(|| panic!("specialisations.rs does not know what {kernel} is compiled for"));
-        constants.into_iter().map(move |constants| (kernel, constants))
-    })
+#[test]
+fn what_the_assembler_says_is_read() {
+    let log = "ptxas info    : Compiling entry function 'attend' for 'sm_90'\n\
+        ptxas info    : Function properties for attend\n\
+        ptxas         .     24 bytes stack frame, 24 bytes spill stores, 44 bytes spill loads\n\
+        ptxas info    : Used 168 registers, used 0 barriers, 24 bytes cumulative stack size, 6752 bytes smem";
+    let Usage { registers, spilled, stack, shared } = Usage::read(log).unwrap();
+    assert_eq!([registers, spilled, stack, shared], [168, 68, 24, 6752]);
+    assert!(Usage::read("ptxas info    : Used 168 registers").is_none());
+}
+
+/// A kernel, what it is compiled for, a compute capability.
+type Task = (&'static str, Constants, u32);
+
+fn all() -> impl Iterator<Item = Task> {
+    let kernels = kernel::names().flat_map(|kernel| {
+        of_kernel(kernel).unwrap_or_default().into_iter().map(move |constants| (kernel, constants))
+    });
+    kernels.flat_map(|(kernel, constants)| CAPABILITIES.map(|capability| (kernel, constants, capability)))
 }
 
 fn named(rows: &RowConstants) -> String {
@@ -62,35 +73,49 @@ fn named(rows: &RowConstants) -> String {
 /// Prints a table, and writes JSON to the file that `SPARKV_REGISTERS` names.
 #[test]
 fn compiled_kernels_keep_everything_in_registers() {
-    let mut table = String::from(
-        "| kernel | D | queries | keys | values | sm | registers | spilled | stack | shared |\n|---|--:|--:|---|---|--:|--:|--:|--:|--:|\n",
-    );
+    let unknown: Vec<&str> = kernel::names().filter(|kernel| of_kernel(kernel).is_none()).collect();
+    assert!(unknown.is_empty(), "specialisations.rs does not know what {unknown:?} are compiled for");
+    let tasks: Vec<Task> = all().collect();
+    let usages = usages(&tasks);
     let (mut report, mut faults) = (Vec::<Value>::new(), Vec::new());
-    for (kernel, constants) in all() {
-        let Constants { head_dim, queries, keys, values } = &constants;
+    println!("| kernel | D | queries | keys | values | sm | registers | spilled | stack | shared |");
+    println!("|---|--:|--:|---|---|--:|--:|--:|--:|--:|");
+    for ((kernel, constants, capability), usage) in tasks.iter().zip(usages) {
+        let Constants { head_dim, queries, keys, values } = constants;
         let (keys, values) = (named(keys), named(values));
-        for capability in CAPABILITIES {
-            let compiled = Program::new(kernel, &constants, Target::Machine(capability)).compile().unwrap();
-            assert!(compiled.image.starts_with(b"\x7fELF"), "{kernel}: machine code");
-            let usage = Usage::read(&compiled.log).unwrap_or_else(|| panic!("{kernel}: {}", compiled.log));
-            let Usage { registers, spilled, stack, shared } = usage;
-            writeln!(table, "| {kernel} | {head_dim} | {queries} | {keys} | {values} | {capability} | {registers} | {spilled} | {stack} | {shared} |").unwrap();
-            report.push(json!({
-                "kernel": kernel, "head_dim": head_dim, "queries": queries, "keys": keys, "values": values,
-                "capability": capability, "registers": registers, "spilled": spilled, "stack": stack, "shared": shared,
-            }));
-            if spilled > 0 || stack > 0 || shared > SHARED_MEMORY {
-                faults.push(format!(
-                    "{kernel} D {head_dim}, {queries} queries, {keys}/{values}, sm_{capability}: {usage:?}"
-                ));
-            }
+        let Usage { registers, spilled, stack, shared } = usage;
+        let row = format!(
+            "| {kernel} | {head_dim} | {queries} | {keys} | {values} | {capability} | {registers} | {spilled} | {stack} | {shared} |"
+        );
+        println!("{row}");
+        report.push(json!({
+            "kernel": kernel, "head_dim": head_dim, "queries": queries, "keys": keys, "values": values,
+            "capability": capability, "registers": registers, "spilled": spilled, "stack": stack, "shared": shared,
+        }));
+        if spilled > 0 || stack > 0 || shared > SHARED_MEMORY {
+            faults.push(row);
         }
     }
-    println!("{table}");
     if let Some(path) = std::env::var_os("SPARKV_REGISTERS").filter(|path| !path.is_empty()) {
         std::fs::write(path, serde_json::to_string_pretty(&report).unwrap()).unwrap();
     }
     assert!(faults.is_empty(), "memory in place of registers:\n{}", faults.join("\n"));
+}
+
+/// What each takes, in order.
+fn usages(tasks: &[Task]) -> Vec<Usage> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let usage = |(kernel, constants, capability): &Task| {
+        let compiled = Program::new(kernel, constants, Target::Machine(*capability)).compile().unwrap();
+        assert!(compiled.image.starts_with(b"\x7fELF"), "{kernel}: machine code");
+        Usage::read(&compiled.log).unwrap_or_else(|| panic!("{kernel}: {}", compiled.log))
+    };
+    std::thread::scope(|scope| {
+        let parts = tasks.chunks(tasks.len().div_ceil(threads).max(1));
+        let parts: Vec<_> =
+            parts.map(|part| scope.spawn(move || part.iter().map(usage).collect::<Vec<_>>())).collect();
+        parts.into_iter().flat_map(|part| part.join().unwrap()).collect()
+    })
 }
 
 /// For GPUs that are newer than the compiler.

@@ -32,8 +32,9 @@ fn quantized(head_dim: u32) -> Vec<(RowConstants, RowConstants)> {
 
 const DENSE: [(RowConstants, RowConstants); 2] = [(F16, F16), (F32, F32)];
 
-/// Where kernels take this many queries together: 1, 2, 4 and so on.
-const TILE_CHANNELS: u32 = 2048;
+/// Channels of all queries that a warp takes together, at most; as in src/attention/plan.rs.
+const DENSE_CHANNELS: u32 = 2048;
+const QUANTIZED_CHANNELS: u32 = 1024;
 
 fn of(pairs: impl Fn(u32) -> Vec<(RowConstants, RowConstants)>) -> Vec<Constants> {
     let with = |head_dim| {
@@ -53,7 +54,9 @@ fn dense_or_quantized(head_dim: u32) -> Vec<(RowConstants, RowConstants)> {
 
 /// With each number of queries that a warp takes together.
 fn with_queries(constants: &Constants) -> Vec<Constants> {
-    let most = (TILE_CHANNELS / constants.head_dim).min(MAX_QUERIES as u32);
+    let dense = DENSE.contains(&(constants.keys, constants.values));
+    let channels = if dense { DENSE_CHANNELS } else { QUANTIZED_CHANNELS };
+    let most = (channels / constants.head_dim).min(MAX_QUERIES as u32);
     let powers = (0..).map(|power| 1 << power).take_while(|&queries| queries <= most);
     powers.map(|queries| Constants { queries, ..*constants }).collect()
 }
@@ -63,9 +66,8 @@ pub(crate) fn of_kernel(kernel: &str) -> Option<Vec<Constants>> {
     Some(match kernel {
         "move_lines" | "rms_norm" | "add_rms_norm" | "add" | "silu_times" | "rotate" | "top_k_of_pieces"
         | "top_k_of_rows" => vec![Constants::NONE],
-        "append" | "copy_rows" | "mass_of_splits" | "mass_of_queries" | "mass_of_rows" => {
-            of(|_| DENSE.to_vec())
-        }
+        "append" | "copy_rows" | "sum_pieces" | "add_pieces" | "observe" | "query_energy"
+        | "mass_of_splits" | "mass_of_queries" | "mass_of_rows" => of(|_| DENSE.to_vec()),
         "quantize" => of(quantized),
         "attend" => of(dense_or_quantized).iter().flat_map(with_queries).collect(),
         "merge" => HEAD_DIMS.map(|head_dim| Constants { head_dim, ..Constants::NONE }).to_vec(),

@@ -53,6 +53,20 @@ impl Domain {
         Self { keys: tables.keys, key_mean, key_factors, key_weights, value_mean, order, widths }
     }
 
+    /// Keys as they come, of as many bits, whose errors count differently.
+    pub(crate) fn of_weights(key_weights: Vec<f32>, bits: u8) -> Self {
+        let head_dim = key_weights.len();
+        Self {
+            keys: KeyDomain::Allotted,
+            key_mean: vec![0.0; head_dim],
+            key_factors: vec![1.0; head_dim],
+            key_weights,
+            value_mean: Vec::new(),
+            order: (0..head_dim as u16).collect(),
+            widths: Widths::uniform(bits, head_dim),
+        }
+    }
+
     /// The head's tables.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let numbers = [&self.key_mean, &self.key_factors, &self.key_weights, &self.value_mean];

@@ -183,6 +183,67 @@ fn bytes_are_those_of_the_cpu() {
     }
 }
 
+/// Rows so near to a border between two scales of 16 bits that a last bit of what comes before decides: there, another order
+/// of sums is seen.
+fn rows_on_the_border(rng: &mut ChaCha8Rng, layout: &Layout, weights: &[f32]) -> Vec<f32> {
+    let head_dim = layout.head_dim();
+    let scales = |rows: &[f32], factor: f32| {
+        let rows: Vec<f32> = rows.iter().map(|value| value * factor).collect();
+        let mut bytes = vec![0; layout.unit_bytes()];
+        sparkv_kernels::quantize(layout, &rows, weights, &mut bytes);
+        let steps = if matches!(layout.format(), Format::Packed(_)) { BLOCK } else { 0 };
+        let end = bytes.len() - steps;
+        bytes[end - 2 * BLOCK..end].as_chunks::<2>().0.to_vec()
+    };
+    let mut found = Vec::new();
+    while found.len() < BLOCK * head_dim {
+        let rows: Vec<f32> = (0..BLOCK * head_dim).map(|_| rng.random_range(-2.0..2.0)).collect();
+        let borders = scales(&rows, 1.0 - 2e-7).into_iter().zip(scales(&rows, 1.0 + 2e-7));
+        for (row, _) in rows.chunks_exact(head_dim).zip(borders).filter(|(_, (below, above))| below != above)
+        {
+            found.extend(row);
+        }
+    }
+    found.truncate(BLOCK * head_dim);
+    found
+}
+
+#[test]
+fn the_last_bit_of_a_sum_is_that_of_the_cpu() {
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    let head_dim = 40;
+    let packed = |fill| Format::Packed(Packing { kept: 9, values: KeptFormat::Int8, fill });
+    for (keys, values) in [
+        (planes(4, head_dim), packed(Fill::MeanMagnitude)),
+        (planes(2, head_dim), packed(Fill::RootMeanSquare)),
+        (planes(6, head_dim), planes(3, head_dim)),
+    ] {
+        let Some(device) = device(0) else { return };
+        let dense = dense_units(head_dim, 1, Format::F32);
+        let blocks = units(head_dim, 1, [keys, values]);
+        let weights: Vec<f32> = (0..head_dim).map(|_| rng.random_range(0.0..1.0)).collect();
+        let Format::Planes(widths) = keys else { return };
+        let domain = Domain::of_weights(weights.clone(), widths.of_all(head_dim).unwrap());
+        let tables = Tables { line: 0, keys: KeyDomain::Allotted, values_rotated: false };
+        let table = domain.bytes();
+        let sources = scattered(&dense, table.len().div_ceil(LINE) as u32, &[BLOCK as u32]);
+        let to = RowPlace { line: sources[0].line + lines(&dense, BLOCK), row: 0 };
+        let end = (to.line + lines(&blocks, BLOCK)) as usize * LINE;
+        let pool = device.allocate(end).unwrap();
+        device.upload(pool.view(), &table).unwrap();
+        let keys = rows_on_the_border(&mut rng, &blocks.keys, &weights);
+        let vals = rows_on_the_border(&mut rng, &blocks.values, &[]);
+        append(&device, &dense, pool.view(), [View::of_host(&keys), View::of_host(&vals)], &sources).unwrap();
+        let [mut expected, mut expected_values] =
+            [&blocks.keys, &blocks.values].map(|layout| vec![0; layout.unit_bytes()]);
+        sparkv_kernels::quantize(&blocks.keys, &keys, &weights, &mut expected);
+        sparkv_kernels::quantize(&blocks.values, &vals, &[], &mut expected_values);
+        expected.extend(expected_values);
+        quantize(&device, [&dense, &blocks], &tables, pool.view(), Places::Same(&sources), &[to]).unwrap();
+        assert!(bytes_of(&device, &pool)[to.line as usize * LINE..] == expected, "{blocks:?}");
+    }
+}
+
 #[test]
 fn what_cannot_be_quantized_is_refused() {
     let Some(device) = device(0) else { return };

@@ -2,7 +2,7 @@
 use std::{borrow::Cow, time::Instant};
 
 use sparkv::{KvSettings, KvUsage};
-use sparkv_models::ModelInfo;
+use sparkv_models::{Logits, LogitsWanted, ModelInfo};
 
 use super::{
     constraint::Constraint,
@@ -35,7 +35,7 @@ pub(super) struct CheckedRequest {
 
 impl CheckedRequest {
     /// Draws the next token; returns whether the answer's grammar ends with it, too.
-    fn draw(&mut self, logits: &[f32], position: usize) -> Result<(Drawn, bool), GenerateError> {
+    fn draw(&mut self, logits: &Logits, position: usize) -> Result<(Drawn, bool), GenerateError> {
         let forbidden = if self.sampler.may_end() { &[][..] } else { &self.ends };
         let constraint = &mut self.constraint;
         let restrict = |logits: &mut Cow<'_, [f32]>| -> Result<(), GenerateError> {
@@ -57,6 +57,12 @@ impl CheckedRequest {
             _ => false,
         };
         Ok((drawn, complete))
+    }
+
+    /// How many of the likeliest logits are enough to draw the next token; `None` where it takes all.
+    fn wanted(&self) -> Option<usize> {
+        let restricted = self.constraint.is_some() || !self.sampler.may_end();
+        if restricted { None } else { self.sampler.wanted() }
     }
 
     pub(super) fn need<'a>(&'a self, info: &'a ModelInfo) -> Need<'a> {
@@ -142,6 +148,15 @@ impl Job {
         self.request.prompt_logprobs.is_some() && self.answered.is_none()
     }
 
+    /// Which logits are wanted of its next `tokens` tokens.
+    pub(super) fn wanted_logits(&self, tokens: usize) -> LogitsWanted {
+        if self.wants_prompt_logits() {
+            LogitsWanted::all(tokens)
+        } else {
+            LogitsWanted { rows: 1, likeliest: self.request.wanted() }
+        }
+    }
+
     /// Begins from its first token, whether for the first time or again.
     pub(super) fn started(&mut self) {
         self.prompt_logprobs.clear();
@@ -151,10 +166,11 @@ impl Job {
     }
 
     /// Takes the logits after a token of the prompt that is not the last: how likely they make the one that follows it.
-    pub(super) fn score(&mut self, logits: &[f32]) -> Result<(), GenerateError> {
+    pub(super) fn score(&mut self, logits: &Logits) -> Result<(), GenerateError> {
         let next = self.request.prompt.get(self.prompt_logprobs.len() + 1);
         if let (Some(&next), Some(top)) = (next, self.request.prompt_logprobs) {
-            let logprobs = TokenLogprobs::of(logits, next, top).ok_or(GenerateError::Logits)?;
+            let logprobs = logits.all().and_then(|logits| TokenLogprobs::of(logits, next, top));
+            let logprobs = logprobs.ok_or(GenerateError::Logits)?;
             self.prompt_logprobs.push(logprobs);
         }
         Ok(())
@@ -163,7 +179,7 @@ impl Job {
     /// Takes the logits after its last token: draws the next one, if one is wanted.
     pub(super) fn draw(
         &mut self,
-        logits: &[f32],
+        logits: &Logits,
         kv: KvUsage,
         cached_tokens: usize,
     ) -> Result<TokenEvent, GenerateError> {

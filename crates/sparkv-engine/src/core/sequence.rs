@@ -48,6 +48,25 @@ enum Phase {
 /// Rows that a cache makes room for at a time.
 const GROUP: usize = 16;
 
+impl<S> SpanState<S> {
+    /// Sends tokens of `job` on their way: those that follow what is in `cache`.
+    fn begin<M: LanguageModel<Span = S>>(
+        model: &M,
+        cache: &M::Cache,
+        tokens: &[u32],
+        job: &Job,
+        phase: Phase,
+    ) -> Result<Self, GenerateError> {
+        let wanted = job.wanted_logits(tokens.len());
+        Ok(Self {
+            span: model.begin(tokens, wanted, cache)?,
+            row_layers: model.row_layers(tokens.len(), wanted.rows),
+            logits: wanted.rows,
+            phase,
+        })
+    }
+}
+
 impl<M: LanguageModel> Sequence<M> {
     /// `cache` holds the first `held` tokens of `job`; the others are sent on their way. Until they are through, `need`
     /// bytes are held at the most.
@@ -60,13 +79,7 @@ impl<M: LanguageModel> Sequence<M> {
         job: Job,
     ) -> Result<Self, GenerateError> {
         let tokens = &job.tokens()[held..];
-        let logits = if job.wants_prompt_logits() { tokens.len() } else { 1 };
-        let span = SpanState {
-            span: model.begin(tokens, logits, &cache)?,
-            row_layers: model.row_layers(tokens.len(), logits),
-            logits,
-            phase: Phase::Prefill { need },
-        };
+        let span = SpanState::begin(model, &cache, tokens, &job, Phase::Prefill { need })?;
         Ok(Self { cache, span: Some(span), cached: held, prompt_tokens, job })
     }
 
@@ -127,12 +140,8 @@ impl<M: LanguageModel> Sequence<M> {
             self.span = None;
             let event = self.job.draw(&logits, model.kv_usage(&self.cache), self.cached)?;
             if let (Some(token), None) = (&event.token, event.finish) {
-                self.span = Some(SpanState {
-                    span: model.begin(&[token.id], 1, &self.cache)?,
-                    row_layers: model.row_layers(1, 1),
-                    logits: 1,
-                    phase: Phase::Decode,
-                });
+                let span = SpanState::begin(model, &self.cache, &[token.id], &self.job, Phase::Decode)?;
+                self.span = Some(span);
             }
             return Ok(Some(event));
         }

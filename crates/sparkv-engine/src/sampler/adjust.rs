@@ -28,6 +28,15 @@ impl Adjustments {
         }
     }
 
+    /// Whether any logit may be adjusted.
+    pub(super) fn are_any(&self) -> bool {
+        !self.bias.is_empty() || self.has_penalties()
+    }
+
+    fn has_penalties(&self) -> bool {
+        self.repetition != 1.0 || self.presence != 0.0 || self.frequency != 0.0
+    }
+
     /// Tokens drawn so far.
     pub(super) fn drawn(&self) -> usize {
         self.drawn
@@ -44,7 +53,7 @@ impl Adjustments {
     /// Takes note of a token that was drawn.
     pub(super) fn note(&mut self, id: u32) {
         self.drawn += 1;
-        if self.repetition != 1.0 || self.presence != 0.0 || self.frequency != 0.0 {
+        if self.has_penalties() {
             *self.seen.entry(id).or_insert(0) += 1;
         }
     }

@@ -1,5 +1,5 @@
 //! What the model thinks of tokens.
-use super::{finite, likeliest_few};
+use super::likeliest::{by_rank, finite, likeliest_few};
 
 /// Log probabilities at one position, natural logarithms, of the model's own distribution: temperature 1, no
 /// filter, nothing adjusted.
@@ -48,8 +48,8 @@ impl<'a> RawScores<'a> {
 
 /// The `count` likeliest, sorted even where there are no more than that.
 fn sorted_few(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
-    let mut few = likeliest_few(logits, count);
-    few.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let mut few = likeliest_few(finite(logits), count);
+    few.sort_by(by_rank);
     few
 }
 

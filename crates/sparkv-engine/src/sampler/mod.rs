@@ -3,6 +3,7 @@
 //! The random number behind a draw depends on the seed and on the position alone, so a request draws the same
 //! tokens whatever else runs, in any batch.
 mod adjust;
+mod likeliest;
 mod logprobs;
 mod params;
 mod repetition;
@@ -11,8 +12,10 @@ use std::{borrow::Cow, cmp::Ordering};
 
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+use sparkv_models::Logits;
 
 use adjust::Adjustments;
+use likeliest::{finite, likeliest, likeliest_few};
 use repetition::Detector;
 
 pub use logprobs::TokenLogprobs;
@@ -85,8 +88,23 @@ impl Sampler {
         self.may_end() && self.repetition.as_ref().is_some_and(Detector::found)
     }
 
-    /// Draws the token at `position` from the model's `logits` (`vocab_size`) and takes note of it: biases and
-    /// penalties apply, then `restrict`, which may set logits to negative infinity, then the filters.
+    /// How many of the likeliest logits are enough for the next draw, as long as nothing restricts it: from them comes
+    /// the very token that all would give. `None` where it takes all.
+    pub fn wanted(&self) -> Option<usize> {
+        if self.params.logprobs.is_some() || self.adjustments.are_any() {
+            return None;
+        }
+        match self.params.top_k {
+            _ if self.is_greedy() => Some(1),
+            0 => None,
+            // One more shows whether there are others.
+            top_k => Some(top_k.saturating_add(1)),
+        }
+    }
+
+    /// Draws the token at `position` from the model's `logits` and takes note of it: biases and penalties apply, then
+    /// `restrict`, which may set logits to negative infinity, then the filters. The likeliest logits, as many as are
+    /// [`wanted`](Self::wanted), only go through the filters.
     ///
     /// Log probabilities are those of the model's own distribution, before all of that.
     ///
@@ -94,39 +112,62 @@ impl Sampler {
     /// That of `restrict`. `None` if no token is left that may be drawn.
     pub fn draw<E>(
         &mut self,
-        logits: &[f32],
+        logits: &Logits,
         position: usize,
         restrict: impl FnOnce(&mut Cow<'_, [f32]>) -> Result<(), E>,
     ) -> Result<Option<Drawn>, E> {
-        let mut adjusted = Cow::Borrowed(logits);
-        self.adjustments.apply(&mut adjusted);
-        restrict(&mut adjusted)?;
-        let Some(id) = self.sample(&adjusted, position) else { return Ok(None) };
+        let drawn = match logits {
+            Logits::All(logits) => {
+                let mut adjusted = Cow::Borrowed(&logits[..]);
+                self.adjustments.apply(&mut adjusted);
+                restrict(&mut adjusted)?;
+                self.sample(&adjusted, position)
+            }
+            Logits::Likeliest(few) => self.sample_few(few, position),
+        };
+        let Some(id) = drawn else { return Ok(None) };
         self.adjustments.note(id);
         if let Some(repetition) = &mut self.repetition {
             repetition.push(id);
         }
-        let logprobs = self.params.logprobs.and_then(|top| TokenLogprobs::of(logits, id, top));
+        let logprobs = self.params.logprobs.and_then(|top| TokenLogprobs::of(logits.all()?, id, top));
         Ok(Some(Drawn { id, logprobs }))
     }
 
     /// Draws the token at `position` (tokens before it, the prompt's included) from its logits (`vocab_size`).
     /// Logits that are no finite number are never drawn; `None` if there is no other.
     pub fn sample(&self, logits: &[f32], position: usize) -> Option<u32> {
-        let (best, max) = likeliest(logits)?;
-        if self.params.temperature == 0.0 || self.params.top_k == 1 {
-            return Some(best);
+        Some(self.choose(likeliest(logits)?, finite(logits), position))
+    }
+
+    /// The same from the likeliest alone, likeliest first.
+    fn sample_few(&self, few: &[(u32, f32)], position: usize) -> Option<u32> {
+        let mut by_id = few.to_vec();
+        by_id.sort_unstable_by_key(|&(id, _)| id);
+        Some(self.choose(*few.first()?, by_id.into_iter(), position))
+    }
+
+    /// Whether the likeliest token is always drawn.
+    fn is_greedy(&self) -> bool {
+        self.params.temperature == 0.0 || self.params.top_k == 1
+    }
+
+    /// Draws one of `logits`, finite and in the order of their ids, the likeliest of which is `best`.
+    fn choose(&self, best: (u32, f32), logits: impl Iterator<Item = (u32, f32)>, position: usize) -> u32 {
+        let (best, max) = best;
+        if self.is_greedy() {
+            return best;
         }
         let kept = self.filter(logits, max);
-        Some(draw(&kept, self.uniform(position)).unwrap_or(best))
+        draw(&kept, self.uniform(position)).unwrap_or(best)
     }
 
     /// What top_k, top_p and min_p leave. Never nothing: the likeliest token, whose logit is `max`, passes each.
-    fn filter(&self, logits: &[f32], max: f32) -> Vec<Candidate> {
+    fn filter(&self, logits: impl Iterator<Item = (u32, f32)>, max: f32) -> Vec<Candidate> {
         let SamplingParams { temperature, top_k, top_p, min_p, .. } = self.params;
         // Selected before they are weighed: there may be a hundred thousand.
         let mut candidates = if top_k == 0 {
-            weigh(finite(logits), max, temperature)
+            weigh(logits, max, temperature)
         } else {
             weigh(likeliest_few(logits, top_k).into_iter(), max, temperature)
         };
@@ -146,56 +187,6 @@ impl Sampler {
         rng.set_stream(position as u64);
         rng.random()
     }
-}
-
-/// The first of the largest finite logits, and its value.
-fn likeliest(logits: &[f32]) -> Option<(u32, f32)> {
-    // The largest of some logits is found several at a time, where it is, only for the best of these parts.
-    let parts = (0..).zip(logits.chunks(LIKELIEST_PART)).map(|(index, part)| (index, largest_finite(part)));
-    let (index, max) = parts.reduce(|best, next| if next.1 > best.1 { next } else { best })?;
-    let start = index * LIKELIEST_PART;
-    let place = logits[start..].iter().position(|logit| *logit == max && max.is_finite())?;
-    Some((u32::try_from(start + place).ok()?, max))
-}
-
-/// Logits of which the largest is found at once.
-const LIKELIEST_PART: usize = 1024;
-
-/// The largest finite number; minus infinity if there is none.
-fn largest_finite(logits: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    let (rows, rest) = logits.as_chunks();
-    for row in rows.iter().chain(std::iter::once(&last_row(rest))) {
-        for (lane, logit) in lanes.iter_mut().zip(row) {
-            let logit = if logit.is_finite() { *logit } else { f32::NEG_INFINITY };
-            *lane = if logit > *lane { logit } else { *lane };
-        }
-    }
-    lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
-}
-
-/// What is left behind the last whole row, and minus infinity.
-fn last_row(rest: &[f32]) -> [f32; 16] {
-    let mut row = [f32::NEG_INFINITY; 16];
-    row.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-    row
-}
-
-fn finite(logits: &[f32]) -> impl Iterator<Item = (u32, f32)> {
-    (0..).zip(logits.iter().copied()).filter(|(_, logit)| logit.is_finite())
-}
-
-/// The `count` largest finite logits, largest first, of equals the smaller id; all, in order, if there are no
-/// more. The order decides which random number draws which token, so it must not be the selection's.
-fn likeliest_few(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
-    let by_rank = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    let mut few: Vec<_> = finite(logits).collect();
-    if count < few.len() {
-        few.select_nth_unstable_by(count, by_rank);
-        few.truncate(count);
-        few.sort_unstable_by(by_rank);
-    }
-    few
 }
 
 /// The softmax's terms, scaled so that the largest logit's is 1. f64: large vocabularies are summed.
@@ -403,7 +394,72 @@ mod tests {
         }
     }
 
+    fn no_number() -> impl Strategy<Value = f32> {
+        prop_oneof![Just(f32::NAN), Just(f32::NEG_INFINITY), Just(f32::INFINITY)]
+    }
+
+    /// The largest of logits, as they are given where no more are wanted.
+    fn likeliest_of(logits: &[f32], count: usize) -> Logits {
+        let mut finite: Vec<(u32, f32)> =
+            (0..).zip(logits.iter().copied()).filter(|(_, logit)| logit.is_finite()).collect();
+        finite.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0)));
+        finite.truncate(count);
+        Logits::Likeliest(finite)
+    }
+
+    #[test]
+    fn what_looks_at_others_wants_all_logits() {
+        let wanted = |params: &SamplingParams| Sampler::new(params.clone()).unwrap().wanted();
+        let greedy = SamplingParams::default();
+        let warm = SamplingParams { temperature: 1.0, top_p: 0.9, min_p: 0.1, ..greedy.clone() };
+        let top_k = SamplingParams { top_k: 40, ..warm.clone() };
+        assert_eq!(wanted(&greedy), Some(1));
+        assert_eq!(wanted(&warm), None);
+        assert_eq!(wanted(&top_k), Some(41));
+        assert_eq!(wanted(&SamplingParams { top_k: 1, ..warm }), Some(1));
+        for base in [greedy, top_k] {
+            for params in [
+                SamplingParams { logprobs: Some(0), ..base.clone() },
+                SamplingParams { logit_bias: [(1, 3.0)].into(), ..base.clone() },
+                SamplingParams { presence_penalty: 0.1, ..base.clone() },
+                SamplingParams { frequency_penalty: -0.1, ..base.clone() },
+                SamplingParams { repetition_penalty: 1.1, ..base.clone() },
+            ] {
+                assert_eq!(wanted(&params), None, "{params:?}");
+            }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn the_likeliest_logits_draw_what_all_draw(
+            logits in prop_oneof![
+                prop::collection::vec(prop_oneof![6 => -20f32..20.0, 1 => no_number()], 1..100),
+                // Many equals, 0 and -0 among them.
+                prop::collection::vec(prop_oneof![6 => (-2i8..3).prop_map(|n| -f32::from(n)), 2 => Just(0.0), 1 => no_number()], 1..30),
+            ],
+            temperature in prop_oneof![1 => Just(0.0), 4 => 0.1f32..3.0],
+            top_k in prop_oneof![(1usize..70).prop_map(Some), (1usize..12).prop_map(Some), Just(None)],
+            top_p in prop_oneof![Just(1.0), 0f32..=1.0],
+            min_p in prop_oneof![Just(0.0), 0f32..=1.0],
+            more in prop_oneof![Just(0), 0usize..10],
+            seed: u64,
+        ) {
+            // As many as there are, or some number.
+            let top_k = top_k.unwrap_or_else(|| logits.iter().filter(|logit| logit.is_finite()).count().max(1));
+            let params =
+                SamplingParams { temperature, top_k, top_p, min_p, seed: Some(seed), ..SamplingParams::default() };
+            let mut of_all = Sampler::new(params).unwrap();
+            let mut of_few = of_all.clone();
+            for position in 0..20 {
+                let draw = |sampler: &mut Sampler, logits: &Logits| {
+                    sampler.draw(logits, position, |_| Ok::<_, ()>(())).unwrap()
+                };
+                let few = likeliest_of(&logits, of_few.wanted().unwrap() + more);
+                prop_assert_eq!(draw(&mut of_few, &few), draw(&mut of_all, &Logits::All(logits.clone())));
+            }
+        }
+
         #[test]
         fn draws_only_what_passes(
             logits in prop::collection::vec(prop_oneof![4 => -20f32..20.0, 1 => Just(f32::NAN), 1 => Just(f32::NEG_INFINITY)], 1..60),

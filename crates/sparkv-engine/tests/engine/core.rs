@@ -7,7 +7,7 @@ use sparkv_engine::{
     core::{TokenEngine, TokenRequest},
 };
 use sparkv_models::{
-    LanguageModel, LogitsRows, ModelError, ModelInfo, SpanStep,
+    LanguageModel, LogitsRows, LogitsWanted, ModelError, ModelInfo, SpanStep,
     fake::{self, FakeConfig, FakeModel},
 };
 
@@ -308,10 +308,10 @@ impl LanguageModel for Cursed {
     fn begin(
         &self,
         tokens: &[u32],
-        logits: usize,
+        wanted: LogitsWanted,
         cache: &CursedCache,
     ) -> Result<fake::FakeSpan, ModelError> {
-        self.0.begin(tokens, logits, &cache.0)
+        self.0.begin(tokens, wanted, &cache.0)
     }
 
     fn row_layers(&self, tokens: usize, logits: usize) -> usize {

@@ -3,18 +3,27 @@ use std::num::NonZeroUsize;
 
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
-use sparkv::Presets;
+use sparkv::accelerator::Checks;
+use sparkv::{Accelerator, Budget, Presets};
 use sparkv_engine::{
     EngineConfig, SamplingParams,
     core::{TokenEngine, TokenRequest, TokenStream},
 };
-use sparkv_models::{LoadOptions, ModelSource, WeightFormat, load};
+use sparkv_models::{DeviceChoice, LoadOptions, ModelSource, Place, WeightFormat, load_to};
 
 use crate::support::{collect, config, ids, ids_of, kv};
 
 fn start(config: EngineConfig) -> TokenEngine {
-    let options = LoadOptions { weights: WeightFormat::F32, ..LoadOptions::default() };
-    let model = load(&ModelSource::Demo, &options, &()).unwrap();
+    start_at(&Place::on(&DeviceChoice::Cpu.open().unwrap()).unwrap(), config)
+}
+
+fn start_at(place: &Place, config: EngineConfig) -> TokenEngine {
+    // On a device, all of it is taken.
+    let kv_memory = Budget::Bytes(config.kv_memory.min(64 << 20));
+    let options = LoadOptions { weights: WeightFormat::F32, kv_memory, ..LoadOptions::default() };
+    let model = load_to(&ModelSource::Demo, &options, place, &()).unwrap();
+    let kv_memory = model.decoder.pool().taken().unwrap_or(config.kv_memory);
+    let config = EngineConfig { kv_memory, ..config };
     TokenEngine::start(model.decoder, config, Presets::built_in().unwrap()).unwrap()
 }
 
@@ -54,7 +63,17 @@ fn requests(engine: &TokenEngine) -> Vec<TokenRequest> {
 
 #[test]
 fn any_mix_gives_the_tokens_of_the_request_alone() {
-    let alone = start(config(64));
+    any_mix_at(&Place::on(&DeviceChoice::Cpu.open().unwrap()).unwrap());
+}
+
+#[test]
+fn any_mix_gives_the_tokens_of_the_request_alone_on_a_device() {
+    let Some(accelerator) = Accelerator::simulated(Checks::Bounds, 3) else { return };
+    any_mix_at(&Place::on_accelerator(&accelerator));
+}
+
+fn any_mix_at(place: &Place) {
+    let alone = start_at(place, config(64));
     let requests = requests(&alone);
     let expected: Vec<Vec<u32>> =
         requests.iter().map(|request| ids(alone.submit(request.clone()).unwrap())).collect();
@@ -75,7 +94,7 @@ fn any_mix_gives_the_tokens_of_the_request_alone() {
             headroom_tokens: 0,
             ..config(64)
         };
-        let engine = start(config);
+        let engine = start_at(place, config);
         let mut order: Vec<usize> = (0..requests.len()).collect();
         order.shuffle(&mut rng);
         let mut streams: Vec<(usize, TokenStream)> = Vec::new();

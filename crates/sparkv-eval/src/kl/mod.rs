@@ -10,7 +10,7 @@ mod texts;
 use serde::{Deserialize, Serialize};
 use sparkv::splitmix::mix;
 use sparkv::{KvSettings, SequenceCache};
-use sparkv_models::{Decoder, LanguageModel, SpanStep};
+use sparkv_models::{Decoder, LanguageModel, Logits, LogitsWanted, SpanStep};
 
 use crate::bootstrap::{bootstrap, mean, quantile, standard_error};
 use crate::retrieval::{EvalError, SettingsUnderTest, most_likely};
@@ -202,12 +202,12 @@ fn checked_tokens<'a>(decoder: &Decoder, text: &'a TokenText, cut: Cut) -> Resul
 
 /// What the model predicts after each of `tokens`.
 fn predict(decoder: &Decoder, tokens: &[u32], cache: &mut SequenceCache) -> Result<Predictions, EvalError> {
-    let mut span = decoder.begin(tokens, tokens.len(), cache)?;
+    let mut span = decoder.begin(tokens, LogitsWanted::all(tokens.len()), cache)?;
     let row_layers = decoder.row_layers(tokens.len(), tokens.len());
     let mut predictions = Predictions::with_capacity(tokens.len());
     while predictions.len() < tokens.len() {
         let step = SpanStep { span: &mut span, cache, row_layers };
-        let rows = decoder.step(&mut [step])?.into_iter().flatten();
+        let rows = decoder.step(&mut [step])?.into_iter().flatten().filter_map(Logits::into_all);
         predictions.extend(rows.map(log_softmax));
     }
     Ok(predictions)

@@ -33,7 +33,8 @@ use probe::Counters;
 pub use probe::{Gate, Probe};
 pub use tokenizer::{BOS, BYTE_OFFSET, CHAT_TEMPLATE, EOS, tokenizer};
 
-use crate::language_model::{LanguageModel, LogitsRows, ModelError, ModelInfo, SpanStep, check_span};
+use crate::language_model::{LanguageModel, ModelError, ModelInfo, SpanStep, check_span};
+use crate::logits::{Logits, LogitsRows, LogitsWanted};
 
 /// Prompt tokens that go through the model at a time.
 pub const CHUNK: usize = 8;
@@ -181,7 +182,7 @@ impl FakeModel {
         span.done = end;
         let first = start.max(span.tokens.len() - span.logits);
         Ok((first..end)
-            .map(|row| self.logits(&step.cache.tokens()[..=before + row - start], span.nan))
+            .map(|row| Logits::All(self.logits(&step.cache.tokens()[..=before + row - start], span.nan)))
             .collect())
     }
 }
@@ -216,7 +217,8 @@ impl LanguageModel for FakeModel {
         Ok(cache.begin_with(prefix, most)?)
     }
 
-    fn begin(&self, tokens: &[u32], logits: usize, cache: &FakeCache) -> Result<FakeSpan, ModelError> {
+    fn begin(&self, tokens: &[u32], wanted: LogitsWanted, cache: &FakeCache) -> Result<FakeSpan, ModelError> {
+        let logits = wanted.rows;
         check_span(&self.info, tokens, logits, cache.prompt_left())?;
         let charge = (tokens.len() > 1).then(|| self.counters.pool.charge(ROW_BYTES * tokens.len()));
         Ok(FakeSpan { tokens: tokens.to_vec(), logits, done: 0, nan: false, charge })

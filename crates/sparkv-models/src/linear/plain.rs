@@ -22,7 +22,7 @@ pub(crate) struct Plain {
 enum Weight {
     /// f32, f16 or bf16.
     Dense(Tensor),
-    Quantized(QTensor),
+    Quantized(Box<QTensor>),
 }
 
 impl Plain {
@@ -39,9 +39,11 @@ impl Plain {
             Some(dtype) => Weight::Dense(stored.to_tensor(device)?.to_dtype(dtype)?),
             None if target == stored.weight_type => {
                 let blocks = QStorage::from_data(Cow::Borrowed(&stored.bytes), device, ggml_type(target))?;
-                Weight::Quantized(QTensor::new(blocks, (rows, columns))?)
+                Weight::Quantized(Box::new(QTensor::new(blocks, (rows, columns))?))
             }
-            None => Weight::Quantized(QTensor::quantize(&stored.to_tensor(device)?, ggml_type(target))?),
+            None => {
+                Weight::Quantized(Box::new(QTensor::quantize(&stored.to_tensor(device)?, ggml_type(target))?))
+            }
         };
         let bias = bias.map(|bias| Tensor::from_vec(bias, rows, device)).transpose()?;
         Ok(Self { weight, weight_type: target, bias })
@@ -52,11 +54,15 @@ impl Plain {
         self.weight_type
     }
 
-    /// x W^T + b
+    /// x W^T + b. On a GPU, `x` is rounded to what a matrix of 16 bits is in: to widen the matrix would take longer than all
+    /// else.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = match &self.weight {
-            Weight::Dense(weight) => x.matmul(&weight.to_dtype(DType::F32)?.t()?)?,
-            Weight::Quantized(weight) => x.apply_op1_no_bwd(weight)?,
+            Weight::Dense(weight) if x.device().is_cpu() => x.matmul(&weight.to_dtype(DType::F32)?.t()?)?,
+            Weight::Dense(weight) => {
+                x.to_dtype(weight.dtype())?.matmul(&weight.t()?)?.to_dtype(DType::F32)?
+            }
+            Weight::Quantized(weight) => x.apply_op1_no_bwd(&**weight)?,
         };
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),

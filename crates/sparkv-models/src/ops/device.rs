@@ -1,8 +1,8 @@
 //! Row operations on a device, by our kernels, in place.
 use candle_core::{Result, Tensor};
 use sparkv::Accelerator;
-use sparkv::accelerator::{View, change, make, read};
-use sparkv_device::{Angles, DeviceError, RmsNorm};
+use sparkv::accelerator::{View, change, make, read, with_scratch};
+use sparkv_device::{Angles, DeviceError, RmsNorm, TopLogits, top_k_scratch_bytes, top_k_words};
 
 use super::RowOps;
 use super::rope::Rotation;
@@ -50,6 +50,23 @@ impl RowOps for OnDevice {
                 })
             })
         })
+    }
+
+    fn largest(&self, rows: &Tensor, count: usize) -> Result<Option<Vec<TopLogits>>> {
+        let (device, shape) = (self.0.device(), <[usize; 2]>::from(rows.dims2()?));
+        let words = make(&self.0, (shape[0], top_k_words(count)), |found| {
+            read(rows, |rows| {
+                with_scratch(&self.0, top_k_scratch_bytes(shape, count), |scratch| {
+                    launched(sparkv_device::top_k(device, shape, count, rows, scratch, found))
+                })
+            })
+        })?;
+        // Tensors of ours are f32, whatever their bits are.
+        let found = words.to_vec2::<f32>()?.into_iter().map(|words| {
+            let words: Vec<u32> = words.into_iter().map(f32::to_bits).collect();
+            TopLogits::of(&words)
+        });
+        Ok(Some(found.collect()))
     }
 }
 

@@ -9,6 +9,7 @@ mod plain;
 pub(crate) mod rope;
 
 use candle_core::{Result, Tensor};
+use sparkv_device::TopLogits;
 
 use crate::device::Place;
 use rope::Rotation;
@@ -27,6 +28,12 @@ pub(crate) trait RowOps: std::fmt::Debug + Send + Sync {
 
     /// Rotates every head of `rows`, (rows, heads * head_dim).
     fn rotate(&self, rows: &Tensor, rotation: &Rotation) -> Result<()>;
+
+    /// The `count` largest finite values of each row, within 1 and [`sparkv_device::MAX_TOP_K`]; `None` where it costs no more to read
+    /// whole rows.
+    fn largest(&self, _rows: &Tensor, _count: usize) -> Result<Option<Vec<TopLogits>>> {
+        Ok(None)
+    }
 }
 
 /// The row operations of `place`.

@@ -3,7 +3,8 @@ use sparkv::settings::{KvChoice, KvOptions, KvSettings, Presets};
 use sparkv::{Accelerator, Budget};
 use sparkv_device::Checks;
 use sparkv_models::{
-    LanguageModel, LoadOptions, LoadedModel, ModelSource, Place, SpanStep, WeightFormat, load, load_to,
+    LanguageModel, LoadOptions, LoadedModel, Logits, LogitsWanted, ModelSource, Place, SpanStep,
+    WeightFormat, load, load_to,
 };
 
 use crate::common::{argmax, demo_folder, greedy, read_json, shared_model};
@@ -129,8 +130,11 @@ fn sequences_do_not_mix() {
         .zip(kinds)
         .map(|(prompt, json)| decoder.new_cache(&settings(json), prompt.len()).unwrap())
         .collect();
-    let mut spans: Vec<_> =
-        prompts.iter().zip(&caches).map(|(prompt, cache)| decoder.begin(prompt, 1, cache).unwrap()).collect();
+    let mut spans: Vec<_> = prompts
+        .iter()
+        .zip(&caches)
+        .map(|(prompt, cache)| decoder.begin(prompt, LogitsWanted::all(1), cache).unwrap())
+        .collect();
     let mut together = vec![Vec::new(); 3];
     while together.iter().any(|tokens| tokens.len() < 6) {
         let mut steps: Vec<_> = spans
@@ -141,8 +145,9 @@ fn sequences_do_not_mix() {
         let logits = decoder.step(&mut steps).unwrap();
         for (index, rows) in logits.into_iter().enumerate() {
             if let Some(row) = rows.into_iter().next() {
-                together[index].push(argmax(&row));
-                spans[index] = decoder.begin(&[argmax(&row)], 1, &caches[index]).unwrap();
+                let token = argmax(row.all().unwrap());
+                together[index].push(token);
+                spans[index] = decoder.begin(&[token], LogitsWanted::all(1), &caches[index]).unwrap();
             }
         }
     }
@@ -151,4 +156,45 @@ fn sequences_do_not_mix() {
     }
     drop((caches, spans));
     assert_eq!(decoder.held_bytes(), 0);
+}
+
+/// Of spans in one step, some logits of which are enough or all are wanted, the likeliest are those of whole rows, to the bit.
+#[test]
+fn the_likeliest_logits_are_the_largest_of_all() {
+    let source = ModelSource::Folder(demo_folder());
+    let Some([cpu, device]) = both(&source, WeightFormat::F32) else { return };
+    let prompts: [Vec<u32>; 6] = std::array::from_fn(|index| (3..20 + index as u32).collect());
+    let likeliest = [Some(41), None, Some(1), Some(64), Some(65), Some(0)];
+    let rows_of = |model: &LoadedModel, wanted: [LogitsWanted; 6]| -> Vec<Vec<Logits>> {
+        let decoder = &model.decoder;
+        let new = |prompt: &Vec<u32>| decoder.new_cache(&settings("{}"), prompt.len()).unwrap();
+        let mut caches: Vec<_> = prompts.iter().map(new).collect();
+        let begun = prompts.iter().zip(wanted).zip(&caches);
+        let begun = begun.map(|((prompt, wanted), cache)| decoder.begin(prompt, wanted, cache).unwrap());
+        let mut spans: Vec<_> = begun.collect();
+        let steps = spans.iter_mut().zip(&mut caches);
+        let steps = steps.map(|(span, cache)| SpanStep { span, cache, row_layers: usize::MAX });
+        decoder.step(&mut steps.collect::<Vec<_>>()).unwrap()
+    };
+    for rows in [1, 3] {
+        let whole = [LogitsWanted::all(rows); 6];
+        let wanted = likeliest.map(|likeliest| LogitsWanted { rows, likeliest });
+        let (all, found) = (rows_of(&device, whole), rows_of(&device, wanted));
+        for ((all, found), likeliest) in all.iter().zip(&found).zip(likeliest) {
+            assert_eq!((all.len(), found.len()), (rows, rows));
+            for (all, found) in all.iter().zip(found) {
+                let Logits::Likeliest(found) = found else {
+                    assert!(matches!(likeliest, None | Some(0 | 65)), "{likeliest:?} are found");
+                    assert_eq!(found, all);
+                    continue;
+                };
+                let mut expected: Vec<(u32, f32)> = (0..).zip(all.all().unwrap().iter().copied()).collect();
+                expected.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+                assert!(matches!(likeliest, Some(enough) if (1..=found.len()).contains(&enough)));
+                assert_eq!(found[..], expected[..found.len()]);
+            }
+        }
+        // Where whole rows cost nothing, they are given.
+        assert_eq!(rows_of(&cpu, wanted), rows_of(&cpu, whole));
+    }
 }

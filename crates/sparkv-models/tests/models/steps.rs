@@ -1,6 +1,6 @@
 //! Steps that mix sequences at all stages give each what it gets alone.
 use sparkv::settings::{KvChoice, KvSettings, Presets};
-use sparkv_models::{Decoder, LanguageModel, ModelError, Span, SpanStep};
+use sparkv_models::{Decoder, LanguageModel, Logits, LogitsRows, LogitsWanted, ModelError, Span, SpanStep};
 
 use crate::common::{Numbers, decode_one, distance, llama, load, random_weights};
 use serde_json::json;
@@ -51,7 +51,8 @@ struct Running<'a> {
 impl<'a> Running<'a> {
     fn new(decoder: &Decoder, sequence: &'a Sequence, logits: usize) -> Self {
         let cache = decoder.new_cache(&sequence.settings, sequence.prompt).unwrap();
-        let span = decoder.begin(&sequence.tokens[..sequence.prompt], logits, &cache).unwrap();
+        let span =
+            decoder.begin(&sequence.tokens[..sequence.prompt], LogitsWanted::all(logits), &cache).unwrap();
         let begun = sequence.prompt;
         Self { sequence, cache, span: Some((span, logits)), begun, logits: Vec::new(), scores: Vec::new() }
     }
@@ -61,15 +62,15 @@ impl<'a> Running<'a> {
         let left = &self.sequence.tokens[self.begun..];
         let count = left.len().min(1 + numbers.tokens(1, 3)[0] as usize);
         if self.span.is_none() && count > 0 {
-            let span = decoder.begin(&left[..count], count, &self.cache).unwrap();
+            let span = decoder.begin(&left[..count], LogitsWanted::all(count), &self.cache).unwrap();
             self.span = Some((span, count));
             self.begun += count;
         }
     }
 
-    fn take(&mut self, rows: Vec<Vec<f32>>) {
+    fn take(&mut self, rows: LogitsRows) {
         let Some((_, left)) = &mut self.span else { return };
-        for row in rows {
+        for row in rows.into_iter().filter_map(Logits::into_all) {
             *left -= 1;
             let is_score = self.begun == self.sequence.prompt && *left > 0;
             if is_score { self.scores.push(row) } else { self.logits.push(row) }
@@ -196,7 +197,7 @@ fn the_logits_of_all_of_a_prompt_equal_those_of_its_beginnings() {
     for (json, wanted) in [("{}", 150), (r#"{"preset": "aggressive"}"#, 149), ("{}", 70)] {
         for row_layers in [7, 90, 100_000] {
             let mut cache = decoder.new_cache(&settings(json), tokens.len()).unwrap();
-            let mut span = decoder.begin(&tokens, wanted, &cache).unwrap();
+            let mut span = decoder.begin(&tokens, LogitsWanted::all(wanted), &cache).unwrap();
             let mut left = decoder.row_layers(tokens.len(), wanted);
             let mut rows = Vec::new();
             while rows.len() < wanted {
@@ -204,7 +205,7 @@ fn the_logits_of_all_of_a_prompt_equal_those_of_its_beginnings() {
                 let more = decoder.step(&mut spans).unwrap().remove(0);
                 assert!(more.len() <= 64, "{} rows at a time", more.len());
                 left -= row_layers - spans[0].row_layers;
-                rows.extend(more);
+                rows.extend(more.into_iter().filter_map(Logits::into_all));
             }
             assert_eq!(left, 0, "all that was counted, and no more");
             for (row, expected) in rows.iter().zip(&expected[tokens.len() - wanted..]) {
@@ -212,8 +213,9 @@ fn the_logits_of_all_of_a_prompt_equal_those_of_its_beginnings() {
             }
         }
     }
-    assert!(matches!(decoder.begin(&tokens, 151, &cache), Err(ModelError::Span { logits: 151, .. })));
-    assert!(matches!(decoder.begin(&tokens, 0, &cache), Err(ModelError::Span { logits: 0, .. })));
+    let begin = |rows| decoder.begin(&tokens, LogitsWanted::all(rows), &cache);
+    assert!(matches!(begin(151), Err(ModelError::Span { logits: 151, .. })));
+    assert!(matches!(begin(0), Err(ModelError::Span { logits: 0, .. })));
 }
 
 /// What was guessed and turned out wrong is taken back.
@@ -229,7 +231,7 @@ fn tokens_that_were_taken_back_leave_no_trace() {
             cache
         });
         let guessed = [tokens[50], tokens[51], 1, 2];
-        let mut span = decoder.begin(&guessed, 4, &cache).unwrap();
+        let mut span = decoder.begin(&guessed, LogitsWanted::all(4), &cache).unwrap();
         let row_layers = decoder.row_layers(4, 4);
         let mut spans = [SpanStep { span: &mut span, cache: &mut cache, row_layers }];
         let rows = decoder.step(&mut spans).unwrap().remove(0);
@@ -237,7 +239,7 @@ fn tokens_that_were_taken_back_leave_no_trace() {
         decoder.truncate(&mut cache, 52).unwrap();
         let one_by_one = [50, 51].map(|index| decode_one(&decoder, tokens[index], &mut clean));
         for (row, alone) in rows.iter().zip(&one_by_one) {
-            assert_eq!(row, alone, "{json}");
+            assert_eq!(row.all(), Some(&alone[..]), "{json}");
         }
         assert_eq!(decoder.kv_usage(&cache), decoder.kv_usage(&clean));
         for &token in &tokens[52..] {

@@ -34,7 +34,41 @@ pub fn gpus() -> Vec<Gpu> {
     let mut found = Vec::new();
     #[cfg(feature = "cuda")]
     found.extend(cuda());
+    #[cfg(feature = "metal")]
+    found.extend(metal());
     found
+}
+
+/// Checks that kernels run on an NVIDIA GPU. To be asked before Candle opens it, which says less.
+///
+/// # Errors
+/// What it lacks, and what to do.
+#[cfg(feature = "cuda")]
+pub fn check_cuda(ordinal: usize) -> Result<(), sparkv_device::DeviceError> {
+    sparkv_device::cuda::check(ordinal).map(drop)
+}
+
+/// Checks that kernels run on the Apple GPU. To be asked before Candle opens it, which ends the process if there is none.
+///
+/// # Errors
+/// What it lacks, and what to do.
+#[cfg(feature = "metal")]
+pub fn check_metal() -> Result<(), sparkv_device::DeviceError> {
+    sparkv_device::metal::check(0).map(drop)
+}
+
+/// The Apple GPU, if there is one.
+#[cfg(feature = "metal")]
+fn metal() -> Option<Gpu> {
+    let found = sparkv_device::metal::devices().into_iter().next()?;
+    Some(Gpu {
+        device: "metal".into(),
+        name: found.name,
+        memory: Some(found.memory as u64),
+        free: Some(found.memory.saturating_sub(found.taken) as u64),
+        facts: Vec::new(),
+        fault: check_metal().err().map(|error| error.to_string()),
+    })
 }
 
 /// NVIDIA's GPUs; none where there is no driver.

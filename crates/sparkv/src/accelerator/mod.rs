@@ -7,6 +7,10 @@ mod views;
 
 use sparkv_device::Device;
 
+#[cfg(feature = "cuda")]
+pub use gpu::check_cuda;
+#[cfg(feature = "metal")]
+pub use gpu::check_metal;
 pub use gpu::{BUILT_FOR, Gpu, gpus};
 #[cfg(feature = "shim")]
 pub use sparkv_device::Checks;

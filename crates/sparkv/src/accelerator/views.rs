@@ -56,7 +56,8 @@ pub fn make(
         #[cfg(feature = "cuda")]
         candle_core::Device::Cuda(device) => {
             let stream = device.cuda_stream();
-            let mut values = device.alloc_zeros::<f32>(shape.elem_count().max(1))?;
+            let mut values =
+                sparkv_device::cuda::Cuda::numbers(&stream, shape.elem_count()).map_err(failed)?;
             compute(View::of_cuda_mut(&stream, values.as_view_mut()).map_err(failed)?)?;
             let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(values, device.clone()));
             Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
@@ -103,7 +104,7 @@ impl<F: Fn(View<'_>) -> Result<()>> InplaceOp1 for Change<F> {
         match storage {
             #[cfg(feature = "shim")]
             CpuStorage::F32(values) => (self.0)(part(View::of_host_mut(values), layout)?),
-            _ => bail!("no device of ours has this on the CPU"),
+            _ => bail!("no device of ours has this on the CPU: {layout:?}"),
         }
     }
 

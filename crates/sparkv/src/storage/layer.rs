@@ -14,7 +14,7 @@ use crate::pool::KvPool;
 #[derive(Debug)]
 pub(crate) enum Layer {
     Cpu(CpuLayer),
-    Device(DeviceLayer),
+    Device(Box<DeviceLayer>),
 }
 
 /// What other sequences may begin with; see [`LayerStorage::share`].
@@ -39,7 +39,7 @@ impl Layer {
     /// Nothing stored yet; what will be is in the memory of `pool`.
     pub(crate) fn new(plan: &CachePlan, pool: &KvPool) -> Self {
         if pool.memory().is_some() {
-            Self::Device(DeviceLayer::new(plan, pool))
+            Self::Device(Box::new(DeviceLayer::new(plan, pool)))
         } else {
             Self::Cpu(CpuLayer::new(plan, pool))
         }

@@ -166,8 +166,9 @@ fn quantized(head_dim: usize) -> Vec<([Format; 2], KeyDomain, bool)> {
 #[test]
 fn quantized_rows_are_attended_to_as_rounded() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
-    for (head_dim, group) in [(8, 1), (40, 3), (64, 4), (128, 7)] {
-        for (case, quantized) in quantized(head_dim).into_iter().enumerate() {
+    for (head_dim, group) in [(8, 1), (40, 3), (64, 4), (128, 7), (256, 2)] {
+        // The larger, the fewer.
+        for (case, quantized) in quantized(head_dim).into_iter().enumerate().step_by(1 + head_dim / 128) {
             let Some(device) = Device::simulated(Checks::Races, case as u64) else { return };
             let kind = Kind {
                 heads: rng.random_range(1..3),
@@ -258,6 +259,8 @@ fn mixed(head_dim: usize, rng: &mut ChaCha8Rng) -> Batch {
         (kind(Some(formats[9]), 32, 7), asked(3, None)),
         (kind(Some(formats[13]), 2048 + 64, 2048 + 40), asked(2, None)),
         (kind(None, 0, 4200), asked(3, Some(2100))),
+        // Some tiles see nothing of the first split.
+        (kind(None, 0, 2100), asked(24, Some(40))),
     ];
     Batch::new(3, &kinds, rng)
 }

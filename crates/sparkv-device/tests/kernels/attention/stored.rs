@@ -87,14 +87,14 @@ impl Sequence {
                 })
                 .collect();
             quantized_runs = store(pool, &units, kind.quantized_rows, rng, |pool, at, _, index, rng| {
-                heads[index].add(&layouts[index], BLOCK, kind.largest, true, &mut pool.bytes[at..], rng);
+                heads[index].add(&layouts[index], BLOCK, kind.largest, &mut pool.bytes[at..], rng);
             });
             quantized = Some((units, tables));
         }
         let dense = units([kind.dense; 2]);
         let layouts = [dense.keys, dense.values];
         let dense_runs = store(pool, &dense, kind.dense_rows, rng, |pool, at, rows, index, rng| {
-            heads[index].add(&layouts, rows, kind.largest, false, &mut pool.bytes[at..], rng);
+            heads[index].add(&layouts, rows, kind.largest, &mut pool.bytes[at..], rng);
         });
         Self { kind, heads, quantized, quantized_runs, dense, dense_runs }
     }
@@ -190,10 +190,10 @@ impl Head {
         layouts: &[Layout; 2],
         rows: usize,
         largest: f32,
-        quantized: bool,
         bytes: &mut [u8],
         rng: &mut ChaCha8Rng,
     ) {
+        let quantized = layouts.iter().any(Layout::is_quantized);
         let mut at = 0;
         for (side, layout) in layouts.iter().enumerate() {
             let head_dim = layout.head_dim();

@@ -292,16 +292,10 @@ fn quantize_rows(
 ) -> Result<()> {
     let sources: Vec<Vec<Slot>> = indices.iter().map(|indices| from.slots(indices.iter().copied())).collect();
     let count = sources.first().map_or(0, Vec::len) / BLOCK;
-    let (mut targets, mut skipped) = (Vec::with_capacity(count), 0);
+    let mut targets = Vec::with_capacity(count);
     for _ in 0..count {
-        match to.add(BLOCK).map_err(failed)? {
-            Some(slot) => targets.push(slot),
-            None => skipped += 1,
-        }
+        // Nowhere, if no block may be held at all.
+        targets.extend(to.add(BLOCK).map_err(failed)?);
     }
-    if skipped > 0 {
-        // No block may be held at all: nothing is to be written.
-        return Ok(());
-    }
-    rows::quantize(memory, domains, (&from.units, &sources), (&to.units, &targets))
+    rows::quantize(memory, &domains.tables(), (&from.units, &sources), (&to.units, &targets))
 }

@@ -164,3 +164,43 @@ impl Drop for HeldLines {
         lines.held.remove(&self.range.first());
     }
 }
+
+#[cfg(all(test, feature = "shim"))]
+mod tests {
+    use sparkv_device::Checks;
+
+    use super::*;
+
+    /// Fills what is held with a number, and reads it.
+    fn fill(held: &HeldLines, byte: u8) {
+        let view = held.view().unwrap();
+        held.memory.device().upload(view, &vec![byte; view.bytes()]).unwrap();
+    }
+
+    fn bytes(held: &HeldLines) -> Vec<u8> {
+        let view = held.view().unwrap();
+        let mut bytes = vec![0; view.bytes()];
+        held.memory.device().download(view, &mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn free_lines_are_brought_together_where_they_are_needed() {
+        let Some(accelerator) = Accelerator::simulated(Checks::Races, 1) else { return };
+        let memory = DeviceMemory::new(&accelerator, 100 * LINE as u64).unwrap();
+        let held: Vec<HeldLines> = (0..10).map(|_| memory.hold(10 * LINE).unwrap()).collect();
+        held.iter().zip(0..).for_each(|(held, byte)| fill(held, byte));
+        assert!(memory.hold(1).is_err());
+        let kept: Vec<(u8, HeldLines)> = (0..).zip(held).filter(|(byte, _)| byte % 2 == 1).collect();
+        // Fifty lines are free, in five pieces.
+        let large = memory.hold(45 * LINE - 3).unwrap();
+        fill(&large, 99);
+        for (byte, held) in &kept {
+            assert_eq!(bytes(held), vec![*byte; 10 * LINE]);
+        }
+        assert!(memory.hold(6 * LINE).is_err());
+        drop(large);
+        drop(kept);
+        assert_eq!(memory.hold(100 * LINE).unwrap().first(), 0);
+    }
+}

@@ -2,11 +2,12 @@
 
 use candle_core::Result;
 use sparkv_device::rows::Units;
-use sparkv_device::{HeldQuery, MOMENTS, Mass, Observation, Observed, Places, Prompt, RowPlace, View};
+use sparkv_device::{
+    HeldQuery, MOMENTS, Mass, Observation, Observed, Places, Prompt, RowPlace, Tables, View,
+};
 
 use sparkv_kernels::BLOCK;
 
-use super::domains::DeviceDomains;
 use super::memory::DeviceMemory;
 use super::observed::ObservedQueries;
 use super::store::{Slot, Store};
@@ -80,7 +81,7 @@ pub(super) fn score(
 /// nothing is pruned, these are rows as they were.
 pub(super) fn quantize(
     memory: &DeviceMemory,
-    domains: &DeviceDomains,
+    tables: &Tables,
     (dense, from): (&Units, &[Vec<Slot>]),
     (blocks, to): (&Units, &[Slot]),
 ) -> Result<()> {
@@ -92,8 +93,8 @@ pub(super) fn quantize(
         return copy(memory, dense, from, &rows.collect::<Vec<_>>());
     }
     with_places(from, |from| {
-        let (tables, pool) = (domains.tables(), memory.view());
-        sparkv_device::quantize(memory.device(), [dense, blocks], &tables, pool, from, &places(to))
+        let pool = memory.view();
+        sparkv_device::quantize(memory.device(), [dense, blocks], tables, pool, from, &places(to))
             .map_err(failed)
     })
 }

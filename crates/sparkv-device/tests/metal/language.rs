@@ -1,10 +1,3 @@
-//! The kernels in Metal's language, where there is no Metal: clang reads them as C++ for OpenCL, whose kinds of memory are the
-//! same (`kernels/proxy`). What it cannot know is whether Metal's own compiler understands the attributes of a kernel.
-//!
-//! Runs where there is a clang: `SPARKV_CLANG`, or one on the PATH.
-
-#![allow(missing_docs, reason = "a test")]
-
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -26,7 +19,7 @@ impl Clang {
             |path: &PathBuf| Command::new(path).arg("--version").stdout(Stdio::null()).status().is_ok();
         let clang = found.into_iter().find(runs).map(Self);
         if clang.is_none() {
-            println!("not run: no clang to read the kernels as Metal's");
+            eprintln!("not run: no clang to read the kernels as Metal's");
         }
         clang
     }
@@ -103,7 +96,7 @@ fn formats(head_dim: usize) -> Vec<Format> {
     formats
 }
 
-/// Numbers of modules: a kernel's text depends on them.
+/// Numbers of modules: a kernel's text depends on them. A warp takes as many queries together as it has registers for.
 fn constants() -> Vec<Constants> {
     let mut all = vec![Constants::NONE];
     for head_dim in [64, 128] {
@@ -111,8 +104,10 @@ fn constants() -> Vec<Constants> {
         for format in formats(head_dim) {
             let [keys, values] =
                 [Side::Keys, Side::Values].map(|side| Layout::new(side, head_dim, format).unwrap());
-            all.extend([1, 4, 16].map(|queries| Constants::new(&keys, &values, false, queries)));
-            all.push(Constants::new(&keys, &dense, matches!(format, Format::Planes(_)), 8));
+            let most = if keys.is_quantized() { 1024 } else { 2048 } / head_dim;
+            let with = |queries| Constants::new(&keys, &values, false, queries);
+            all.extend([1, 4, most].map(with));
+            all.push(Constants::new(&keys, &dense, matches!(format, Format::Planes(_)), 2));
         }
     }
     all
