@@ -2,6 +2,6 @@
 
 mod support;
 
-fn main() -> support::Result<()> {
+fn main() -> std::process::ExitCode {
     support::run(support::append::measure)
 }

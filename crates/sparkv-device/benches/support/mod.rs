@@ -17,6 +17,7 @@ pub(crate) mod rows;
 
 use std::error::Error;
 use std::io::Write;
+use std::process::ExitCode;
 
 use gpu::Gpu;
 use options::Options;
@@ -50,7 +51,17 @@ impl Bench {
 }
 
 /// Measures, as the command line says, and prints: a table to stderr, and JSON to stdout where that is asked.
-pub(crate) fn run(measure: impl FnOnce(&Bench) -> Result<Report>) -> Result<()> {
+pub(crate) fn run(measure: impl FnOnce(&Bench) -> Result<Report>) -> ExitCode {
+    match try_run(measure) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn try_run(measure: impl FnOnce(&Bench) -> Result<Report>) -> Result<()> {
     let options = Options::parse(std::env::args().skip(1))?;
     if options.help {
         return Ok(writeln!(std::io::stdout(), "{}", options::USAGE)?);
