@@ -28,7 +28,7 @@ pub(crate) const KV_HEADS: usize = 8;
 pub(crate) const GROUP: usize = 4;
 
 /// What a bench ends with.
-pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Where and how it is measured.
 #[derive(Debug)]
