@@ -20,7 +20,7 @@ typedef int32_t i32;
 // What the host must know of too; see src/shim.
 extern "C" void sparkv_shim_wait(void* coroutine);
 
-enum Fault : u32 { NONE, BOUNDS, SHARED_BOUNDS, SHARED_UNSET, SHARED_RACE, MEMORY_RACE, DIVERGED, UNKNOWN_KERNEL };
+enum Fault : u32 { NONE, BOUNDS, SHARED_BOUNDS, SHARED_UNSET, SHARED_RACE, MEMORY_RACE, NO_LANE };
 
 // Who touched a byte of device memory in this launch. Threads are counted from 1; MANY stands for several.
 struct Shadow {
@@ -212,6 +212,8 @@ static u32 exchange_bits(Lane& self, u32 bits, u32 from, u32 site) {
     u32* slots = self.warp->slots[self.meetings % 2];
     slots[self.lane] = bits;
     meet(self, site);
+    // CUDA takes the remainder, Metal anything.
+    if (from >= LANES) fail(self, NO_LANE, site);
     return slots[from % LANES];
 }
 

@@ -174,6 +174,7 @@ mod tests {
             ("fault_groups_race", "race in the device's memory"),
             ("fault_shuffle", "some ended: true"),
             ("fault_sites", "different lines"),
+            ("fault_lane", "a lane that there is not"),
             ("fault_missing", "no such kernel"),
         ] {
             for seed in 0..5 {

@@ -43,6 +43,7 @@ pub(super) fn fault(code: u32) -> Option<&'static str> {
         3 => "shared memory that nobody wrote",
         4 => "a race in shared memory",
         5 => "a race in the device's memory",
+        6 => "a lane that there is not",
         _ => "an unknown fault",
     })
 }

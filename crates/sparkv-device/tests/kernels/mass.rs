@@ -69,11 +69,20 @@ impl Case {
         let pool = device.allocate(end as usize * 32).unwrap();
         // What is behind the last row must not be seen.
         device.upload(pool.view(), &f16::NAN.to_le_bytes().repeat(end as usize * 16)).unwrap();
-        let places: Vec<RowPlace> =
-            runs.iter().flat_map(|run| (0..run.rows).map(|row| RowPlace { line: run.line, row })).collect();
-        append(device, &units, pool.view(), [&keys, &values].map(|rows| View::of_host(rows)), &places)
-            .unwrap();
-        Self { units, keys, values, pool, runs, group, queries, positions }
+        let case = Self { units, keys, values, pool, runs, group, queries, positions };
+        case.store(device);
+        case
+    }
+
+    /// Writes the rows to the pool.
+    fn store(&self, device: &Device) {
+        let place = |run: &Run| {
+            let line = run.line;
+            (0..run.rows).map(move |row| RowPlace { line, row })
+        };
+        let places: Vec<RowPlace> = self.runs.iter().flat_map(place).collect();
+        let rows = [&self.keys, &self.values].map(|rows| View::of_host(rows));
+        append(device, &self.units, self.pool.view(), rows, &places).unwrap();
     }
 
     fn prompt(&self) -> Prompt<'_> {
@@ -197,6 +206,35 @@ fn attention_of_some_queries_is_summed() {
             }
         }
     }
+}
+
+/// All scores are far below zero, where no weight would be left of them but for the largest.
+#[test]
+fn only_differences_of_scores_matter() {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let Some(device) = device(0) else { return };
+    let shape = Shape {
+        head_dim: 8,
+        heads: 2,
+        group: 1,
+        formats: [Format::F32; 2],
+        tokens: 70,
+        positions: 4,
+        scores: 1.0,
+    };
+    let mut case = Case::new(&device, &mut rng, shape);
+    // One channel of all keys is the same, so that it adds as much to all of a query's scores.
+    for (token, key) in case.keys.chunks_exact_mut(8).enumerate() {
+        key[3] = 2.0;
+        key[4] = token as f32 / 64.0;
+    }
+    case.store(&device);
+    for query in case.queries.chunks_exact_mut(8) {
+        query[3] = -120.0;
+    }
+    let expected = case.expected(Mass::Attention);
+    assert!(expected.iter().all(|mass| mass.is_finite()));
+    assert_close(&case.found(&device, Mass::Attention), &expected, "scores far below zero");
 }
 
 #[test]
