@@ -64,13 +64,6 @@ static __device__ __forceinline__ u32 float_to_half(float value) {
     // What is no number is another one here than on the CPU.
     return value == value ? bits : (__float_as_uint(value) >> 16 & 0x8000) | 0x7e00;
 }
-// Two of them in a word, the first in its lower half.
-static __device__ __forceinline__ u32 to_halves(float first, float second) {
-    u32 bits;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(second), "f"(first));
-    return bits;
-}
-#define TO_HALVES(first, second) to_halves(first, second)
 #define HALF_TO_FLOAT(bits) half_to_float(bits)
 #define FLOAT_TO_HALF(value) float_to_half(value)
 #define AS_FLOAT(bits) __uint_as_float(bits)
@@ -90,12 +83,19 @@ static __device__ __forceinline__ u32 to_halves(float first, float second) {
 // Matrix units: c (4 floats) += a (4 words of two halves) * b, by all lanes. `mma` in kernels/cpu.h says who holds what.
 #define HAS_MMA (__CUDA_ARCH__ >= 800)
 #if HAS_MMA
+// Two numbers as halves of a word, the first one in the lower half.
+static __device__ __forceinline__ u32 to_halves(float first, float second) {
+    u32 bits;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(second), "f"(first));
+    return bits;
+}
 static __device__ __forceinline__ void mma(float* c, const u32* a, u32 b0, u32 b1) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 #endif
+#define TO_HALVES(first, second) to_halves(first, second)
 #define MMA(c, a, b0, b1) mma(c, a, b0, b1)
 
 #define MAX_HEAD_DIM HEAD_DIM

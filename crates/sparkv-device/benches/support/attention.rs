@@ -134,10 +134,11 @@ impl Shape {
                         window: None,
                         quantized: (!is_dense).then(|| (rows, storage.tables(0))),
                         dense: if is_dense { rows } else { none },
+                        is_prompt: false,
                     }
                 })
                 .collect();
-            Ok(AttentionPlan::new(&self.attention(), &spans)?)
+            Ok(AttentionPlan::new(&bench.gpu.device, &self.attention(), &spans)?)
         };
         let plans = (0..count).map(plan).collect::<Result<_>>()?;
         let (times, out) = Default::default();
