@@ -50,10 +50,16 @@ struct Cell {
     u32 writer = 0, reader = 0;  // lanes, from 1
 };
 
+// What a lane holds of the matrices of a product.
+struct Fragments {
+    float a[8], b[4];
+};
+
 struct Warp {
     Launch* launch;
     u32 group;
     u32 slots[2][LANES];
+    Fragments fragments[2][LANES];
     std::map<int, std::vector<Cell>> shared;
 };
 
@@ -275,6 +281,42 @@ static u32 float_to_half(float value) {
     return sign | (rounded - 0x38000000) >> 13;
 }
 
+static u32 to_halves(float first, float second) { return float_to_half(first) | float_to_half(second) << 16; }
+
+// ---- matrix units
+
+// Matrix units do not round to nearest: what f32 does not hold is cut off.
+static float toward_zero(double exact) {
+    float value = (float)exact;
+    return std::fabs((double)value) > std::fabs(exact) && std::isfinite(exact) ? std::nextafterf(value, 0.0f) : value;
+}
+
+// As PTX has it: mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32. Lane 4 * g + t holds, of a row of `a`, columns 2 * t and the next
+// one in a word: row g in a[0], g + 8 in a[1], and columns 8 further on in a[2] and a[3]; of column g of `b`, rows 2 * t and the next
+// one in b0, 8 further on in b1; of `c`, columns 2 * t and the next one: row g in c[0] and c[1], g + 8 in c[2] and c[3].
+// Products are exact, and summed up eight at a time, as GPUs are found to do (Fasi, Higham, Mikaitis, Pranesh, 2021).
+static void mma(Lane& self, float* c, const u32* a, u32 b0, u32 b1, u32 site) {
+    Fragments* fragments = self.warp->fragments[self.meetings % 2];
+    Fragments& own = fragments[self.lane];
+    u32 b[2] = {b0, b1};
+    for (u32 i = 0; i < 8; i++) own.a[i] = half_to_float(a[i / 2] >> 16 * (i % 2) & 0xffff);
+    for (u32 i = 0; i < 4; i++) own.b[i] = half_to_float(b[i / 2] >> 16 * (i % 2) & 0xffff);
+    meet(self, site);
+    for (u32 i = 0; i < 4; i++) {
+        u32 row = self.lane / 4 + 8 * (i / 2), column = self.lane % 4 * 2 + i % 2;
+        float sum = c[i];
+        for (u32 upper = 0; upper < 2; upper++) {
+            double exact = sum;
+            for (u32 k = 0; k < 8; k++) {
+                float left = fragments[row % 8 * 4 + k / 2].a[2 * (2 * upper + row / 8) + k % 2];
+                exact += (double)left * fragments[column * 4 + k / 2].b[2 * upper + k % 2];
+            }
+            sum = toward_zero(exact);
+        }
+        c[i] = sum;
+    }
+}
+
 // ---- the macros
 
 #define DEVICE static
@@ -301,6 +343,7 @@ static u32 float_to_half(float value) {
 #define DOT4(a, b, c) dot4(a, b, c)
 #define HALF_TO_FLOAT(bits) half_to_float(bits)
 #define FLOAT_TO_HALF(value) float_to_half(value)
+#define TO_HALVES(first, second) to_halves(first, second)
 #define AS_FLOAT(bits) as_float(bits)
 #define AS_UINT(value) as_uint(value)
 #define EXP(x) std::exp((float)(x))
@@ -315,9 +358,14 @@ static u32 float_to_half(float value) {
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
+// c (4 floats) += a (4 words of two halves) * b, by all lanes: see `mma`.
+#define HAS_MMA 1
+#define MMA(c, a, b0, b1) mma(self, c, a, b0, b1, __LINE__)
+
 // Of loops: see attention_rows.inc.
 #define UNROLL
 #define UNROLL_SOME
+#define UNROLL_TWO
 
 // On a GPU each of these is a number that the kernel is compiled for.
 #define CONSTANT(index) ((int)self.warp->launch->constants[index])
@@ -330,7 +378,7 @@ static u32 float_to_half(float value) {
 #define KEY_KEPT CONSTANT(6)
 #define VALUE_KEPT CONSTANT(7)
 #define MAX_HEAD_DIM 512
-#define MAX_QUERIES 16
+#define MAX_QUERIES 32
 
 // ---- kernels by name
 

@@ -13,7 +13,8 @@ typedef int i32;
 #define GLOBAL_CAST(T, pointer, offset) ((T*)((u8*)(pointer) + (u64)(offset)))
 #define SHARED_PTR(T) T*
 #define PRIVATE_PTR(T) T*
-#define SHARED(T, name, length) __shared__ T name[length]
+// Beginning where wide loads may.
+#define SHARED(T, name, length) __align__(16) __shared__ T name[length]
 
 // A kernel's text is that of a function; ENTRY, at the end of the text, makes the one that is launched of it. So what is
 // compiled is one kernel, not all.
@@ -32,6 +33,7 @@ typedef int i32;
 
 #define UNROLL _Pragma("unroll")
 #define UNROLL_SOME _Pragma("unroll 4")
+#define UNROLL_TWO _Pragma("unroll 2")
 
 #define GROUP blockIdx.x
 #define GROUPS gridDim.x
@@ -43,7 +45,13 @@ typedef int i32;
 #define SHUFFLE_UP(value, delta) __shfl_up_sync(ALL_LANES, value, (u32)(delta))
 #define BALLOT(vote) __ballot_sync(ALL_LANES, vote)
 #define POPC(bits) ((u32)__popc(bits))
-#define DOT4(a, b, c) __dp4a((int)(a), (int)(b), (int)(c))
+// The toolkit's own counts as having effects, so that reads between two of them are not brought together.
+static __device__ __forceinline__ i32 dot4(i32 a, i32 b, i32 c) {
+    i32 sum;
+    asm("dp4a.s32.s32 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+    return sum;
+}
+#define DOT4(a, b, c) dot4((int)(a), (int)(b), (int)(c))
 
 static __device__ __forceinline__ float half_to_float(u32 bits) {
     float value;
@@ -71,6 +79,24 @@ static __device__ __forceinline__ u32 float_to_half(float value) {
 #define INFINITY_F __int_as_float(0x7f800000)
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
+
+// Matrix units: c (4 floats) += a (4 words of two halves) * b, by all lanes. `mma` in kernels/cpu.h says who holds what.
+#define HAS_MMA (__CUDA_ARCH__ >= 800)
+#if HAS_MMA
+// Two numbers as halves of a word, the first one in the lower half.
+static __device__ __forceinline__ u32 to_halves(float first, float second) {
+    u32 bits;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(second), "f"(first));
+    return bits;
+}
+static __device__ __forceinline__ void mma(float* c, const u32* a, u32 b0, u32 b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+#endif
+#define TO_HALVES(first, second) to_halves(first, second)
+#define MMA(c, a, b0, b1) mma(c, a, b0, b1)
 
 #define MAX_HEAD_DIM HEAD_DIM
 #define MAX_QUERIES QUERIES

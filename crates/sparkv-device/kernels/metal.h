@@ -59,6 +59,7 @@ typedef int i32;
 // Before a loop.
 #define UNROLL _Pragma("clang loop unroll(full)")
 #define UNROLL_SOME _Pragma("clang loop unroll_count(4)")
+#define UNROLL_TWO _Pragma("clang loop unroll_count(2)")
 
 #define POPC(bits) metal::popcount((u32)(bits))
 #define AS_FLOAT(bits) as_type<float>((u32)(bits))
@@ -92,6 +93,9 @@ static u32 float_to_half(float value) {
 }
 #define FLOAT_TO_HALF(value) float_to_half(value)
 #define HALF_TO_FLOAT(bits) ((float)as_type<half>((u16)(bits)))
+
+// Its matrix units do not say which thread holds what.
+#define HAS_MMA 0
 
 #define MAX_HEAD_DIM HEAD_DIM
 #define MAX_QUERIES QUERIES

@@ -95,6 +95,18 @@ impl Device {
         }
     }
 
+    /// Whether kernels may use matrix units (`HAS_MMA` of the kernels' language).
+    pub(crate) fn has_matrix_units(&self) -> bool {
+        match *self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(ref cuda) => cuda.has_matrix_units(),
+            #[cfg(feature = "shim")]
+            Self::Shim(_) => true,
+            #[cfg(feature = "metal")]
+            Self::Metal(_) => false,
+        }
+    }
+
     /// Copies `bytes` to the beginning of `to`, after what was launched before.
     ///
     /// # Errors

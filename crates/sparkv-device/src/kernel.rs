@@ -2,8 +2,15 @@
 
 use sparkv_kernels::{Format, Layout};
 
-/// The largest number of queries of a KV head that a kernel takes together.
+/// The largest number of queries of a KV head that `attend` takes together.
 pub const MAX_QUERIES: usize = 16;
+
+/// The largest head that `attend_prompt` is for, and whose size it divides by [`MATRIX_ROWS`]: of larger ones, the sums of a tile
+/// are more than registers hold.
+pub const MAX_PROMPT_HEAD_DIM: usize = 256;
+
+/// Rows of a product of matrix units: the queries, or twice as many, that `attend_prompt` takes together.
+pub const MATRIX_ROWS: usize = 16;
 
 /// Numbers that a module of kernels is compiled for; `kernels/cpu.h` has them in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -106,8 +113,10 @@ pub const SOURCES: &[Source] = &[
     ("elementwise.inc", include_str!("../kernels/elementwise.inc")),
     ("top_k.inc", include_str!("../kernels/top_k.inc")),
     ("attention_rows.inc", include_str!("../kernels/attention_rows.inc")),
+    ("attention_tile.inc", include_str!("../kernels/attention_tile.inc")),
     ("attention_queries.inc", include_str!("../kernels/attention_queries.inc")),
     ("attention.inc", include_str!("../kernels/attention.inc")),
+    ("attention_prompt.inc", include_str!("../kernels/attention_prompt.inc")),
     ("merge.inc", include_str!("../kernels/merge.inc")),
     ("mass.inc", include_str!("../kernels/mass.inc")),
 ];

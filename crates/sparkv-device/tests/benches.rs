@@ -1,22 +1,14 @@
 //! The benches run, on a simulated device and tiny sizes.
 
-macro_rules! bench {
-    ($name:ident, $file:literal) => {
-        #[allow(dead_code, reason = "its main function, and what other benches use")]
-        #[path = $file]
-        mod $name;
-    };
-}
+#[path = "../benches/support/mod.rs"]
+mod support;
 
-bench!(append, "../benches/append.rs");
-bench!(attention, "../benches/attention.rs");
-bench!(mass, "../benches/mass.rs");
-bench!(quantize, "../benches/quantize.rs");
+use support::{Bench, append, attention, mass, quantize};
 
 /// What a bench reports, with a time above 0 in every result.
 macro_rules! results {
     ($name:ident) => {{
-        let Some(bench) = $name::support::Bench::smoke() else { return };
+        let Some(bench) = Bench::smoke() else { return };
         let report = $name::measure(&bench).unwrap();
         let lines = report.table().lines().count();
         let json = report.json();

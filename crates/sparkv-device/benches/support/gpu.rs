@@ -144,6 +144,10 @@ impl Gpu {
     }
 
     /// Memory for the driver to copy `bytes` bytes in; none where there is no driver.
+    #[cfg_attr(
+        not(any(feature = "cuda", feature = "metal")),
+        allow(unused_variables, reason = "a build without a driver")
+    )]
     pub(crate) fn driver_copy(&self, bytes: usize) -> Result<Option<DriverCopy>> {
         match self.driver {
             #[cfg(feature = "cuda")]
@@ -161,10 +165,7 @@ impl Gpu {
                 Ok(Some(DriverCopy::Metal(queue.clone(), [buffer()?, buffer()?])))
             }
             #[cfg(feature = "shim")]
-            Driver::Simulated => {
-                let _ = bytes;
-                Ok(None)
-            }
+            Driver::Simulated => Ok(None),
         }
     }
 }

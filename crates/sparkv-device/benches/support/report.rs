@@ -61,7 +61,7 @@ impl Report {
         for result in &self.results {
             let names: Vec<&String> = result.keys().filter(|name| *name != "bytes").collect();
             if names != titles {
-                text += &row(names.iter().map(|name| name.replace('_', " ").replace("seconds", "us")));
+                text += &row(names.iter().map(|name| title(name)));
                 text += &row(names.iter().map(|_| "---".to_owned()));
                 titles = names;
             }
@@ -80,12 +80,18 @@ fn row(cells: impl Iterator<Item = String>) -> String {
     cells.fold("|".to_owned(), |row, cell| row + " " + &cell + " |") + "\n"
 }
 
+/// Seconds are shown as microseconds.
+fn title(name: &str) -> String {
+    let name = name.strip_suffix("seconds").map_or_else(|| name.to_owned(), |name| format!("{name}us"));
+    name.replace('_', " ")
+}
+
 fn cell(name: &str, value: &Value) -> String {
-    let seconds = value.get("median").unwrap_or(value);
-    match seconds.as_f64() {
-        Some(seconds) if name.contains("seconds") && !name.contains("per") => format!("{:.1}", seconds * 1e6),
-        Some(speed) if name.contains("per_second") => format!("{:.1}e9", speed / 1e9),
-        Some(number) if value.is_f64() => format!("{number:.3}"),
+    let median = value.get("median").and_then(Value::as_f64);
+    match (median, value.as_f64()) {
+        (Some(seconds), _) => format!("{:.1}", seconds * 1e6),
+        (None, Some(speed)) if name.ends_with("per_second") => format!("{:.1}e9", speed / 1e9),
+        (None, Some(number)) if value.is_f64() => format!("{number:.3}"),
         _ => value.as_str().map_or_else(|| value.to_string(), str::to_owned),
     }
 }

@@ -107,8 +107,6 @@ pub(crate) struct Pool {
     pub(crate) memory: Memory,
     /// The first line of rows; tables are before it.
     pub(crate) rows: u32,
-    /// Bytes of rows.
-    pub(crate) bytes: usize,
     /// The first line of some dense rows, of which others are made.
     seed: u32,
 }
@@ -132,7 +130,6 @@ impl Pool {
     /// If there is not as much memory.
     pub(crate) fn new(device: &Device, head_dim: usize, bytes: usize) -> Result<Self> {
         let [tables, seed] = Self::before(head_dim)?;
-        let bytes = bytes.next_multiple_of(LINE);
         let memory = device.allocate((tables + seed) * LINE + bytes)?;
         let units = dense_units(head_dim)?;
         let count = BLOCK * KV_HEADS * head_dim;
@@ -140,7 +137,7 @@ impl Pool {
         let first = tables as u32;
         let places = rows_from(first, 0..BLOCK);
         append(device, &units, memory.view(), [keys.view(), values.view()], &places)?;
-        Ok(Self { memory, rows: (tables + seed) as u32, bytes, seed: first })
+        Ok(Self { memory, rows: (tables + seed) as u32, seed: first })
     }
 
     /// Writes tables and the first `bytes` bytes of rows, from the line `self.rows` on: the same block again and again.

@@ -3,6 +3,10 @@
 //! For a ragged batch of spans: each has queries at positions that follow one another, and rows that are stored, quantized ones
 //! first. `attend` computes parts of it, [`plan`] says which, and `merge` puts them together. What comes out for a query depends on
 //! neither the other queries of its span nor on the batch.
+//!
+//! A prompt's queries over dense rows in f16 are computed by `attend_prompt` instead, with matrix units, where the device has them. Its
+//! results are as exact, and differ in the last bits; so which of the two it is follows from the span, never from how many
+//! queries it has.
 
 mod plan;
 
@@ -17,6 +21,7 @@ use crate::tables::{KeyDomain, Tables};
 use plan::Plans;
 
 const ATTEND: &str = "attend";
+const ATTEND_PROMPT: &str = "attend_prompt";
 const MERGE: &str = "merge";
 
 /// What attention needs to know of a model.
@@ -58,6 +63,8 @@ pub struct AttentionSpan<'a> {
     pub quantized: Option<(StoredRows<'a>, Tables)>,
     /// Dense rows.
     pub dense: StoredRows<'a>,
+    /// Whether the queries are a prompt's: many, for the most part.
+    pub is_prompt: bool,
 }
 
 /// Memory that attention is computed in.
@@ -77,16 +84,21 @@ pub struct AttentionMemory<'a> {
 #[derive(Debug)]
 pub struct AttentionPlan {
     plans: Plans,
+    has_matrix_units: bool,
     /// Bytes that are reached at most: of the pool, of queries, of the output.
     reach: [usize; 3],
 }
 
 impl AttentionPlan {
-    /// For the spans of a batch, over one layer's rows.
+    /// For the spans of a batch, over one layer's rows. To be launched on `device`.
     ///
     /// # Errors
     /// If what they say does not fit together, or rows are stored in a way that has no kernel.
-    pub fn new(shape: &AttentionShape, spans: &[AttentionSpan<'_>]) -> Result<Self, DeviceError> {
+    pub fn new(
+        device: &Device,
+        shape: &AttentionShape,
+        spans: &[AttentionSpan<'_>],
+    ) -> Result<Self, DeviceError> {
         let &AttentionShape { query_heads, kv_heads, head_dim, .. } = shape;
         if kv_heads == 0 || query_heads == 0 || !query_heads.is_multiple_of(kv_heads) {
             let reason = format!("{query_heads} query heads for {kv_heads} KV heads");
@@ -103,7 +115,8 @@ impl AttentionPlan {
                 *reach = (*reach).max(reached);
             }
         }
-        Ok(Self { plans: Plans::new(shape, spans)?, reach })
+        let has_matrix_units = device.has_matrix_units();
+        Ok(Self { plans: Plans::new(shape, spans, has_matrix_units)?, has_matrix_units, reach })
     }
 
     /// Bytes of memory for what is computed on the way.
@@ -114,7 +127,7 @@ impl AttentionPlan {
     /// Computes attention.
     ///
     /// # Errors
-    /// If the memory does not have what the spans said, or the device fails.
+    /// If the memory does not have what the spans said, or the device fails or is of another kind than the one planned for.
     #[allow(unsafe_code, reason = "launches what was checked")]
     pub fn launch(&self, device: &Device, memory: AttentionMemory<'_>) -> Result<(), DeviceError> {
         let AttentionMemory { pool, queries, scratch, out } = memory;
@@ -123,10 +136,13 @@ impl AttentionPlan {
         queries.check(ATTEND, [in_queries, 1], false)?;
         scratch.check(ATTEND, [self.scratch_bytes(), 1], true)?;
         out.check(MERGE, [in_out, 1], true)?;
+        if self.has_matrix_units && !device.has_matrix_units() {
+            return Err(DeviceError::unfit(ATTEND, "what was planned for matrix units"));
+        }
         let (pool, queries) = (pool.read_only(), queries.read_only());
         for attend in &self.plans.attend {
             let launch = Launch {
-                kernel: ATTEND,
+                kernel: attend.kernel,
                 constants: attend.constants,
                 groups: attend.groups,
                 arguments: &[pool, queries, scratch],

@@ -5,12 +5,14 @@
 //! are many, a group goes over all splits of its tile, one after the other, merges them by itself, and all have one slot. Either
 //! way the sums are the same.
 
-use super::{AttentionShape, AttentionSpan, StoredRows, constants, count};
+use sparkv_kernels::Format;
+
+use super::{ATTEND, ATTEND_PROMPT, AttentionShape, AttentionSpan, StoredRows, constants, count};
 use crate::error::DeviceError;
-use crate::kernel::{Constants, MAX_QUERIES};
+use crate::kernel::{Constants, MATRIX_ROWS, MAX_PROMPT_HEAD_DIM, MAX_QUERIES};
 use crate::tables::{KeyDomain, Tables};
 
-/// Stored rows of a split; as in `kernels/attention.inc`.
+/// Stored rows of a split; as in `kernels/attention_tile.inc`.
 const SPLIT: usize = 2048;
 
 /// Tiles (times KV heads) of a part from which on each has its splits one after the other: enough for all of a GPU.
@@ -19,6 +21,9 @@ const MANY_TILES: usize = 512;
 /// Queries of a tile times channels, at most, over dense rows; half of that where a side is quantized. More does not fit a lane's
 /// registers.
 const TILE_CHANNELS: usize = 2048;
+
+/// The same with matrix units.
+const PROMPT_TILE_CHANNELS: usize = 4096;
 
 /// Words before the parts' in what `attend` is told, and before the spans' for `merge`.
 const HEADER: usize = 4;
@@ -38,7 +43,7 @@ const PLAIN: Tables = Tables { line: 0, keys: KeyDomain::Plain, values_rotated: 
 /// What is launched.
 #[derive(Debug)]
 pub(super) struct Plans {
-    /// One launch for each pair of formats and size of tiles.
+    /// One launch for each kernel, pair of formats and size of tiles.
     pub(super) attend: Vec<Attend>,
     pub(super) merge: Vec<u32>,
     pub(super) merge_groups: usize,
@@ -46,9 +51,10 @@ pub(super) struct Plans {
     pub(super) scratch_bytes: usize,
 }
 
-/// A launch of `attend`.
+/// A launch of `attend` or `attend_prompt`.
 #[derive(Debug)]
 pub(super) struct Attend {
+    pub(super) kernel: &'static str,
     pub(super) constants: Constants,
     pub(super) groups: usize,
     pub(super) words: Vec<u32>,
@@ -56,6 +62,7 @@ pub(super) struct Attend {
 
 /// Parts that are computed alike.
 struct Parts {
+    kernel: &'static str,
     constants: Constants,
     groups: usize,
     parts: Vec<[u32; PART]>,
@@ -67,13 +74,18 @@ type Slots = [u32; 4];
 
 struct Builder<'a> {
     shape: &'a AttentionShape,
+    has_matrix_units: bool,
     launches: Vec<Parts>,
     partials: usize,
 }
 
 impl Plans {
-    pub(super) fn new(shape: &AttentionShape, spans: &[AttentionSpan<'_>]) -> Result<Self, DeviceError> {
-        let mut builder = Builder { shape, launches: Vec::new(), partials: 0 };
+    pub(super) fn new(
+        shape: &AttentionShape,
+        spans: &[AttentionSpan<'_>],
+        has_matrix_units: bool,
+    ) -> Result<Self, DeviceError> {
+        let mut builder = Builder { shape, has_matrix_units, launches: Vec::new(), partials: 0 };
         let (mut merged, mut groups) = (Vec::new(), 0usize);
         for span in spans.iter().filter(|span| span.rows > 0) {
             let quantized_rows = span.quantized.map_or(0, |(rows, _)| count(rows.runs));
@@ -132,14 +144,13 @@ impl Builder<'_> {
         let first_split = seen.start / SPLIT;
         let splits = seen.end.div_ceil(SPLIT) - first_split;
         let all_queries = span.rows * (shape.query_heads / shape.kv_heads);
-        let channels = if rows.units.is_dense() { TILE_CHANNELS } else { TILE_CHANNELS / 2 };
-        let queries = tile_queries(channels / shape.head_dim, all_queries);
+        let (kernel, queries) = self.kernel(span, rows, all_queries);
         let tiles = all_queries.div_ceil(queries);
         let slots = if tiles * shape.kv_heads >= MANY_TILES { 1 } else { splits };
         let place = all_fit([first_split, splits, slots, self.partials])?;
         self.partials = self.partials.saturating_add(all_queries * shape.kv_heads * slots);
 
-        let launch = self.launch(constants(&rows.units, tables, queries));
+        let launch = self.launch(kernel, constants(&rows.units, tables, queries));
         let mut part = [0; PART];
         part[..7].copy_from_slice(&all_fit([
             launch.groups,
@@ -164,11 +175,32 @@ impl Builder<'_> {
         Ok(place)
     }
 
-    /// The launch for these constants. There are few.
-    fn launch(&mut self, constants: Constants) -> &mut Parts {
-        let at = self.launches.iter().position(|launch| launch.constants == constants);
+    /// What computes `all_queries` queries of each KV head over `rows`, and how many of them a group takes together.
+    ///
+    /// Which kernel it is does not depend on their number.
+    fn kernel(
+        &self,
+        span: &AttentionSpan<'_>,
+        rows: &StoredRows<'_>,
+        all_queries: usize,
+    ) -> (&'static str, usize) {
+        let head_dim = self.shape.head_dim;
+        let is_f16 = [rows.units.keys, rows.units.values].iter().all(|layout| layout.format() == Format::F16);
+        let fits = head_dim.is_multiple_of(MATRIX_ROWS) && head_dim <= MAX_PROMPT_HEAD_DIM;
+        if self.has_matrix_units && span.is_prompt && is_f16 && fits {
+            let both = all_queries > MATRIX_ROWS && 2 * MATRIX_ROWS * head_dim <= PROMPT_TILE_CHANNELS;
+            return (ATTEND_PROMPT, if both { 2 * MATRIX_ROWS } else { MATRIX_ROWS });
+        }
+        let channels = if rows.units.is_dense() { TILE_CHANNELS } else { TILE_CHANNELS / 2 };
+        (ATTEND, tile_queries(channels / head_dim, all_queries))
+    }
+
+    /// The launch of a kernel for these constants. There are few.
+    fn launch(&mut self, kernel: &'static str, constants: Constants) -> &mut Parts {
+        let mut launches = self.launches.iter();
+        let at = launches.position(|launch| launch.kernel == kernel && launch.constants == constants);
         let at = at.unwrap_or_else(|| {
-            self.launches.push(Parts { constants, groups: 0, parts: Vec::new(), runs: Vec::new() });
+            self.launches.push(Parts { kernel, constants, groups: 0, parts: Vec::new(), runs: Vec::new() });
             self.launches.len() - 1
         });
         &mut self.launches[at]
@@ -183,7 +215,7 @@ impl Parts {
         words.push(shape.scale.to_bits());
         words.extend(self.parts.as_flattened());
         words.extend(&self.runs);
-        Ok(Attend { constants: self.constants, groups: self.groups, words })
+        Ok(Attend { kernel: self.kernel, constants: self.constants, groups: self.groups, words })
     }
 }
 

@@ -29,6 +29,9 @@ use pointer::Pointer;
 /// Lanes of a group.
 const LANES: u32 = 32;
 
+/// The least compute capability whose products of matrices kernels use, as kernels/cuda.h has it.
+const WITH_MATRIX_UNITS: u32 = 80;
+
 /// A GPU and the stream that kernels are launched on. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct Cuda(Arc<State>);
@@ -77,6 +80,12 @@ impl Cuda {
         let numbers = unsafe { stream.alloc::<f32>(count.max(1)) };
         let bytes = count * size_of::<f32>();
         numbers.map_err(|error| DeviceError::Memory { bytes, reason: said(error) })
+    }
+
+    /// Whether there is the product of matrices that kernels use; asked of what is compiled for, as they are.
+    pub(crate) fn has_matrix_units(&self) -> bool {
+        let (Target::Machine(capability) | Target::Ptx(capability)) = self.0.target;
+        capability >= WITH_MATRIX_UNITS
     }
 
     /// Which GPU it is.

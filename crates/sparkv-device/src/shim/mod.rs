@@ -151,6 +151,10 @@ impl Shim {
 
 #[cfg(test)]
 mod tests {
+    use half::f16;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
     use super::*;
     use crate::device::Device;
     use crate::kernel::Constants;
@@ -173,6 +177,7 @@ mod tests {
             ("fault_memory_race", "race in the device's memory"),
             ("fault_groups_race", "race in the device's memory"),
             ("fault_shuffle", "some ended: true"),
+            ("fault_mma", "some ended: true"),
             ("fault_sites", "different lines"),
             ("fault_lane", "a lane that there is not"),
             ("fault_missing", "no such kernel"),
@@ -192,6 +197,46 @@ mod tests {
         for seed in 0..5 {
             let Some(device) = Device::simulated(Checks::Races, seed) else { return };
             run(&device, "fault_none").unwrap();
+        }
+    }
+
+    /// Small whole numbers, whose sums are exact in any order, and then any numbers.
+    #[test]
+    fn matrices_are_multiplied() {
+        for seed in 0..6 {
+            let Some(device) = Device::simulated(Checks::Races, seed) else { return };
+            let mut random = ChaCha8Rng::seed_from_u64(seed);
+            let is_whole = seed % 2 == 0;
+            let mut draw = || match is_whole {
+                true => f16::from_f32(random.random_range(-8..=8) as f32),
+                false => {
+                    f16::from_f32(random.random_range(-1.0..1.0) * 2f32.powi(random.random_range(-20..10)))
+                }
+            };
+            let [a, b]: [Vec<f16>; 2] = [256, 128].map(|count| (0..count).map(|_| draw()).collect());
+            let c: Vec<f32> = (0..128).map(|_| draw().to_f32()).collect();
+            let mut out = c.clone();
+            let [a_bits, b_bits] =
+                [&a, &b].map(|m| m.iter().map(|value| value.to_bits()).collect::<Vec<u16>>());
+            let launch = Launch {
+                kernel: "matrix_product",
+                constants: Constants::NONE,
+                groups: 1,
+                arguments: &[View::of_host(&a_bits), View::of_host(&b_bits), View::of_host_mut(&mut out)],
+                plan: &[],
+            };
+            // SAFETY: the matrices are as large as the kernel says.
+            unsafe { device.launch(&launch) }.unwrap();
+            for (at, out) in out.iter().enumerate() {
+                let (row, column) = (at / 8, at % 8);
+                let terms = (0..16).map(|k| a[16 * row + k].to_f64() * b[8 * k + column].to_f64());
+                let (exact, size) = terms
+                    .fold((f64::from(c[at]), f64::from(c[at].abs())), |(sum, size), term| {
+                        (sum + term, size + term.abs())
+                    });
+                let allowed = if is_whole { 0.0 } else { 1e-6 * size };
+                assert!((f64::from(*out) - exact).abs() <= allowed, "{row}, {column}: {out} for {exact}");
+            }
         }
     }
 }

@@ -123,8 +123,10 @@ fn usages(tasks: &[Task]) -> Vec<Usage> {
 fn kernels_compile_to_ptx() {
     for kernel in kernel::names() {
         let constants = of_kernel(kernel).unwrap_or_default();
+        // There are no matrix units on older GPUs that it would use.
+        let capability = if kernel == "attend_prompt" { 80 } else { 75 };
         for constants in [constants.first(), constants.last()].into_iter().flatten() {
-            let compiled = Program::new(kernel, constants, Target::Ptx(75)).compile().unwrap();
+            let compiled = Program::new(kernel, constants, Target::Ptx(capability)).compile().unwrap();
             let text = String::from_utf8(compiled.image).unwrap();
             assert!(text.ends_with('\0') && text.contains(&format!(".entry {kernel}(")), "{text}");
         }

@@ -1,6 +1,6 @@
 //! What kernels are compiled for in use.
 
-use sparkv_device::kernel::{Constants, MAX_QUERIES, RowConstants};
+use sparkv_device::kernel::{Constants, MATRIX_ROWS, MAX_PROMPT_HEAD_DIM, MAX_QUERIES, RowConstants};
 
 /// Sizes of heads: those of Llama, Mistral and Qwen.
 const HEAD_DIMS: [u32; 2] = [64, 128];
@@ -61,6 +61,14 @@ fn with_queries(constants: &Constants) -> Vec<Constants> {
     powers.map(|queries| Constants { queries, ..*constants }).collect()
 }
 
+/// 16 queries at a time, or 32 where there are registers for so many.
+fn prompts() -> Vec<Constants> {
+    let with =
+        |head_dim, count| Constants { head_dim, queries: count * MATRIX_ROWS as u32, keys: F16, values: F16 };
+    let sizes = HEAD_DIMS.into_iter().flat_map(|head_dim| [with(head_dim, 1), with(head_dim, 2)]);
+    sizes.chain([with(MAX_PROMPT_HEAD_DIM as u32, 1)]).collect()
+}
+
 /// What a kernel is compiled for; `None` of a kernel that is not known here.
 pub(crate) fn of_kernel(kernel: &str) -> Option<Vec<Constants>> {
     Some(match kernel {
@@ -70,6 +78,7 @@ pub(crate) fn of_kernel(kernel: &str) -> Option<Vec<Constants>> {
         | "mass_of_splits" | "mass_of_queries" | "mass_of_rows" => of(|_| DENSE.to_vec()),
         "quantize" => of(quantized),
         "attend" => of(dense_or_quantized).iter().flat_map(with_queries).collect(),
+        "attend_prompt" => prompts(),
         "merge" => HEAD_DIMS.map(|head_dim| Constants { head_dim, ..Constants::NONE }).to_vec(),
         _ => return None,
     })

@@ -50,6 +50,7 @@ fn requests(engine: &TokenEngine) -> Vec<TokenRequest> {
                 max_tokens: Some(rng.random_range(1..60)),
                 sampling: SamplingParams {
                     temperature: if index % 2 == 0 { 0.0 } else { 0.7 },
+                    top_k: if index % 4 == 1 { 40 } else { 0 },
                     seed: Some(index),
                     ..SamplingParams::default()
                 },

@@ -1,3 +1,4 @@
+mod prompt;
 mod reference;
 mod stored;
 
@@ -53,8 +54,16 @@ impl Batch {
         let spans = self.sequences.iter().map(|(sequence, Asked { rows, window })| {
             let end = sequence.rows() + 1 - rows;
             let (quantized, dense) = (sequence.quantized(), sequence.dense());
-            let span =
-                AttentionSpan { query, out: query, rows: *rows, end, window: *window, quantized, dense };
+            let span = AttentionSpan {
+                query,
+                out: query,
+                rows: *rows,
+                end,
+                window: *window,
+                quantized,
+                dense,
+                is_prompt: false,
+            };
             query += rows;
             span
         });
@@ -64,7 +73,7 @@ impl Batch {
     fn attend(&self, device: &Device, spans: &[AttentionSpan<'_>]) -> Result<Vec<f32>, DeviceError> {
         let pool = device.allocate(self.pool.bytes.len())?;
         device.upload(pool.view(), &self.pool.bytes)?;
-        let plan = AttentionPlan::new(&self.shape, spans)?;
+        let plan = AttentionPlan::new(device, &self.shape, spans)?;
         let scratch = device.allocate(plan.scratch_bytes())?;
         let out = device.allocate(4 * self.queries.len())?;
         // What nobody writes is no number.
@@ -335,7 +344,7 @@ fn splits_are_merged_alike_in_tiles_and_apart() {
     let batch = Batch::new(4, &[(kind, Asked { rows, window: None })], &mut rng);
     let spans = batch.spans();
     let all = bits(&batch.attend(&device, &spans).unwrap());
-    let scratch = |spans: &[_]| AttentionPlan::new(&batch.shape, spans).unwrap().scratch_bytes();
+    let scratch = |spans: &[_]| AttentionPlan::new(&device, &batch.shape, spans).unwrap().scratch_bytes();
     assert_eq!(scratch(&spans), 4 * rows * 64, "one result for each query");
     let first = rows - 5;
     let last = AttentionSpan { query: first, out: first, rows: 5, end: spans[0].end + first, ..spans[0] };
@@ -416,7 +425,7 @@ fn what_does_not_fit_is_refused() {
     let keys = Layout::new(Side::Keys, 64, exact).unwrap();
     let exact = StoredRows { units: Units { keys, ..rows.units }, ..rows };
     refused("packed f32", AttentionSpan { quantized: Some((exact, plain)), ..span });
-    let plan = AttentionPlan::new(&batch.shape, &[span]).unwrap();
+    let plan = AttentionPlan::new(&device, &batch.shape, &[span]).unwrap();
     let small = device.allocate(plan.scratch_bytes() - 4).unwrap();
     let pool = View::of_host(&batch.pool.bytes);
     let out = device.allocate(4 * batch.queries.len()).unwrap();

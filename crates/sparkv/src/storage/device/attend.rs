@@ -61,6 +61,7 @@ struct Rest<'a> {
 
 /// Rows that were just stored.
 struct Piece {
+    is_prompt: bool,
     row: usize,
     tokens: usize,
     unwanted: usize,
@@ -112,7 +113,7 @@ impl Rest<'_> {
             layer.observe(&plan, tokens, q?)?;
         }
         let unwanted = self.unwanted.min(tokens);
-        let piece = Piece { row: self.row, tokens, unwanted, out: self.out };
+        let piece = Piece { is_prompt, row: self.row, tokens, unwanted, out: self.out };
         self.row += tokens;
         self.tokens -= tokens;
         self.unwanted -= unwanted;
@@ -144,7 +145,7 @@ fn attend_stored<'a>(
         head_dim: config.head_dim,
         scale: config.scale,
     };
-    let plan = AttentionPlan::new(&shape, &spans).map_err(failed)?;
+    let plan = AttentionPlan::new(memory.device(), &shape, &spans).map_err(failed)?;
     with_scratch(memory.accelerator(), plan.scratch_bytes(), |scratch| {
         let views =
             AttentionMemory { pool: memory.view().read_only(), queries: batch.q, scratch, out: batch.out };
@@ -188,6 +189,7 @@ impl Stored {
             window: config.sliding_window,
             quantized: quantized.map(|(units, runs, tables)| (stored(units, runs), *tables)),
             dense: stored(&self.dense.0, &self.dense.1),
+            is_prompt: piece.is_prompt,
         }
     }
 }

@@ -165,7 +165,7 @@ impl Drop for HeldLines {
     }
 }
 
-#[cfg(all(test, feature = "shim"))]
+#[cfg(test)]
 mod tests {
     use sparkv_device::Checks;
 
