@@ -110,8 +110,9 @@ impl Report {
             rows.extend(gpu.fault.iter().map(|fault| row("  cannot be used", fault.clone())));
         }
         if self.gpus.is_empty() {
-            let others = if self.build.len() == 1 { "this binary looks for none" } else { "none is there" };
-            rows.push(row("GPUs", others.into()));
+            let looks = self.build.len() > 1;
+            let none = if looks { "none is there" } else { "this binary looks for none" };
+            rows.push(row("GPUs", accelerator::no_gpus().unwrap_or_else(|| none.into())));
         }
         rows.push(row(
             "--device auto",

@@ -39,6 +39,14 @@ pub fn gpus() -> Vec<Gpu> {
     found
 }
 
+/// Why there are no GPUs, where a driver says so.
+pub fn no_gpus() -> Option<String> {
+    #[cfg(feature = "cuda")]
+    return sparkv_device::cuda::devices().err().map(|error| error.to_string());
+    #[cfg(not(feature = "cuda"))]
+    None
+}
+
 /// Checks that kernels run on an NVIDIA GPU. To be asked before Candle opens it, which says less.
 ///
 /// # Errors

@@ -11,7 +11,7 @@ use sparkv_device::Device;
 pub use gpu::check_cuda;
 #[cfg(feature = "metal")]
 pub use gpu::check_metal;
-pub use gpu::{BUILT_FOR, Gpu, gpus};
+pub use gpu::{BUILT_FOR, Gpu, gpus, no_gpus};
 #[cfg(feature = "shim")]
 pub use sparkv_device::Checks;
 pub use sparkv_device::{DeviceError, View};

@@ -1,4 +1,8 @@
 //! Tensors as our kernels see them.
+#![cfg_attr(
+    not(any(feature = "shim", feature = "cuda", feature = "metal")),
+    allow(dead_code, unused_imports, unused_variables, reason = "a build without any device")
+)]
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
