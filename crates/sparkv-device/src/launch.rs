@@ -9,7 +9,7 @@ use crate::kernel::Constants;
 pub(crate) const ARGUMENTS: usize = 8;
 
 /// Bytes of a device's memory, borrowed for as long as a call takes. Where kernels may write to them, they are borrowed for
-/// that alone, or nobody reads them by other ways ([`Memory`]).
+/// that alone, or nobody reads them by other ways ([`Memory`](crate::Memory)).
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
     pub(crate) place: Place<'a>,
